@@ -1,0 +1,71 @@
+//! Judges a CA pair by the rules pipelock loads it with, and by the clock, which pipelock
+//! ignores and its clients do not. Pure.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use super::x509::CertificateProblem;
+use super::{CaError, Facts, KeyProblem, Warning, pem, sec1, x509};
+
+/// Checks that pipelock can sign with this pair and that clients can accept it at `now`,
+/// Unix seconds. Both files are read up to the end of their first PEM block, as pipelock
+/// does; so a missing key usage is refused, and an unknown PEM label is not.
+pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError> {
+    let cert_block =
+        pem::first_block(cert_pem).map_err(|e| CaError::Certificate(CertificateProblem::Pem(e)))?;
+    let cert = x509::parse(&cert_block).map_err(CaError::Certificate)?;
+    let key_block = pem::first_block(key_pem).map_err(|e| CaError::Key(KeyProblem::Pem(e)))?;
+    let key = sec1::parse(&key_block).map_err(CaError::Key)?;
+
+    if !cert.is_authority {
+        return Err(CaError::Certificate(CertificateProblem::NotAuthority));
+    }
+    if !cert.may_sign {
+        return Err(CaError::Certificate(CertificateProblem::MayNotSign));
+    }
+    let (public_point, derived) = key.public_point().map_err(CaError::Key)?;
+    if key.curve != cert.curve || public_point != cert.public_point {
+        return Err(CaError::Mismatch);
+    }
+    judge_validity(&cert, now).map_err(CaError::Certificate)?;
+
+    let mut warnings = Vec::new();
+    if !cert.has_key_identifier {
+        warnings.push(Warning::NoSubjectKeyIdentifier);
+    }
+    if cert_block.more {
+        warnings.push(Warning::MoreInCertificateFile);
+    }
+    if !derived {
+        warnings.push(Warning::PublicKeyNotDerived(key.curve));
+    }
+    Ok(Facts {
+        fingerprint_sha256: hexadecimal(&Sha256::digest(&*cert_block.der)),
+        subject: cert.subject,
+        not_before: cert.not_before,
+        not_after: cert.not_after,
+        curve: cert.curve,
+        warnings,
+    })
+}
+
+/// Both ends belong to the validity (RFC 5280, 4.1.2.5).
+fn judge_validity(cert: &x509::Certificate<'_>, now: u64) -> Result<(), CertificateProblem> {
+    let (not_before, not_after) = (cert.not_before, cert.not_after);
+    if now < not_before {
+        Err(CertificateProblem::NotYetValid { not_before, now })
+    } else if now > not_after {
+        Err(CertificateProblem::Expired { not_after, now })
+    } else {
+        Ok(())
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

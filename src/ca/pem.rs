@@ -1,0 +1,155 @@
+//! The first PEM block of a file, as Go's `encoding/pem` finds it: pipelock takes that
+//! one, whatever its type says. Pure.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"\n-----END ";
+const DASHES: &[u8] = b"-----";
+
+/// Why a file has no PEM block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PemProblem {
+    /// Nothing but white space.
+    Empty,
+    /// No line begins a block.
+    NotPem,
+    /// A block begins, and none is whole.
+    Damaged,
+}
+
+impl fmt::Display for PemProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the file is empty",
+            Self::NotPem => "the file is not PEM: no line starts with \"-----BEGIN \"",
+            Self::Damaged => "its PEM block is cut short or not base64",
+        })
+    }
+}
+
+/// A decoded block.
+pub(super) struct Block<'a> {
+    /// The type between BEGIN and the dashes.
+    pub(super) label: &'a [u8],
+    /// Whether header lines say the contents are encrypted (RFC 1421).
+    pub(super) encrypted: bool,
+    /// The contents, wiped on drop.
+    pub(super) der: Zeroizing<Vec<u8>>,
+    /// Whether another block begins after this one.
+    pub(super) more: bool,
+}
+
+/// Decodes the first block. Text around it, indented base64 and repeated BEGIN lines are
+/// skipped where Go skips them.
+pub(super) fn first_block(file: &[u8]) -> Result<Block<'_>, PemProblem> {
+    let mut rest = file;
+    while let Some(end) = find(rest, END) {
+        let (before, trailer) = (
+            rest.get(..end).unwrap_or_default(),
+            rest.get(end + END.len()..).unwrap_or_default(),
+        );
+        // With its newline, so that an empty block still has one after its first line.
+        let with_newline = rest.get(..=end).unwrap_or_default();
+        if let Some(block) = last_begin(before)
+            .and_then(|begin| with_newline.get(begin + BEGIN.len()..))
+            .and_then(|block| decode(block, trailer))
+        {
+            return Ok(block);
+        }
+        rest = trailer;
+    }
+    Err(if file.trim_ascii().is_empty() {
+        PemProblem::Empty
+    } else if find(file, BEGIN).is_none() {
+        PemProblem::NotPem
+    } else {
+        PemProblem::Damaged
+    })
+}
+
+/// The last BEGIN, provided it starts a line.
+fn last_begin(text: &[u8]) -> Option<usize> {
+    let begin = text.windows(BEGIN.len()).rposition(|at| at == BEGIN)?;
+    let starts_line = begin == 0 || text.get(begin - 1) == Some(&b'\n');
+    starts_line.then_some(begin)
+}
+
+/// `block` runs from after BEGIN to the newline before END, `trailer` from after END.
+fn decode<'a>(block: &'a [u8], trailer: &'a [u8]) -> Option<Block<'a>> {
+    let (label, mut body) = split_line(block);
+    let label = label.strip_suffix(DASHES)?;
+    let mut encrypted = false;
+    while !body.is_empty() {
+        let (line, next) = split_line(body);
+        if !line.contains(&b':') {
+            break;
+        }
+        encrypted |= line.starts_with(b"Proc-Type:") && find(line, b"ENCRYPTED").is_some();
+        body = next;
+    }
+    let (end_line, after) = split_line(trailer);
+    if end_line.strip_suffix(DASHES)? != label {
+        return None;
+    }
+    Some(Block {
+        label,
+        encrypted,
+        der: decode_base64(body)?,
+        more: find(after, BEGIN).is_some(),
+    })
+}
+
+/// The first line without trailing blanks, and what follows it.
+fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    let (line, rest) = match text.iter().position(|&byte| byte == b'\n') {
+        Some(newline) => (
+            text.get(..newline).unwrap_or_default(),
+            text.get(newline + 1..).unwrap_or_default(),
+        ),
+        None => (text, &[][..]),
+    };
+    (line.trim_ascii_end(), rest)
+}
+
+/// RFC 4648, section 4, padding required; line ends and blanks anywhere.
+fn decode_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    // Never grows, so that no copy of a key is left behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 4 * 3 + 3));
+    let mut group = Zeroizing::new(0_u32);
+    let (mut digits, mut padding) = (0, 0);
+    for &byte in text {
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' if digits >= 2 => {
+                padding += 1;
+                0
+            }
+            b' ' | b'\t' | b'\r' | b'\n' => continue,
+            _ => return None,
+        };
+        if padding > 0 && byte != b'=' || padding > 2 {
+            return None;
+        }
+        *group = *group << 6 | u32::from(digit);
+        digits += 1;
+        if digits == 4 {
+            let [_, decoded @ ..] = group.to_be_bytes();
+            bytes.extend(decoded.iter().take(3 - padding));
+            *group = 0;
+            digits = 0;
+        }
+    }
+    (digits == 0).then_some(bytes)
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|at| at == needle)
+}

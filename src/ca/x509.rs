@@ -138,36 +138,26 @@ pub(super) struct Certificate<'a> {
     pub(super) has_key_identifier: bool,
 }
 
-/// Reads the certificate of a PEM block, whatever its label: so does pipelock.
+/// Reads the certificate of a PEM block, whatever its label: so does pipelock. The label
+/// only serves to explain what cannot be read.
 pub(super) fn parse<'a>(block: &'a Block<'_>) -> Result<Certificate<'a>, CertificateProblem> {
-    let mut file = SliceReader::new(&block.der).map_err(CertificateProblem::Malformed)?;
-    // The label is only of use to explain what cannot be read.
-    let mut cert = file
-        .decode::<AnyRef<'_>>()
-        .and_then(|cert| inside(cert, Tag::Sequence))
-        .map_err(|error| foreign_block(block.label, error))?;
-    let read = read_fields(&mut cert).map_err(|problem| match problem {
-        CertificateProblem::Malformed(error) => foreign_block(block.label, error),
-        other => other,
-    })?;
-    if !file.is_finished() {
-        // A TRUSTED CERTIFICATE is one with OpenSSL's own data behind it.
-        return Err(match foreign_block(block.label, ErrorKind::Failed.into()) {
-            CertificateProblem::IsTrusted => CertificateProblem::IsTrusted,
-            _ => CertificateProblem::TrailingData,
-        });
-    }
-    Ok(read)
-}
-
-fn foreign_block(label: &[u8], error: der::Error) -> CertificateProblem {
-    match label {
+    read(&block.der).map_err(|problem| match block.label {
         b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => CertificateProblem::IsRequest,
         b"TRUSTED CERTIFICATE" => CertificateProblem::IsTrusted,
-        _ if label.ends_with(b"PRIVATE KEY") || label == b"EC PARAMETERS" => {
-            CertificateProblem::IsKey
-        }
-        _ => CertificateProblem::Malformed(error),
+        b"EC PARAMETERS" => CertificateProblem::IsKey,
+        label if label.ends_with(b"PRIVATE KEY") => CertificateProblem::IsKey,
+        _ => problem,
+    })
+}
+
+fn read(der: &[u8]) -> Result<Certificate<'_>, CertificateProblem> {
+    let mut file = SliceReader::new(der)?;
+    let mut cert = inside(file.decode()?, Tag::Sequence)?;
+    let read = read_fields(&mut cert)?;
+    if file.is_finished() {
+        Ok(read)
+    } else {
+        Err(CertificateProblem::TrailingData)
     }
 }
 

@@ -111,6 +111,38 @@ impl Workshop {
         refusal(&self.read("ca.pem"), &self.read("key.pem"), clock())
     }
 
+    /// A SEC1 key in `key.pem` from its parts in hexadecimal; without a curve, bare.
+    fn assemble_key(&self, secret: &str, curve: Option<&str>, public: Option<&str>) {
+        let mut recipe = format!(
+            "asn1 = SEQUENCE:key\n[key]\nversion = INTEGER:1\n\
+             secret = FORMAT:HEX,OCTETSTRING:{secret}\n"
+        );
+        if let Some(curve) = curve {
+            recipe += &format!("curve = EXPLICIT:0,OID:{curve}\n");
+        }
+        if let Some(public) = public {
+            recipe += &format!("public = EXPLICIT:1,FORMAT:HEX,BITSTRING:{public}\n");
+        }
+        self.write("key.cnf", recipe);
+        self.openssl("asn1parse -noout -genconf key.cnf -out der");
+        let base64 = self.openssl("base64 -in der");
+        self.write(
+            "key.pem",
+            format!("-----BEGIN EC PRIVATE KEY-----\n{base64}-----END EC PRIVATE KEY-----\n"),
+        );
+    }
+
+    /// The secret and the public point of `key.pem` in hexadecimal.
+    fn key_parts(&self) -> (String, String) {
+        let text = self.openssl("ec -in key.pem -noout -text");
+        let part = |from: &str, to: &str| {
+            let (_, rest) = text.split_once(from).unwrap();
+            let digits = rest.split_once(to).unwrap().0;
+            digits.chars().filter(char::is_ascii_hexdigit).collect()
+        };
+        (part("priv:", "pub:"), part("pub:", "ASN1"))
+    }
+
     /// Puts bytes behind the DER within the PEM block of a file.
     fn append_to_der(&self, name: &str, label: &str) {
         let pem = String::from_utf8(self.read(name)).unwrap();
@@ -815,18 +847,86 @@ fn names_requests_and_trusted_certificates() {
 #[test]
 fn refuses_sec1_without_its_curve() {
     let workshop = Workshop::authority("prime256v1");
-    workshop.write(
-        "bare.cnf",
-        "asn1 = SEQUENCE:key\n[key]\nversion = INTEGER:1\n\
-         secret = FORMAT:HEX,OCTETSTRING:1111111111111111111111111111111111111111111111111111111111111111\n",
-    );
-    workshop.openssl("asn1parse -noout -genconf bare.cnf -out der");
-    let base64 = workshop.openssl("base64 -in der");
-    workshop.write(
-        "key.pem",
-        format!("-----BEGIN EC PRIVATE KEY-----\n{base64}-----END EC PRIVATE KEY-----\n"),
-    );
+    workshop.assemble_key(&"11".repeat(32), None, None);
     let (error, text) = workshop.refusal();
     assert!(matches!(error, CaError::Key(KeyProblem::NoCurve)));
     assert!(text.contains("does not name its curve"));
+}
+
+const CURVES: [(&str, usize); 4] = [
+    ("secp224r1", 28),
+    ("prime256v1", 32),
+    ("secp384r1", 48),
+    ("secp521r1", 66),
+];
+
+#[test]
+fn derives_the_public_key_and_ignores_the_one_in_the_file() {
+    for (curve, _) in CURVES {
+        let workshop = Workshop::authority(curve);
+        let (secret, public) = workshop.key_parts();
+        workshop.make_key(curve);
+        let (other_secret, other_public) = workshop.key_parts();
+
+        workshop.assemble_key(&secret, Some(curve), Some(&other_public));
+        workshop.check().unwrap();
+        workshop.assemble_key(&secret, Some(curve), None);
+        workshop.check().unwrap();
+        workshop.assemble_key(&other_secret, Some(curve), Some(&public));
+        assert!(matches!(workshop.refusal().0, CaError::Mismatch));
+    }
+}
+
+#[test]
+fn takes_secrets_with_more_and_fewer_leading_zeros_as_go_does() {
+    for (curve, size) in CURVES {
+        let workshop = Workshop::new();
+        workshop.assemble_key(&format!("{:0>1$}", "5eed", size * 2), Some(curve), None);
+        workshop.certify(AUTHORITY);
+        for secret in ["5eed".to_owned(), format!("{:0>1$}", "5eed", size * 2 + 6)] {
+            workshop.assemble_key(&secret, Some(curve), None);
+            workshop.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn refuses_secrets_out_of_range() {
+    for (curve, size) in CURVES {
+        let workshop = Workshop::authority(curve);
+        for secret in [
+            "00".repeat(size),
+            "ff".repeat(size),
+            order_of(&workshop, curve),
+            "11".repeat(size + 1),
+        ] {
+            workshop.assemble_key(&secret, Some(curve), None);
+            let (error, text) = workshop.refusal();
+            assert!(
+                matches!(error, CaError::Key(KeyProblem::Scalar(_))),
+                "{text}"
+            );
+        }
+    }
+}
+
+fn order_of(workshop: &Workshop, curve: &str) -> String {
+    let text = workshop.openssl(&format!(
+        "ecparam -name {curve} -param_enc explicit -text -noout"
+    ));
+    let (_, rest) = text.split_once("Order:").unwrap();
+    let digits = rest.split_once("Cofactor:").unwrap().0;
+    digits.chars().filter(char::is_ascii_hexdigit).collect()
+}
+
+#[test]
+fn agrees_with_openssl_on_many_public_keys() {
+    let workshop = Workshop::new();
+    for (curve, _) in CURVES {
+        for _ in 0..8 {
+            workshop.make_key(curve);
+            workshop.certify(AUTHORITY);
+            workshop.check().unwrap();
+        }
+    }
 }

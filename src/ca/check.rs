@@ -24,8 +24,7 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
     if !cert.may_sign {
         return Err(CaError::Certificate(CertificateProblem::MayNotSign));
     }
-    let (public_point, derived) = key.public_point().map_err(CaError::Key)?;
-    if key.curve != cert.curve || public_point != cert.public_point {
+    if key.curve != cert.curve || !key.matches(cert.public_point).map_err(CaError::Key)? {
         return Err(CaError::Mismatch);
     }
     judge_validity(&cert, now).map_err(CaError::Certificate)?;
@@ -36,9 +35,6 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
     }
     if cert_block.more {
         warnings.push(Warning::MoreInCertificateFile);
-    }
-    if !derived {
-        warnings.push(Warning::PublicKeyNotDerived(key.curve));
     }
     Ok(Facts {
         fingerprint_sha256: hexadecimal(&Sha256::digest(&*cert_block.der)),

@@ -3,6 +3,7 @@
 //! by others.
 
 mod check;
+mod curve;
 
 mod generate;
 mod pem;
@@ -89,9 +90,6 @@ pub enum Warning {
     NoSubjectKeyIdentifier,
     /// The certificate file holds more than its first PEM block.
     MoreInCertificateFile,
-    /// The match rests on the public key in the key file, not on one derived from its
-    /// secret, because this binary does no arithmetic on that curve.
-    PublicKeyNotDerived(Curve),
 }
 
 impl fmt::Display for Warning {
@@ -104,11 +102,6 @@ impl fmt::Display for Warning {
             Self::MoreInCertificateFile => f.write_str(
                 "the CA certificate file holds more than one PEM block: pipelock reads the \
                  first alone",
-            ),
-            Self::PublicKeyNotDerived(curve) => write!(
-                f,
-                "the CA key is on {curve}: the certificate was compared with the public key \
-                 that the key file names, not with one derived from its secret"
             ),
         }
     }

@@ -4,11 +4,12 @@
 use std::fmt;
 
 use p256::elliptic_curve::sec1::ToSec1Point as _;
-use p256::pkcs8::der::asn1::{AnyRef, BitStringRef, OctetStringRef};
+use p256::pkcs8::der::asn1::{AnyRef, OctetStringRef};
 use p256::pkcs8::der::{self, Reader as _, SliceReader, Tag, Tagged as _};
 use zeroize::Zeroizing;
 
 use super::Curve;
+use super::curve::is_public_point_of;
 use super::pem::{Block, PemProblem};
 use super::x509::{
     EC_PUBLIC_KEY, algorithm_name, context_constructed, curve_of, inside, object_identifier,
@@ -44,8 +45,6 @@ pub enum KeyProblem {
     Curve(String),
     /// Zero, too large or too long for its curve.
     Scalar(Curve),
-    /// The secret of this curve cannot be compared: the key does not name its public key.
-    NoPublicKey(Curve),
 }
 
 impl fmt::Display for KeyProblem {
@@ -91,11 +90,6 @@ impl fmt::Display for KeyProblem {
                 "it is on {name}; accepted are P-224, P-256, P-384 and P-521"
             ),
             Self::Scalar(curve) => write!(f, "its secret is not in the range of {curve}"),
-            Self::NoPublicKey(curve) => write!(
-                f,
-                "it is on {curve} and does not name its public key\n\
-                 hint: openssl ec -in key.pem -out sec1.pem"
-            ),
         }
     }
 }
@@ -104,22 +98,21 @@ impl fmt::Display for KeyProblem {
 pub(super) struct PrivateKey<'a> {
     pub(super) curve: Curve,
     scalar: &'a [u8],
-    named_public_point: Option<&'a [u8]>,
 }
 
 impl PrivateKey<'_> {
-    /// The uncompressed public point and whether it was derived from the secret.
-    pub(super) fn public_point(&self) -> Result<(Vec<u8>, bool), KeyProblem> {
-        let scalar = self.padded_scalar()?;
-        if self.curve == Curve::P256 {
-            let secret =
-                p256::SecretKey::from_slice(&scalar).map_err(|_| KeyProblem::Scalar(self.curve))?;
-            let point = secret.public_key().to_sec1_point(false);
-            return Ok((point.as_bytes().to_vec(), true));
-        }
-        self.named_public_point
-            .map(|point| (point.to_vec(), false))
-            .ok_or(KeyProblem::NoPublicKey(self.curve))
+    /// Whether `point`, uncompressed, is the public half. Derived from the secret, as
+    /// pipelock does, and not compared with what the key file says it is.
+    pub(super) fn matches(&self, point: &[u8]) -> Result<bool, KeyProblem> {
+        let secret = self.padded_scalar()?;
+        let matches = if self.curve == Curve::P256 {
+            p256::SecretKey::from_slice(&secret)
+                .ok()
+                .map(|secret| secret.public_key().to_sec1_point(false).as_bytes() == point)
+        } else {
+            is_public_point_of(self.curve, &secret, point)
+        };
+        matches.ok_or(KeyProblem::Scalar(self.curve))
     }
 
     /// The scalar at its curve's length. Like Go this takes more leading zeros than SEC1
@@ -185,30 +178,24 @@ fn read(der: &[u8]) -> der::Result<Parsed<'_>> {
         return Ok(Err(KeyProblem::Malformed));
     }
     let scalar = second.decode_as::<&OctetStringRef>()?.as_bytes();
-    let (mut curve, mut named_public_point) = (Err(KeyProblem::NoCurve), None);
+    let mut curve = Err(KeyProblem::NoCurve);
     while !key.is_finished() {
         let field: AnyRef<'_> = key.decode()?;
-        let mut wrapped = SliceReader::new(field.value())?;
+        // The public key in [1] is ignored, as Go does.
         if field.tag() == context_constructed(0) {
-            let parameters: AnyRef<'_> = wrapped.decode()?;
+            let parameters: AnyRef<'_> = SliceReader::new(field.value())?.decode()?;
             curve = if parameters.tag() == Tag::ObjectIdentifier {
                 let name = parameters.value();
                 curve_of(name).ok_or_else(|| KeyProblem::Curve(algorithm_name(name)))
             } else {
                 Err(KeyProblem::ExplicitCurve)
             };
-        } else if field.tag() == context_constructed(1) {
-            named_public_point = wrapped.decode::<BitStringRef<'_>>()?.as_bytes();
         }
     }
     if !file.is_finished() {
         return Ok(Err(KeyProblem::TrailingData));
     }
-    Ok(curve.map(|curve| PrivateKey {
-        curve,
-        scalar,
-        named_public_point,
-    }))
+    Ok(curve.map(|curve| PrivateKey { curve, scalar }))
 }
 
 fn read_pkcs8(algorithm: AnyRef<'_>) -> der::Result<KeyProblem> {

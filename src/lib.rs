@@ -1,6 +1,39 @@
-//! PID 1 of the sidecar bundle.
-#![warn(missing_docs)]
+//! PID 1 of the sidecar bundle, from left to right:
+//!
+//! ```text
+//!  manifest.yaml ──▶ Manifest ──▶ Policy ──▶ pipelock.yaml ─┐
+//!                                                           ├─▶ spawn ─▶ supervise ─▶ result
+//!  clock, entropy ──────────────▶ CertificateAuthority ─────┘              ▲   │
+//!                                                     signals, exits, probes   └─ status.json
+//! ```
+//!
+//! [`run`] is that story. Everything left of `spawn` is pure: bytes in, bytes or an
+//! error out. The modules, in reading order:
+//!
+//! | module | job | touches |
+//! |---|---|---|
+//! | [`cli`] | arguments to a command | nothing |
+//! | [`manifest`] | the schema, and where in the file a thing stands | nothing |
+//! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
+//! | [`pipelock`] | all we know of the daemon | nothing |
+//! | [`ca`] | the certificate authority it intercepts with | nothing |
+//! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
+//! | [`install`] | files, whole or not at all | the file system |
+//! | [`supervise`] | one daemon, kept running | the kernel |
+//! | [`status`] | what the host sees | the file system |
+//! | [`shutdown`] | the end | the kernel |
+//! | [`run`] | the story, and the other commands | through the above |
+
+pub mod boot;
 pub mod ca;
+pub mod cli;
+pub mod console;
+pub mod exit;
+pub mod install;
 pub mod manifest;
 pub mod pipelock;
 pub mod policy;
+pub mod run;
+pub mod shutdown;
+pub mod status;
+pub mod supervise;

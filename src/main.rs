@@ -1,1 +1,44 @@
-fn main() {}
+//! Arguments, dispatch, the only exit.
+
+use std::process::ExitCode as ProcessExit;
+
+use sidecar_init::cli::{self, Command};
+use sidecar_init::exit::ExitCode;
+use sidecar_init::run;
+
+fn main() -> ProcessExit {
+    // A kernel hands every word of its command line it does not understand to init.
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let command = match cli::parse(arguments) {
+        Ok(command) => command,
+        Err(_) if std::process::id() == 1 => Command::Run(cli::Paths::default()),
+        Err(error) => return fail(ExitCode::Usage, &error.to_string()),
+    };
+    let result = match command {
+        Command::Run(paths) => run::run(&paths),
+        Command::Check { manifest, strict } => run::check(&manifest, strict),
+        Command::Render(paths) => run::render_config(&paths),
+        Command::Ca(paths) => run::generate_or_check_ca(&paths),
+        Command::Status(options) => run::print_status(&options),
+        Command::Healthcheck { run_dir } => run::healthcheck(&run_dir),
+        Command::Help => {
+            print!("{}", cli::HELP);
+            Ok(())
+        }
+        Command::Version => {
+            println!("sidecar-init {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ProcessExit::SUCCESS,
+        Err(error) => fail(error.code, &error.text),
+    }
+}
+
+fn fail(code: ExitCode, text: &str) -> ProcessExit {
+    for line in text.lines() {
+        eprintln!("sidecar-init: {line}");
+    }
+    ProcessExit::from(code.number())
+}

@@ -1,1 +1,86 @@
-//! To be filled.
+//! All we know of pipelock: what it reads, what it answers, what it prints. Pure.
+//!
+//! Everything here was measured on [`TESTED_VERSION`]; when another version behaves
+//! differently, this is the folder that changes.
+
+pub mod events;
+pub mod health;
+pub mod http;
+pub mod reload;
+pub mod render;
+
+use http::Response;
+
+/// The version all of this was measured with.
+pub const TESTED_VERSION: &str = "2.3.0";
+
+/// A host that no manifest can allow: `.invalid` never resolves (RFC 2606), and
+/// manifests that name it are refused.
+pub const CANARY_HOST: &str = "canary.invalid";
+
+/// Asks for a tunnel to [`CANARY_HOST`]. A daemon that enforces nothing answers
+/// "healthy" too; only a refusal shows that the allowlist is in force.
+pub const CANARY_REQUEST: &[u8] =
+    b"CONNECT canary.invalid:443 HTTP/1.1\r\nHost: canary.invalid:443\r\nUser-Agent: sidecar-init\r\n\r\n";
+
+/// Asks for the Prometheus metrics.
+pub const METRICS_REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sidecar-init\r\nConnection: close\r\n\r\n";
+
+const CANARY_REFUSAL: &[u8] = b"CONNECT blocked: domain not in allowlist: canary.invalid";
+
+/// Whether the canary was refused, for the right reason.
+pub fn judge_canary(response: &Response) -> Result<(), String> {
+    let body = String::from_utf8_lossy(response.body.get(..200).unwrap_or(&response.body));
+    if response.status != 403 {
+        return Err(format!(
+            "pipelock answered the canary, CONNECT {CANARY_HOST}:443, with {} instead of 403: \
+             it does not enforce the allowlist",
+            response.status
+        ));
+    }
+    if memchr::memmem::find(&response.body, CANARY_REFUSAL).is_none() {
+        return Err(format!(
+            "pipelock refused the canary, CONNECT {CANARY_HOST}:443, but not by its allowlist: {body:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// `pipelock_active_tunnels` in an answer to [`METRICS_REQUEST`].
+pub fn open_tunnels(response: &Response) -> Result<u64, String> {
+    const NAME: &str = "pipelock_active_tunnels";
+    let missing = || format!("/metrics (status {}) has no {NAME}", response.status);
+    let text = std::str::from_utf8(&response.body).map_err(|_| missing())?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(NAME)?.trim().parse::<f64>().ok())
+        .filter(|count| *count >= 0.0 && response.status == 200)
+        // A gauge is a float in Prometheus' text; this one counts whole tunnels.
+        .map(|count| count.ceil() as u64)
+        .ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(status: u16, body: &str) -> Response {
+        Response { status, body: body.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn takes_only_a_refusal_by_the_allowlist_for_a_refusal() {
+        let refusal = "CONNECT blocked: domain not in allowlist: canary.invalid\n";
+        assert_eq!(judge_canary(&response(403, refusal)), Ok(()));
+        for (status, body) in [(200, ""), (502, refusal), (403, "kill switch active"), (403, "")] {
+            assert!(judge_canary(&response(status, body)).is_err(), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn counts_tunnels() {
+        let metrics = "# TYPE pipelock_active_tunnels gauge\npipelock_active_tunnels 3\npipelock_x 9\n";
+        assert_eq!(open_tunnels(&response(200, metrics)), Ok(3));
+        assert!(open_tunnels(&response(200, "pipelock_x 9\n")).is_err());
+        assert!(open_tunnels(&response(500, metrics)).is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! A machine's first steps: where are we, what is mounted, is the clock sane, does
+//! the network stand. Touches the kernel, and nothing after it assumes a machine.
+
+pub mod clock;
+pub mod cmdline;
+pub mod mode;
+pub mod mounts;
+pub mod network;

@@ -1,0 +1,259 @@
+//! Arguments to a command. Pure.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+/// What `--help` prints; the man page is made from the same text.
+pub const HELP: &str = "\
+sidecar-init, PID 1 of the sidecar bundle: turns a manifest into a running,
+supervised, locked-down pipelock, or says precisely why it cannot.
+
+usage:
+  sidecar-init [run]                run: as PID 1, or in the foreground
+  sidecar-init check                judge a manifest, all problems at once
+  sidecar-init render               print the pipelock.yaml a manifest gives
+  sidecar-init ca                   generate a CA pair, or check the one there
+  sidecar-init status               what the running sidecar-init reports
+  sidecar-init healthcheck          exit 0 when ready, for container probes
+
+options:
+  --manifest FILE                   run, check, render: the manifest
+                                    [/etc/sidecar/manifest.yaml]; - is standard input
+                                    for check and render
+  --strict                          check: unknown keys below bottle are errors too
+  --daemon FILE                     run: pipelock [/usr/bin/pipelock]
+  --run-dir DIR                     run, status, healthcheck: where the configuration
+                                    and status.json are [/run/sidecar]
+  --cert FILE                       run, render, ca: [/etc/pipelock-ca.pem]
+  --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]
+  --json                            status: the whole status as JSON
+  --wait-generation N               status: wait until generation N is in force
+  --timeout SECONDS                 status --wait-generation: give up after [60]
+  --timeline                        status: how long each stage of start-up took
+  -h, --help                        this text
+  -V, --version                     the version
+
+signals to a running sidecar-init:
+  TERM INT QUIT PWR  stop           USR1  halt: nothing gets through
+  HUP  read the manifest again      USR2  resume
+
+exit codes:
+  0 stopped on request    64 usage              65 manifest invalid
+  66 manifest missing     69 daemon cannot live 70 internal error
+  71 operating system     73 cannot write       78 CA pair unusable
+  126 daemon not executable   127 daemon not found   1 healthcheck: not ready
+";
+
+/// A command with its options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Start and supervise.
+    Run(Paths),
+    /// Judge a manifest.
+    Check {
+        /// The manifest; `-` is standard input.
+        manifest: PathBuf,
+        /// Unknown keys below `bottle` are errors.
+        strict: bool,
+    },
+    /// Print the configuration.
+    Render(Paths),
+    /// Generate or check a CA pair.
+    Ca(Paths),
+    /// Tell what the running init reports.
+    Status(StatusOptions),
+    /// Exit 0 when ready.
+    Healthcheck {
+        /// Where `status.json` is.
+        run_dir: PathBuf,
+    },
+    /// Print [`HELP`].
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// Where everything is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// pipelock.
+    pub daemon: PathBuf,
+    /// Configuration and status.
+    pub run_dir: PathBuf,
+    /// The CA certificate.
+    pub cert: PathBuf,
+    /// The CA key.
+    pub key: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            manifest: "/etc/sidecar/manifest.yaml".into(),
+            daemon: "/usr/bin/pipelock".into(),
+            run_dir: "/run/sidecar".into(),
+            cert: "/etc/pipelock-ca.pem".into(),
+            key: "/etc/pipelock-ca-key.pem".into(),
+        }
+    }
+}
+
+/// What `status` prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// Where `status.json` is.
+    pub run_dir: PathBuf,
+    /// The file as it is.
+    pub json: bool,
+    /// Stage by stage.
+    pub timeline: bool,
+    /// Wait for this generation first.
+    pub wait_generation: Option<u64>,
+    /// Give up waiting after this many seconds.
+    pub timeout_seconds: u64,
+}
+
+/// Arguments that make no command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\nhint: sidecar-init --help lists commands and options", self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+const COMMANDS: [&str; 6] = ["run", "check", "render", "ca", "status", "healthcheck"];
+
+/// Which commands take an option, by its long name.
+fn takes(command: &str, option: &str) -> bool {
+    let commands: &[&str] = match option {
+        "manifest" => &["run", "check", "render"],
+        "strict" => &["check"],
+        "daemon" => &["run"],
+        "run-dir" => &["run", "status", "healthcheck"],
+        "cert" | "key" => &["run", "render", "ca"],
+        "json" | "wait-generation" | "timeout" | "timeline" => &["status"],
+        _ => &[],
+    };
+    commands.contains(&command)
+}
+
+/// Reads the arguments after the program's name.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut command: Option<String> = None;
+    let mut paths = Paths::default();
+    let (mut strict, mut json, mut timeline) = (false, false, false);
+    let (mut wait_generation, mut timeout_seconds) = (None, 60);
+    let mut seen: Vec<String> = Vec::new();
+    while let Some(argument) = parser.next()? {
+        let option = match argument {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Value(value) if command.is_none() => {
+                let name = value.string()?;
+                if !COMMANDS.contains(&name.as_str()) {
+                    return Err(UsageError(format!(
+                        "{name:?} is not a command; there are {}",
+                        COMMANDS.join(", ")
+                    )));
+                }
+                command = Some(name);
+                continue;
+            }
+            Long(name) => name.to_owned(),
+            other => return Err(other.unexpected().into()),
+        };
+        match option.as_str() {
+            "manifest" => paths.manifest = parser.value()?.into(),
+            "daemon" => paths.daemon = parser.value()?.into(),
+            "run-dir" => paths.run_dir = parser.value()?.into(),
+            "cert" => paths.cert = parser.value()?.into(),
+            "key" => paths.key = parser.value()?.into(),
+            "strict" => strict = true,
+            "json" => json = true,
+            "timeline" => timeline = true,
+            "wait-generation" => wait_generation = Some(parser.value()?.parse()?),
+            "timeout" => timeout_seconds = parser.value()?.parse()?,
+            _ => return Err(Long(&option).unexpected().into()),
+        }
+        seen.push(option);
+    }
+    let command = command.unwrap_or_else(|| "run".to_owned());
+    if let Some(option) = seen.iter().find(|option| !takes(&command, option)) {
+        return Err(UsageError(format!("{command} takes no --{option}")));
+    }
+    Ok(match command.as_str() {
+        "check" => Command::Check { manifest: paths.manifest, strict },
+        "render" => Command::Render(paths),
+        "ca" => Command::Ca(paths),
+        "status" => Command::Status(StatusOptions {
+            run_dir: paths.run_dir,
+            json,
+            timeline,
+            wait_generation,
+            timeout_seconds,
+        }),
+        "healthcheck" => Command::Healthcheck { run_dir: paths.run_dir },
+        _ => Command::Run(paths),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn runs_with_the_usual_paths_when_nothing_is_said() {
+        assert_eq!(words(""), Ok(Command::Run(Paths::default())));
+        assert_eq!(words("run"), words(""));
+    }
+
+    #[test]
+    fn takes_options_before_and_after_the_command() {
+        let wanted = Command::Check { manifest: "-".into(), strict: true };
+        assert_eq!(words("check --strict --manifest -"), Ok(wanted.clone()));
+        assert_eq!(words("--manifest=- check --strict"), Ok(wanted));
+    }
+
+    #[test]
+    fn refuses_what_a_command_does_not_take() {
+        for (line, why) in [
+            ("chekc", "\"chekc\" is not a command; there are run, check"),
+            ("check --daemon x", "check takes no --daemon"),
+            ("render --manifset x", "invalid option '--manifset'"),
+            ("status --wait-generation soon", "soon"),
+            ("run extra", "unexpected argument \"extra\""),
+            ("run --manifest", "missing argument"),
+        ] {
+            let error = words(line).unwrap_err().to_string();
+            assert!(error.contains(why), "{line}: {error}");
+            assert!(error.ends_with("--help lists commands and options"), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_command_and_option() {
+        for word in COMMANDS.iter().chain(&["--manifest", "--strict", "--daemon", "--run-dir", "--cert", "--key", "--json", "--wait-generation", "--timeout", "--timeline"]) {
+            assert!(HELP.contains(word), "{word}");
+        }
+    }
+}

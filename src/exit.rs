@@ -1,0 +1,39 @@
+//! The exit codes, from sysexits.h and the shell. Pure.
+
+/// How the program ends, as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Stopped on request, or done.
+    Success = 0,
+    /// `healthcheck`: not ready.
+    NotReady = 1,
+    /// Unusable arguments (`EX_USAGE`).
+    Usage = 64,
+    /// The manifest is invalid (`EX_DATAERR`).
+    ManifestInvalid = 65,
+    /// The manifest is missing or unreadable (`EX_NOINPUT`).
+    ManifestMissing = 66,
+    /// The daemon cannot live (`EX_UNAVAILABLE`).
+    DaemonUnavailable = 69,
+    /// A defect of this program (`EX_SOFTWARE`).
+    Internal = 70,
+    /// The operating system refused something (`EX_OSERR`).
+    OperatingSystem = 71,
+    /// A file could not be written (`EX_CANTCREAT`).
+    CannotWrite = 73,
+    /// The CA pair is unusable (`EX_CONFIG`).
+    CaUnusable = 78,
+    /// The daemon is there but not executable.
+    NotExecutable = 126,
+    /// The daemon is not there.
+    NotFound = 127,
+}
+
+impl ExitCode {
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}

@@ -1,0 +1,93 @@
+//! Judges what pipelock says of itself on `/health`. Pure.
+
+use serde::Deserialize;
+
+use super::http::Response;
+
+/// Asks for the health.
+pub const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sidecar-init\r\nConnection: close\r\n\r\n";
+
+/// The fields that decide. All are required: a daemon that no longer tells one of
+/// them is not known to be safe.
+#[derive(Debug, Deserialize)]
+struct Health {
+    status: String,
+    version: String,
+    mode: String,
+    forward_proxy_enabled: bool,
+    tls_interception_enabled: bool,
+    request_body_scan_enabled: bool,
+    kill_switch_active: bool,
+}
+
+/// The daemon's version, if it is healthy and a firewall that is on; otherwise every
+/// field that says it is not.
+pub fn judge(response: &Response) -> Result<String, String> {
+    if response.status != 200 {
+        return Err(format!("/health answered {} instead of 200", response.status));
+    }
+    let health: Health = serde_json::from_slice(&response.body)
+        .map_err(|error| format!("/health is not what pipelock answers: {error}"))?;
+    let mut wrong = Vec::new();
+    let mut expect = |field: &str, found: &str, wanted: &str| {
+        if found != wanted {
+            wrong.push(format!("{field} is {found:?} instead of {wanted:?}"));
+        }
+    };
+    expect("status", &health.status, "healthy");
+    expect("mode", &health.mode, "strict");
+    for (field, found, wanted) in [
+        ("forward_proxy_enabled", health.forward_proxy_enabled, true),
+        ("tls_interception_enabled", health.tls_interception_enabled, true),
+        ("request_body_scan_enabled", health.request_body_scan_enabled, true),
+        ("kill_switch_active", health.kill_switch_active, false),
+    ] {
+        expect(field, bool_str(found), bool_str(wanted));
+    }
+    if wrong.is_empty() {
+        Ok(health.version.chars().filter(|c| c.is_ascii_graphic()).take(64).collect())
+    } else {
+        Err(format!("/health says pipelock does not protect: {}", wrong.join(", ")))
+    }
+}
+
+fn bool_str(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"status":"healthy","version":"2.3.0","mode":"strict","uptime_seconds":0.1,"dlp_patterns":48,"response_scan_enabled":true,"git_protection_enabled":false,"rate_limit_enabled":true,"forward_proxy_enabled":true,"websocket_proxy_enabled":false,"request_body_scan_enabled":true,"tls_interception_enabled":true,"kill_switch_active":false}"#;
+
+    fn judge_text(body: &str) -> Result<String, String> {
+        judge(&Response { status: 200, body: body.as_bytes().to_vec() })
+    }
+
+    #[test]
+    fn accepts_what_pipelock_answers_and_tells_its_version() {
+        assert_eq!(judge_text(GOOD).as_deref(), Ok("2.3.0"));
+    }
+
+    #[test]
+    fn names_every_field_that_says_it_does_not_protect() {
+        let bad = GOOD
+            .replace("\"strict\"", "\"balanced\"")
+            .replace("\"tls_interception_enabled\":true", "\"tls_interception_enabled\":false");
+        assert_eq!(
+            judge_text(&bad).unwrap_err(),
+            "/health says pipelock does not protect: mode is \"balanced\" instead of \"strict\", \
+             tls_interception_enabled is \"false\" instead of \"true\""
+        );
+    }
+
+    #[test]
+    fn refuses_every_answer_with_a_deciding_field_missing() {
+        for field in ["status", "version", "mode", "forward_proxy_enabled", "tls_interception_enabled", "request_body_scan_enabled", "kill_switch_active"] {
+            let renamed = GOOD.replace(&format!("\"{field}\""), "\"other\"");
+            assert!(judge_text(&renamed).is_err(), "{field}");
+        }
+        assert!(judge_text("ok").is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! The CA pair in its place: checked if somebody provided it, taken from the state
+//! volume if one is kept, generated otherwise. Touches the file system.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::StartError;
+use crate::boot::{clock, mounts};
+use crate::ca::{self, Facts};
+use crate::cli::Paths;
+use crate::exit::ExitCode;
+use crate::install::{Access, FileError, install, read_bounded};
+use crate::status::{Ca, EXPORTED_CA};
+
+/// Where a pair outlives a boot, if something writable is mounted there.
+pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
+/// A certificate or key is a few kilobytes.
+const LONGEST_PEM: usize = 64 * 1024;
+/// Permission bits pipelock does not accept on the key (PIPELOCK.md).
+const FORBIDDEN_KEY_BITS: u32 = 0o137;
+
+/// Makes sure there is a usable pair at `paths.cert` and `paths.key`. `owner` is the
+/// daemon's user, where files can be given to it.
+pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartError> {
+    match (read(&paths.cert)?, read(&paths.key)?) {
+        (Some(cert), Some(key)) => {
+            check_access(&paths.key, owner)?;
+            let facts = check(&cert, &key, &paths.cert, &paths.key)?;
+            Ok(describe(&facts, "provided"))
+        }
+        (None, None) => keep_or_generate(paths, owner),
+        (Some(_), None) => Err(half(&paths.cert, &paths.key)),
+        (None, Some(_)) => Err(half(&paths.key, &paths.cert)),
+    }
+}
+
+fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartError> {
+    let state = Path::new(STATE_DIRECTORY);
+    let (kept_cert, kept_key) = (state.join("pipelock-ca.pem"), state.join("pipelock-ca-key.pem"));
+    let keeps = mounts::is_mount_point(state);
+    if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
+        let facts = check(&cert, &key, &kept_cert, &kept_key)?;
+        install_pair(&paths.cert, &cert, &paths.key, &key, owner)?;
+        return Ok(describe(&facts, "kept"));
+    }
+    let pair = generate()?;
+    let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
+    if keeps {
+        // The certificate goes last: a pair cut off in the middle is no pair, and the
+        // next boot makes another before any client has seen this one.
+        let _ = fs::remove_file(&kept_cert);
+        install_pair(&kept_cert, cert, &kept_key, key, None)?;
+    }
+    install_pair(&paths.cert, cert, &paths.key, key, owner)?;
+    Ok(describe(&pair.facts, "generated"))
+}
+
+/// A new pair from the kernel's entropy and the clock.
+pub fn generate() -> Result<ca::Pair, StartError> {
+    let entropy = clock::entropy::<{ ca::ENTROPY_BYTES }>(clock::ENTROPY_DEADLINE)
+        .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
+    let entropy = Zeroizing::new(entropy);
+    ca::generate(&entropy, clock::now())
+        .map_err(|error| StartError::new(ExitCode::Internal, error))
+}
+
+/// Writes a pair: the key private, the certificate public, the certificate last.
+pub fn install_pair(
+    cert_path: &Path,
+    cert: &[u8],
+    key_path: &Path,
+    key: &[u8],
+    owner: Option<(u32, u32)>,
+) -> Result<(), StartError> {
+    install(key_path, key, Access::private(owner))
+        .and_then(|()| install(cert_path, cert, Access::PUBLIC))
+        .map_err(|error| StartError::new(ExitCode::CannotWrite, error))
+}
+
+/// Judges a pair that is there; the error names the file.
+pub fn check(
+    cert: &[u8],
+    key: &[u8],
+    cert_path: &Path,
+    key_path: &Path,
+) -> Result<Facts, StartError> {
+    let facts = ca::check(cert, key, clock::now()).map_err(|error| {
+        let path = match error {
+            ca::CaError::Key(_) => key_path,
+            _ => cert_path,
+        };
+        StartError::new(ExitCode::CaUnusable, format!("{}: {error}", path.display()))
+    })?;
+    for warning in &facts.warnings {
+        log::warn!("{}: {warning}", cert_path.display());
+    }
+    Ok(facts)
+}
+
+/// The file's bytes, wiped when dropped; `None` where there is nothing.
+pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StartError> {
+    match read_bounded(path, LONGEST_PEM) {
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(StartError::new(ExitCode::CaUnusable, error)),
+    }
+}
+
+/// pipelock refuses a key with open permissions, and cannot use one it cannot read.
+fn check_access(key: &Path, owner: Option<(u32, u32)>) -> Result<(), StartError> {
+    let unusable = |text: String| StartError::new(ExitCode::CaUnusable, text);
+    let metadata = fs::metadata(key)
+        .map_err(|error| unusable(FileError::new("read", key, error).to_string()))?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & FORBIDDEN_KEY_BITS != 0 {
+        return Err(unusable(format!(
+            "cannot use CA key {}: its mode is {mode:04o}, and pipelock accepts 0400, 0440, 0600 and 0640\nhint: chmod 600",
+            key.display()
+        )));
+    }
+    let Some((uid, gid)) = owner else {
+        return Ok(());
+    };
+    let readable = (metadata.uid() == uid && mode & 0o400 != 0)
+        || (metadata.gid() == gid && mode & 0o040 != 0);
+    if !readable {
+        return Err(unusable(format!(
+            "cannot use CA key {}: it belongs to {}:{}, and the daemon, {uid}:{gid}, may not read it\nhint: chown {uid}:{gid}",
+            key.display(),
+            metadata.uid(),
+            metadata.gid()
+        )));
+    }
+    Ok(())
+}
+
+/// The error of a pair of which one file is missing.
+pub fn half(present: &Path, missing: &Path) -> StartError {
+    StartError::new(
+        ExitCode::CaUnusable,
+        format!(
+            "cannot use half a CA pair: {} is there and {} is not\nhint: provide both, or neither to have a pair generated",
+            present.display(),
+            missing.display()
+        ),
+    )
+}
+
+fn describe(facts: &Facts, source: &str) -> Ca {
+    Ca {
+        fingerprint_sha256: facts.fingerprint_sha256.clone(),
+        not_before: ca::rfc3339(facts.not_before),
+        not_after: ca::rfc3339(facts.not_after),
+        source: source.to_owned(),
+    }
+}
+
+/// Copies the certificate, never the key, to where the host reads it.
+pub fn export_certificate(cert: &Path, export: &Path) -> Result<(), StartError> {
+    let target: PathBuf = export.join(EXPORTED_CA);
+    read_bounded(cert, LONGEST_PEM)
+        .and_then(|bytes| install(&target, &bytes, Access::PUBLIC))
+        .map_err(|error| StartError::new(ExitCode::CannotWrite, error))
+}

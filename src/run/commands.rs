@@ -1,0 +1,249 @@
+//! The commands that end by themselves: check, render, ca, status, healthcheck.
+//! Touches files and standard output.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{StartError, authority};
+use crate::ca;
+use crate::cli::{Paths, StatusOptions};
+use crate::exit::ExitCode;
+use crate::install::{read_bounded, read_up_to};
+use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
+use crate::pipelock::render;
+use crate::policy::{self, Judgement};
+use crate::status::{self, Status};
+
+/// Judges a manifest and says so on standard output.
+pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
+    let (judgement, name) = judge(manifest, strict)?;
+    let policy = &judgement.policy;
+    for warning in &judgement.warnings {
+        print(&format!("warning: {}\n", warning.display(&name)))?;
+    }
+    print(&format!(
+        "{name}: valid; slug {}, {} host(s) allowed{}\n",
+        policy.slug,
+        policy.allowlist.len(),
+        if policy.allowlist.is_empty() { ": every request will be denied" } else { "" }
+    ))
+}
+
+/// Prints the configuration a manifest gives.
+pub fn render_config(paths: &Paths) -> Result<(), StartError> {
+    let (judgement, name) = judge(&paths.manifest, false)?;
+    for warning in &judgement.warnings {
+        eprintln!("sidecar-init: warning: {}", warning.display(&name));
+    }
+    let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
+    print(&render::render(&judgement.policy, &cert, &key))
+}
+
+fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String), StartError> {
+    let missing = |error: String| StartError::new(ExitCode::ManifestMissing, error);
+    let (bytes, name) = if manifest == Path::new("-") {
+        let bytes = read_up_to(io::stdin().lock(), MAX_BYTES)
+            .map_err(|error| missing(format!("cannot read standard input: {error}")))?;
+        (bytes, "<stdin>".to_owned())
+    } else {
+        let bytes = read_bounded(manifest, MAX_BYTES).map_err(|error| missing(error.to_string()))?;
+        (bytes, manifest.display().to_string())
+    };
+    match policy::read(&bytes, strict) {
+        Ok(judgement) => Ok((judgement, name)),
+        Err(problems) => Err(StartError::new(
+            ExitCode::ManifestInvalid,
+            join_problems(&problems, &name),
+        )),
+    }
+}
+
+/// All problems, each on its line with its hint below, and how many were left out.
+pub fn join_problems(problems: &[Problem], name: &str) -> String {
+    let mut lines: Vec<String> = problems
+        .iter()
+        .take(MAX_REPORTED)
+        .map(|problem| problem.display(name).to_string())
+        .collect();
+    if let Some(more) = problems.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
+        lines.push(format!("… and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// Generates a pair where there is none, checks the one there, refuses half a pair.
+pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
+    let (verb, facts) = match (authority::read(&paths.cert)?, authority::read(&paths.key)?) {
+        (Some(cert), Some(key)) => {
+            ("usable", authority::check(&cert, &key, &paths.cert, &paths.key)?)
+        }
+        (None, None) => {
+            let pair = authority::generate()?;
+            let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
+            authority::install_pair(&paths.cert, cert, &paths.key, key, None)?;
+            ("generated", pair.facts)
+        }
+        (cert, _) => {
+            let (there, lacking) = if cert.is_some() {
+                (&paths.cert, &paths.key)
+            } else {
+                (&paths.key, &paths.cert)
+            };
+            return Err(authority::half(there, lacking));
+        }
+    };
+    print(&format!(
+        "{verb}: {}, SHA-256 {}, valid from {} until {}\n",
+        facts.subject,
+        facts.fingerprint_sha256,
+        ca::rfc3339(facts.not_before),
+        ca::rfc3339(facts.not_after)
+    ))
+}
+
+/// Between two looks at the status file while waiting for a generation.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Prints what the running init reports, for people or as JSON.
+pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
+    let path = options.run_dir.join(status::FILE);
+    let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, why);
+    let end = Instant::now() + Duration::from_secs(options.timeout_seconds);
+    let status = loop {
+        let status = status::read(&path).map_err(unavailable)?;
+        let Some(wanted) = options.wait_generation else {
+            break status;
+        };
+        if status.config.applied_generation >= wanted && status.state == "ready" {
+            break status;
+        }
+        let over = matches!(status.state.as_str(), "stopped" | "failed");
+        if over || Instant::now() >= end {
+            return Err(unavailable(format!(
+                "generation {wanted} is not in force: state {}, wanted {}, in force {}{}",
+                status.state,
+                status.config.generation,
+                status.config.applied_generation,
+                status.manifest_error.map_or_else(String::new, |why| format!("\n{why}")),
+            )));
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    };
+    if options.json {
+        let json = serde_json::to_string_pretty(&status).unwrap_or_default();
+        return print(&format!("{json}\n"));
+    }
+    print(&describe(&status))?;
+    if options.timeline {
+        print(&timeline(&status))?;
+    }
+    Ok(())
+}
+
+fn describe(status: &Status) -> String {
+    let mut text = format!(
+        "{}: {}\n",
+        status.slug.as_deref().unwrap_or("(no manifest yet)"),
+        match status.state.as_str() {
+            "ready" => "ready; what is not allowed is refused",
+            "halted" => "halted; nothing gets through until SIGUSR2",
+            other => other,
+        }
+    );
+    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
+    if let Some(error) = &status.error {
+        line("error", error.replace('\n', "\n               "));
+    }
+    if let Some(error) = &status.manifest_error {
+        line("manifest", format!("the newest is not used: {}", error.replace('\n', "\n               ")));
+    }
+    let daemon = &status.daemon;
+    line(
+        "pipelock",
+        format!(
+            "{}{}, {} restart(s), {} failure(s)",
+            daemon.version.as_deref().unwrap_or("version unknown"),
+            daemon.pid.map_or_else(|| ", not running".to_owned(), |pid| format!(", pid {pid}")),
+            status.restarts,
+            status.failures
+        ),
+    );
+    line(
+        "config",
+        format!(
+            "generation {}, in force {}",
+            status.config.generation, status.config.applied_generation
+        ),
+    );
+    if let Some(ca) = &status.ca {
+        line("CA", format!("SHA-256 {}, {}, until {}", ca.fingerprint_sha256, ca.source, ca.not_after));
+    }
+    if let Some(revocation) = &status.revocation {
+        line(
+            "revoked",
+            format!(
+                "{} {}",
+                revocation.hosts.join(", "),
+                revocation.done_at.as_deref().map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"))
+            ),
+        );
+    }
+    if let Some(exit) = &status.last_exit {
+        line("last exit", format!("{} at {}", exit.text, exit.at));
+    }
+    for warning in &status.warnings {
+        line("warning", warning.replace('\n', "\n               "));
+    }
+    text
+}
+
+/// A waterfall of the stages, scaled to the width of a terminal.
+fn timeline(status: &Status) -> String {
+    const WIDTH: u64 = 40;
+    let end = status
+        .stages
+        .iter()
+        .map(|stage| stage.at_us + stage.took_us.unwrap_or(0))
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    let mut text = String::new();
+    for stage in &status.stages {
+        let took = stage.took_us.unwrap_or(0);
+        let before = usize::try_from(stage.at_us * WIDTH / end).unwrap_or(0);
+        let length = usize::try_from((took * WIDTH).div_ceil(end)).unwrap_or(0).max(1);
+        text.push_str(&format!(
+            "  {:<9} {:>9} µs  {}{}\n",
+            stage.stage.as_str(),
+            took,
+            " ".repeat(before),
+            "▇".repeat(length)
+        ));
+    }
+    text
+}
+
+/// Succeeds when the status says ready and the init that wrote it lives.
+pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
+    let not_ready = |why: String| StartError::new(ExitCode::NotReady, why);
+    let status = status::read(&run_dir.join(status::FILE)).map_err(not_ready)?;
+    match status.state.as_str() {
+        "ready" | "reloading" => Ok(()),
+        state => Err(not_ready(format!(
+            "not ready: {state}{}",
+            status.error.map_or_else(String::new, |error| format!(": {error}"))
+        ))),
+    }
+}
+
+fn print(text: &str) -> Result<(), StartError> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| {
+            StartError::new(ExitCode::CannotWrite, format!("cannot write standard output: {error}"))
+        }),
+    }
+}

@@ -1,0 +1,375 @@
+//! The story: mode, mounts, clock, manifest, network, CA, configuration, daemon,
+//! the end. Touches the kernel only through the modules it names.
+
+mod authority;
+mod commands;
+mod trust;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::libc;
+
+use crate::boot::clock::{self, Plausibility};
+use crate::boot::cmdline::{Arguments, Source};
+use crate::boot::mode::{self, Mode};
+use crate::boot::{mounts, network};
+use crate::cli::Paths;
+use crate::console::{self, init_logging};
+use crate::exit::ExitCode;
+use crate::install::{FileError, ensure_directory, read_bounded};
+use crate::pipelock::render;
+use crate::policy::{self, Policy};
+use crate::shutdown;
+use crate::status::{self, Reporter, Stage};
+use crate::supervise::machine::{Failure, Outcome};
+use crate::supervise::sandbox::{Privileges, Sandbox};
+use crate::supervise::signals::{Request, Signals};
+use crate::supervise::{Desired, Setup, reaper, supervise};
+
+pub use commands::{check, generate_or_check_ca, healthcheck, print_status, render_config};
+
+/// Why a start failed: the exit code, and the words for it.
+#[derive(Debug)]
+pub struct StartError {
+    /// How the program ends.
+    pub code: ExitCode,
+    /// One or more lines for the console and the status.
+    pub text: String,
+}
+
+impl StartError {
+    fn new(code: ExitCode, text: impl fmt::Display) -> Self {
+        Self { code, text: text.to_string() }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// How starting and supervising went.
+enum Ending {
+    Stopped,
+    Failed(StartError),
+}
+
+/// Runs until the end of the daemon, and of the machine where there is one.
+pub fn run(paths: &Paths) -> ! {
+    let started = Instant::now();
+    let mode = mode::detect();
+    console::reopen();
+    let arguments = match mode {
+        Mode::Machine => std::fs::read_to_string("/proc/cmdline")
+            .map(|text| Arguments::parse(&text))
+            .unwrap_or_default(),
+        Mode::Container | Mode::Child => Arguments::default(),
+    };
+    let filter = arguments.log.clone().or_else(|| std::env::var("SIDECAR_LOG").ok());
+    init_logging(filter.as_deref());
+    let mut reporter = Reporter::new(started, boot_id());
+    reporter.set_mode(mode);
+    record_panics(mode);
+    log::info!("version {}, {}", env!("CARGO_PKG_VERSION"), mode.as_str());
+    for problem in &arguments.problems {
+        reporter.warn(problem.clone());
+    }
+    let mut signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            conclude(&mut reporter, Ending::Failed(StartError::new(
+                ExitCode::OperatingSystem,
+                format!("cannot install signal handlers: {error}"),
+            )));
+            shutdown::end(Some(mode), ExitCode::OperatingSystem.number());
+        }
+    };
+    let ending = match start(mode, &arguments, paths, &mut signals, &mut reporter) {
+        Ok(ending) => ending,
+        Err(error) => Ending::Failed(error),
+    };
+    reporter.status.state = "stopping".to_owned();
+    reporter.status.reaped += shutdown::end_everything(mode, &signals);
+    let code = conclude(&mut reporter, ending);
+    shutdown::end(Some(mode), code.number())
+}
+
+/// Records the result where the host reads it, and says it on the console.
+fn conclude(reporter: &mut Reporter, ending: Ending) -> ExitCode {
+    let (code, error) = match ending {
+        Ending::Stopped => (ExitCode::Success, None),
+        Ending::Failed(error) => {
+            for line in error.text.lines() {
+                log::error!("{line}");
+            }
+            (error.code, Some(error.text))
+        }
+    };
+    reporter.conclude(code, error);
+    code
+}
+
+/// Takes the stages one by one. A stop that is asked for meanwhile ends it between two.
+fn start(
+    mode: Mode,
+    arguments: &Arguments,
+    paths: &Paths,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Result<Ending, StartError> {
+    reporter.enter(Stage::Mounts);
+    mount_all(mode, arguments, paths, reporter)?;
+    reporter.enter(Stage::Clock);
+    floor_clock(mode, reporter)?;
+    reporter.enter(Stage::Manifest);
+    mount_manifest(mode, arguments, &paths.manifest)?;
+    let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
+    for warning in warnings {
+        reporter.warn(warning);
+    }
+    reporter.status.slug = Some(desired.policy.slug.clone());
+    if desired.policy.allowlist.is_empty() {
+        reporter.warn("the bottle allows no host: every request will be denied".to_owned());
+    }
+    reporter.enter(Stage::Network);
+    if mode == Mode::Machine {
+        network::prepare()
+            .and_then(|()| network::configure(&desired.policy.network))
+            .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
+    }
+    reporter.enter(Stage::Ca);
+    let sandbox = Sandbox::plan(Privileges::of_this_process());
+    for missing in &sandbox.missing {
+        reporter.warn(missing.clone());
+    }
+    reporter.status.daemon.sandbox_missing.clone_from(&sandbox.missing);
+    let ca = authority::prepare(paths, sandbox.file_owner())?;
+    log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
+    if let Some(export) = export_directory(paths) {
+        authority::export_certificate(&paths.cert, &export)?;
+    }
+    reporter.status.ca = Some(ca);
+    reporter.enter(Stage::Config);
+    if let Some(ending) = stop_asked(signals) {
+        return Ok(ending);
+    }
+    reporter.enter(Stage::Spawn);
+    supervise_until_the_end(mode, paths, sandbox, desired, signals, reporter)
+}
+
+fn supervise_until_the_end(
+    mode: Mode,
+    paths: &Paths,
+    sandbox: Sandbox,
+    desired: Desired,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Result<Ending, StartError> {
+    if mode == Mode::Child {
+        reaper::adopt_orphans().map_err(|errno| {
+            StartError::new(
+                ExitCode::OperatingSystem,
+                format!("cannot become the reaper of orphans: {}", errno.desc()),
+            )
+        })?;
+    }
+    let read = || read_desired(paths).map_err(|error| error.text);
+    let apply = |policy: &Policy| match mode {
+        Mode::Machine => network::write_names(&policy.network).map_err(|error| error.to_string()),
+        Mode::Container | Mode::Child => Ok(()),
+    };
+    let setup = Setup {
+        daemon: &paths.daemon,
+        config: &paths.run_dir.join("pipelock.yaml"),
+        trust_bundle: &trust::bundle_path(&paths.run_dir),
+        watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
+        read: &read,
+        apply: &apply,
+        sandbox,
+    };
+    Ok(match supervise(&setup, desired, signals, reporter) {
+        Outcome::Stopped => Ending::Stopped,
+        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure)),
+    })
+}
+
+fn given_up(failure: &Failure) -> StartError {
+    let code = match failure {
+        Failure::Spawn(libc::ENOENT, _) => ExitCode::NotFound,
+        Failure::Spawn(libc::EACCES | libc::ENOEXEC, _) => ExitCode::NotExecutable,
+        _ => ExitCode::DaemonUnavailable,
+    };
+    StartError::new(code, format!("giving up after repeated failures: {failure}"))
+}
+
+fn stop_asked(signals: &mut Signals) -> Option<Ending> {
+    let asked = signals.take();
+    asked
+        .iter()
+        .any(|(_, request)| *request == Request::Stop)
+        .then_some(Ending::Stopped)
+}
+
+/// Kernel file systems, the state volume, the export, the run directory.
+fn mount_all(
+    mode: Mode,
+    arguments: &Arguments,
+    paths: &Paths,
+    reporter: &mut Reporter,
+) -> Result<(), StartError> {
+    let os_error = |error: mounts::MountError| StartError::new(ExitCode::OperatingSystem, error);
+    if mode == Mode::Machine {
+        for warning in mounts::mount_kernel_file_systems().map_err(os_error)? {
+            reporter.warn(warning.to_string());
+        }
+        console::reopen();
+    }
+    ensure_directory(&paths.run_dir).map_err(cannot_write)?;
+    reporter.tell_in(&paths.run_dir).map_err(cannot_write)?;
+    if mode == Mode::Machine {
+        if let Some(state) = &arguments.state {
+            mounts::mount_source(state, Path::new(authority::STATE_DIRECTORY), true)
+                .map_err(os_error)?;
+        }
+        if let Some(export) = &arguments.export {
+            mounts::mount_source(export, &paths.run_dir.join(EXPORT), true).map_err(os_error)?;
+        }
+    }
+    if let Some(export) = export_directory(paths) {
+        status::clear_export(&export)
+            .and_then(|()| reporter.tell_in(&export))
+            .map_err(cannot_write)?;
+    }
+    Ok(())
+}
+
+const EXPORT: &str = "export";
+
+/// Where the host reads, if it wants to: a mount, or a directory somebody made.
+fn export_directory(paths: &Paths) -> Option<PathBuf> {
+    let export = paths.run_dir.join(EXPORT);
+    export.is_dir().then_some(export)
+}
+
+fn cannot_write(error: FileError) -> StartError {
+    StartError::new(ExitCode::CannotWrite, error)
+}
+
+fn floor_clock(mode: Mode, reporter: &mut Reporter) -> Result<(), StartError> {
+    match clock::judge(clock::now()) {
+        Plausibility::Plausible => Ok(()),
+        Plausibility::TooLate(now) => Err(StartError::new(
+            ExitCode::OperatingSystem,
+            clock::ClockError::TooLate(now),
+        )),
+        Plausibility::TooEarly(now) => {
+            let says = crate::ca::rfc3339(now);
+            if mode != Mode::Machine {
+                reporter.warn(format!(
+                    "the clock says {says}, before this program was built; clients may refuse the CA"
+                ));
+                return Ok(());
+            }
+            clock::set_to_build_epoch()
+                .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
+            reporter.warn(format!(
+                "the clock said {says}; set to {}, when this program was built. Certificates pipelock makes \
+                 last a day from then: give the machine a real-time clock",
+                crate::ca::rfc3339(clock::BUILD_EPOCH)
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// Mounts the manifest's directory where nothing has brought it: machine mode only.
+fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<(), StartError> {
+    if mode != Mode::Machine {
+        return Ok(());
+    }
+    let default = Source { kind: "virtiofs".to_owned(), device: "sidecar".to_owned() };
+    let source = match &arguments.mount {
+        Some(source) => source,
+        None if manifest.exists() => return Ok(()),
+        None => &default,
+    };
+    let directory = manifest.parent().unwrap_or(Path::new("/"));
+    mounts::mount_source(source, directory, false)
+        .map_err(|error| StartError::new(ExitCode::ManifestMissing, error))
+}
+
+/// Everything the daemon is to run on, read from the manifest's directory.
+fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
+    let invalid = |text: String| Box::new(StartError::new(ExitCode::ManifestInvalid, text));
+    let bytes = read_bounded(&paths.manifest, crate::manifest::MAX_BYTES).map_err(|error| {
+        Box::new(StartError::new(ExitCode::ManifestMissing, error))
+    })?;
+    let name = paths.manifest.file_name().unwrap_or_default().to_string_lossy();
+    let judgement = policy::read(&bytes, false)
+        .map_err(|problems| invalid(commands::join_problems(&problems, &name)))?;
+    let warnings = judgement
+        .warnings
+        .iter()
+        .map(|warning| warning.display(&name).to_string())
+        .collect();
+    let trust = trust::bundle(&trust::directory(&paths.manifest)).map_err(invalid)?;
+    let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
+    let config = render::render(&judgement.policy, &cert, &key);
+    let deny_all = render::render_deny_all(&judgement.policy, &cert, &key);
+    Ok((
+        Desired {
+            config_sha256: render::config_hash(&config),
+            deny_all_sha256: render::config_hash(&deny_all),
+            policy: judgement.policy,
+            config,
+            deny_all,
+            trust,
+        },
+        warnings,
+    ))
+}
+
+/// A random identifier (RFC 9562, version 4) for this start. It is no secret, so an
+/// unseeded generator serves too: nothing may wait this early.
+#[allow(unsafe_code)]
+fn boot_id() -> String {
+    let mut bytes = [0_u8; 16];
+    // SAFETY: the buffer is ours and as long as said.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
+    let number = u128::from_be_bytes(bytes);
+    let number = number & !(0xf << 76) | (4 << 76);
+    let number = number & !(0b11 << 62) | (0b10 << 62);
+    let hex = format!("{number:032x}");
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default().to_owned();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
+/// A panic is a defect; PID 1 may not die of it before it has said so, because the
+/// kernel would panic too and the host would learn nothing.
+fn record_panics(mode: Mode) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        log::error!("internal error: {} at {place}", panic_message(panic));
+        let line = format!(
+            "sidecar-init: result {{\"schema\":{},\"state\":\"failed\",\"outcome\":\"internal error\",\"exit_code\":{}}}\n",
+            status::SCHEMA,
+            ExitCode::Internal.number()
+        );
+        console::console().write_lines(console::Stream::Error, line.as_bytes());
+        shutdown::end(Some(mode), ExitCode::Internal.number());
+    }));
+}
+
+fn panic_message<'a>(panic: &'a std::panic::PanicHookInfo<'a>) -> &'a str {
+    let payload = panic.payload();
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic")
+}

@@ -1,0 +1,82 @@
+//! Extra roots for upstream TLS, from `trust/*.pem` beside the manifest. Touches the
+//! file system.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::install::read_bounded;
+
+/// The public roots, where Debian and the image keep them.
+const PUBLIC_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// A root certificate is 2 KB; a file with every public root 250 KB.
+const LONGEST_FILE: usize = 4 * 1024 * 1024;
+/// More files than this are a mistake.
+const MOST_FILES: usize = 256;
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+
+/// Where extra roots are looked for.
+#[must_use]
+pub fn directory(manifest: &Path) -> PathBuf {
+    manifest.with_file_name("trust")
+}
+
+/// Where the bundle goes. pipelock treats an environment value of 16 bytes or more as
+/// a secret, so the path is short where the run directory is the usual one.
+#[must_use]
+pub fn bundle_path(run_dir: &Path) -> PathBuf {
+    if run_dir == Path::new("/run/sidecar") {
+        PathBuf::from("/run/ca.pem")
+    } else {
+        run_dir.join("ca.pem")
+    }
+}
+
+/// The public roots and the extra ones, or `None` where there are no extra ones.
+pub fn bundle(directory: &Path) -> Result<Option<Vec<u8>>, String> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot read {}: {error}", directory.display())),
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "pem"))
+        .collect();
+    if files.is_empty() {
+        return Ok(None);
+    }
+    if files.len() > MOST_FILES {
+        return Err(format!(
+            "cannot use {}: {} files, at most {MOST_FILES} are read",
+            directory.display(),
+            files.len()
+        ));
+    }
+    files.sort();
+    let mut bundle = match read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_FILE) {
+        Ok(roots) => roots,
+        Err(error) if error.is_missing() => Vec::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    for file in files {
+        let bytes = read_bounded(&file, LONGEST_FILE).map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&bytes);
+        if !text.contains(BEGIN) {
+            return Err(format!(
+                "cannot use {}: it holds no certificate\nhint: a root in PEM form starts with {BEGIN}",
+                file.display()
+            ));
+        }
+        if text.contains("PRIVATE KEY-----") {
+            return Err(format!(
+                "cannot use {}: it holds a private key, which has no place on this machine\nhint: put the certificate alone there",
+                file.display()
+            ));
+        }
+        if !bundle.ends_with(b"\n") && !bundle.is_empty() {
+            bundle.push(b'\n');
+        }
+        bundle.extend_from_slice(&bytes);
+    }
+    Ok(Some(bundle))
+}

@@ -1,0 +1,147 @@
+//! The end: nothing left running, the result recorded, the machine off. Touches the
+//! kernel; the only place that reboots.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::boot::mode::Mode;
+use crate::console::console;
+use crate::supervise::reaper::reap_exited_children;
+use crate::supervise::signals::Signals;
+
+/// What is left over gets this long between SIGTERM and SIGKILL: the daemon, the one
+/// process with something to finish, is gone already.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(500);
+/// A killed process that is not gone by then is stuck in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(1);
+/// Disks and shares get this long to take what was written.
+const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+/// The console gets this long to take the last lines.
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Ends every process this one is responsible for, and reaps them. Returns how many
+/// children were reaped.
+pub fn end_everything(mode: Mode, signals: &Signals) -> u64 {
+    let mut reaped = 0;
+    for (signal, patience) in [
+        (Signal::SIGTERM, LEFTOVER_GRACE),
+        (Signal::SIGKILL, KILL_PATIENCE),
+    ] {
+        let end = Instant::now() + patience;
+        signal_everything(mode, signal);
+        loop {
+            let batch = reap_exited_children();
+            reaped += batch.exits.len() as u64;
+            if batch.childless {
+                return reaped;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            if batch.more {
+                continue;
+            }
+            // Orphans of what just died are ours now and need the signal too.
+            signal_everything(mode, signal);
+            // Woken by SIGCHLD through the handlers' pipe; drained by the short cap,
+            // since a stop request may keep the pipe readable.
+            let timeout = PollTimeout::try_from(left.min(Duration::from_millis(20)))
+                .unwrap_or(PollTimeout::ZERO);
+            let _ = poll(
+                &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
+                timeout,
+            );
+        }
+    }
+    reaped
+}
+
+/// In a PID namespace of our own: everybody. Elsewhere: our children, of which, as
+/// their subreaper, every orphan of the daemon is one.
+fn signal_everything(mode: Mode, signal: Signal) {
+    if mode.is_init() {
+        // ESRCH: nobody is left.
+        let _ = kill(Pid::from_raw(-1), signal);
+        return;
+    }
+    let children = format!("/proc/self/task/{}/children", std::process::id());
+    for pid in fs::read_to_string(children)
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+    {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+}
+
+/// Ends this program with `code`, and the machine with it where there is one. The
+/// result has been recorded.
+pub fn end(mode: Option<Mode>, code: u8) -> ! {
+    console().flush_within(CONSOLE_PATIENCE);
+    if mode == Some(Mode::Machine) {
+        hand_code_to_libkrun(code);
+        sync_within(SYNC_PATIENCE);
+        match restart_machine() {
+            Ok(never) => match never {},
+            Err(errno) => log::error!("cannot end the machine: {}", errno.desc()),
+        }
+    }
+    std::process::exit(i32::from(code))
+}
+
+fn restart_machine() -> Result<Infallible, Errno> {
+    // A power-off hangs on machines without ACPI; a restart ends the VM wherever it
+    // was told not to come back, which is how libkrun's own init ends it too.
+    reboot(RebootMode::RB_AUTOBOOT)
+}
+
+/// `sync(2)` may wait for a host that does not answer, so somebody else waits.
+fn sync_within(patience: Duration) {
+    let (done, finished) = mpsc::channel();
+    let syncing = thread::Builder::new().spawn(move || {
+        nix::unistd::sync();
+        // The receiver is gone when the time was up.
+        let _ = done.send(());
+    });
+    match syncing {
+        Ok(_) => {
+            let _ = finished.recv_timeout(patience);
+        }
+        Err(error) => log::warn!("cannot sync the disks: {error}"),
+    }
+}
+
+/// libkrun takes the exit code by an ioctl on its virtiofs root (MACHINES.md); any
+/// other root refuses it with `ENOTTY`, which is as good.
+#[allow(unsafe_code)]
+fn hand_code_to_libkrun(code: u8) {
+    const KRUN_EXIT_CODE: libc::c_ulong = 0x7602;
+    let root = match fs::File::open("/") {
+        Ok(root) => root,
+        Err(error) => return log::debug!("cannot open /: {error}"),
+    };
+    // SAFETY: the request takes its argument by value.
+    let result = unsafe {
+        libc::ioctl(
+            root.as_raw_fd(),
+            KRUN_EXIT_CODE as libc::Ioctl,
+            libc::c_ulong::from(code),
+        )
+    };
+    if result != 0 {
+        log::debug!("no libkrun takes the exit code: {}", io::Error::last_os_error());
+    }
+}

@@ -1,0 +1,382 @@
+//! What the host sees: `status.json`, its copy in the export directory, and the last
+//! line on the console. Touches the file system.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::boot::mode::Mode;
+use crate::console::{Stream, console};
+use crate::exit::ExitCode;
+use crate::install::{Access, FileError, install};
+
+/// The schema's version; raised when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+/// The status file's name, in the run directory and in the export.
+pub const FILE: &str = "status.json";
+/// The CA certificate's name in the export.
+pub const EXPORTED_CA: &str = "pipelock-ca.pem";
+
+/// A step of start-up, in the order they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Where are we.
+    Mode,
+    /// Kernel file systems, export, state.
+    Mounts,
+    /// A clock that can be right.
+    Clock,
+    /// Read, judged, complete.
+    Manifest,
+    /// Addresses, routes, names.
+    Network,
+    /// A CA pair that pipelock can use.
+    Ca,
+    /// pipelock.yaml in its place.
+    Config,
+    /// The daemon exists.
+    Spawn,
+    /// The daemon serves and refuses.
+    Ready,
+}
+
+impl Stage {
+    /// The word used in `status.json`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mode => "mode",
+            Self::Mounts => "mounts",
+            Self::Clock => "clock",
+            Self::Manifest => "manifest",
+            Self::Network => "network",
+            Self::Ca => "ca",
+            Self::Config => "config",
+            Self::Spawn => "spawn",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// When a stage was entered and how long it took, in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageTime {
+    /// Which.
+    pub stage: Stage,
+    /// Since the init was executed.
+    pub at_us: u64,
+    /// Absent while it lasts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub took_us: Option<u64>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Its process id while it lives.
+    pub pid: Option<i32>,
+    /// What `/health` calls its version.
+    pub version: Option<String>,
+    /// Whether that is the version everything was measured with.
+    pub version_tested: Option<bool>,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// What of its sandbox could not be applied, in sentences.
+    pub sandbox_missing: Vec<String>,
+    /// Whether the sandbox was read back from `/proc` and found as asked for.
+    pub sandbox_verified: bool,
+}
+
+/// Which configuration is wanted and which is in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Counts the manifests accepted since the start; the first is 1.
+    pub generation: u64,
+    /// The generation the daemon has taken over and proved.
+    pub applied_generation: u64,
+    /// SHA-256 of the configuration that is wanted.
+    pub desired_sha256: Option<String>,
+    /// SHA-256 of the configuration the daemon says it runs on.
+    pub applied_sha256: Option<String>,
+}
+
+/// Hosts that lost their permission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// The generation that removed them.
+    pub generation: u64,
+    /// Which.
+    pub hosts: Vec<String>,
+    /// When the daemon that allowed them was gone, tunnels included; absent until then.
+    pub done_at: Option<String>,
+}
+
+/// The CA in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ca {
+    /// SHA-256 of the certificate's DER, lower-case hex.
+    pub fingerprint_sha256: String,
+    /// RFC 3339.
+    pub not_before: String,
+    /// RFC 3339.
+    pub not_after: String,
+    /// `generated`, `provided` or `kept`.
+    pub source: String,
+}
+
+/// How the daemon ended last time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// Its exit code, or 128 and the signal.
+    pub code: i32,
+    /// In words.
+    pub text: String,
+    /// RFC 3339.
+    pub at: String,
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// This program's version.
+    pub version: String,
+    /// Random, new at every start of the init.
+    pub boot_id: String,
+    /// The manifest's slug, once it is known.
+    pub slug: Option<String>,
+    /// `machine`, `container` or `child`.
+    pub mode: Option<String>,
+    /// `starting`, `ready`, `reloading`, `backoff`, `halted`, `draining`, `stopping`,
+    /// `stopped`, `failed`.
+    pub state: String,
+    /// The stage reached.
+    pub stage: Stage,
+    /// What is true if this is the last status ever written: `failed at <stage>`
+    /// until the daemon is ready, then `running`, at the end `stopped` or `failed`.
+    pub outcome: String,
+    /// The exit code, at the end.
+    pub exit_code: Option<u8>,
+    /// What went wrong, in the words of the console.
+    pub error: Option<String>,
+    /// The newest manifest's problems, while an older one is in force.
+    pub manifest_error: Option<String>,
+    /// Things to know that stop nothing.
+    pub warnings: Vec<String>,
+    /// A halt is in force.
+    pub halted: bool,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// Times the daemon was started again.
+    pub restarts: u64,
+    /// Times the daemon failed.
+    pub failures: u64,
+    /// Configurations.
+    pub config: Config,
+    /// The newest revocation.
+    pub revocation: Option<Revocation>,
+    /// The CA.
+    pub ca: Option<Ca>,
+    /// The daemon's last end.
+    pub last_exit: Option<LastExit>,
+    /// The daemon's last lines, oldest first, each shortened.
+    pub last_lines: Vec<String>,
+    /// Output lines dropped because the console was not read.
+    pub dropped_lines: u64,
+    /// Children reaped, the daemon included.
+    pub reaped: u64,
+    /// How start-up went.
+    pub stages: Vec<StageTime>,
+    /// When this was written, RFC 3339, by the machine's clock.
+    pub updated: String,
+}
+
+/// Keeps the status and tells it.
+#[derive(Debug)]
+pub struct Reporter {
+    /// What will be told next.
+    pub status: Status,
+    started: Instant,
+    places: Vec<PathBuf>,
+    told: Option<String>,
+}
+
+impl Reporter {
+    /// Begins to keep a status; told to nobody until [`Reporter::tell_in`].
+    #[must_use]
+    pub fn new(started: Instant, boot_id: String) -> Self {
+        Self {
+            status: Status {
+                schema: SCHEMA,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                boot_id,
+                slug: None,
+                mode: None,
+                state: "starting".to_owned(),
+                stage: Stage::Mode,
+                outcome: failed_at(Stage::Mode),
+                exit_code: None,
+                error: None,
+                manifest_error: None,
+                warnings: Vec::new(),
+                halted: false,
+                daemon: Daemon::default(),
+                restarts: 0,
+                failures: 0,
+                config: Config::default(),
+                revocation: None,
+                ca: None,
+                last_exit: None,
+                last_lines: Vec::new(),
+                dropped_lines: 0,
+                reaped: 0,
+                stages: vec![StageTime { stage: Stage::Mode, at_us: 0, took_us: None }],
+                updated: String::new(),
+            },
+            started,
+            places: Vec::new(),
+            told: None,
+        }
+    }
+
+    /// Notes the mode.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.status.mode = Some(mode.as_str().to_owned());
+    }
+
+    /// Logs a warning and keeps it in the status, once.
+    pub fn warn(&mut self, warning: String) {
+        log::warn!("{warning}");
+        if !self.status.warnings.contains(&warning) {
+            self.status.warnings.push(warning);
+        }
+    }
+
+    /// Enters a stage: the status says "failed" before it is tried, and only success
+    /// moves it on.
+    pub fn enter(&mut self, stage: Stage) {
+        let now = self.elapsed_us();
+        self.close_stage(now);
+        self.status.stage = stage;
+        self.status.outcome = failed_at(stage);
+        self.status.stages.push(StageTime { stage, at_us: now, took_us: None });
+        log::debug!("stage {}", stage.as_str());
+        self.publish();
+    }
+
+    /// The last stage is behind us.
+    pub fn finish_stages(&mut self) {
+        let now = self.elapsed_us();
+        self.close_stage(now);
+        self.status.outcome = "running".to_owned();
+    }
+
+    fn close_stage(&mut self, now: u64) {
+        if let Some(last) = self.status.stages.last_mut()
+            && last.took_us.is_none()
+        {
+            last.took_us = Some(now.saturating_sub(last.at_us));
+        }
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Publishes in `directory` too, from now on.
+    pub fn tell_in(&mut self, directory: &Path) -> Result<(), FileError> {
+        self.places.push(directory.to_owned());
+        self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
+        let text = self.json();
+        install(&directory.join(FILE), text.as_bytes(), Access::PUBLIC)
+    }
+
+    /// Publishes if something changed. A place that cannot be written is told about
+    /// once on the console and tried again at the next change: a full disk on the
+    /// host must not stop the firewall.
+    pub fn publish(&mut self) {
+        self.status.updated.clear();
+        self.status.dropped_lines = console().dropped();
+        let compared = self.json();
+        if self.told.as_ref() == Some(&compared) {
+            return;
+        }
+        self.told = Some(compared);
+        self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
+        let text = self.json();
+        let mut failures = Vec::new();
+        for place in &self.places {
+            if let Err(error) = install(&place.join(FILE), text.as_bytes(), Access::PUBLIC) {
+                failures.push(error.to_string());
+            }
+        }
+        for failure in failures {
+            if !self.status.warnings.contains(&failure) {
+                self.warn(failure);
+            }
+        }
+    }
+
+    fn json(&self) -> String {
+        // Strings, numbers and lists of them: there is nothing in it that can fail.
+        serde_json::to_string(&self.status).unwrap_or_default()
+    }
+
+    /// The end: records it, and says it on the console's last line.
+    pub fn conclude(&mut self, code: ExitCode, error: Option<String>) {
+        let status = &mut self.status;
+        status.exit_code = Some(code.number());
+        if code == ExitCode::Success {
+            status.state = "stopped".to_owned();
+            status.outcome = "stopped".to_owned();
+        } else {
+            status.state = "failed".to_owned();
+            if status.outcome == "running" {
+                status.outcome = "failed".to_owned();
+            }
+        }
+        if error.is_some() {
+            status.error = error;
+        }
+        status.daemon.pid = None;
+        self.publish();
+        let line = format!("sidecar-init: result {}\n", self.json());
+        console().write_lines(Stream::Error, line.as_bytes());
+    }
+}
+
+fn failed_at(stage: Stage) -> String {
+    format!("failed at {}", stage.as_str())
+}
+
+/// Replaces whatever an earlier boot left in the export: a host must never read an
+/// old certificate beside a new boot id.
+pub fn clear_export(export: &Path) -> Result<(), FileError> {
+    for name in [EXPORTED_CA, FILE] {
+        let path = export.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FileError::new("remove", &path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads a status file.
+pub fn read(path: &Path) -> Result<Status, String> {
+    let bytes = crate::install::read_bounded(path, 1024 * 1024).map_err(|error| {
+        if error.is_missing() {
+            format!("{error}\nhint: no sidecar-init runs with this run directory; name another with --run-dir")
+        } else {
+            error.to_string()
+        }
+    })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))
+}

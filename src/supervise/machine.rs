@@ -1,0 +1,774 @@
+//! The state machine of supervision: `step(event, now)` decides, the loop in the
+//! parent module performs. Pure and total: every event is answered in every state.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::backoff::{RestartPolicy, Verdict};
+use super::reaper::ExitReason;
+
+/// A daemon that is not ready by then has failed. Generous: under emulation, on two
+/// busy cores, pipelock takes several seconds.
+pub const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Liveness probes missed in a row before the daemon is restarted.
+pub const MISSES: u8 = 3;
+/// SIGTERM to SIGKILL where waiting longer would harm: a revoked host, or a daemon
+/// that has already stopped answering.
+pub const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// A reload is acknowledged within this or the daemon is restarted: pipelock takes
+/// 100 ms of debounce (PIPELOCK.md) and a few milliseconds.
+pub const RELOAD_DEADLINE: Duration = Duration::from_secs(3);
+/// Between two looks at the open tunnels while draining.
+pub const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two readiness probes, once the daemon has said it is about to listen.
+const READY_INTERVAL: Duration = Duration::from_millis(2);
+/// Between two readiness probes before it has said so.
+const STARTING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The manifest's share of the timing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// SIGTERM to SIGKILL on a wanted stop.
+    pub grace: Duration,
+    /// How long a wanted stop or restart waits for open tunnels first.
+    pub drain: Duration,
+    /// Between two liveness probes.
+    pub probe: Duration,
+}
+
+/// How a new configuration relates to the one in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The allowlist only grew: the daemon can take it by a reload.
+    Grow,
+    /// Anything else. `revokes`: a host lost its permission, so nothing waits.
+    Restart {
+        /// True when a host that was allowed no longer is.
+        revokes: bool,
+    },
+}
+
+/// What came of asking the daemon something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Healthy, strict, intercepting; and it refused what it had to refuse.
+    Fit,
+    /// No answer, or not in time.
+    Silent(String),
+    /// It answered, but not as a firewall that is on would.
+    Unfit(String),
+    /// The tunnels open now.
+    Tunnels(u64),
+}
+
+/// Whatever can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Supervision begins.
+    Begin,
+    /// TERM, INT, QUIT, PWR.
+    StopAsked,
+    /// USR1.
+    HaltAsked,
+    /// USR2.
+    ResumeAsked,
+    /// The manifest asks for another configuration.
+    ConfigChanged(Change),
+    /// The daemon could not be started; the errno and the sentence.
+    SpawnFailed(i32, String),
+    /// It runs, and its sandbox reads back as it was asked for.
+    Confined,
+    /// It said that it is about to listen, with the hash of our configuration.
+    Announced,
+    /// It acknowledged the configuration that is wanted.
+    ReloadAcknowledged,
+    /// It acknowledged the deny-all configuration of a drain.
+    DenyAllAcknowledged,
+    /// It refused a reload.
+    ReloadRefused,
+    /// It contradicts what it was told: another configuration, a sandbox with a hole.
+    Unfit(String),
+    /// A probe ended.
+    Answered(Answer),
+    /// The daemon ended.
+    Exited(ExitReason),
+    /// A deadline has passed.
+    Tick,
+}
+
+/// What the loop has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start the daemon, on the configuration that is wanted.
+    Spawn,
+    /// SIGTERM to the daemon's process group.
+    Terminate,
+    /// SIGKILL to the daemon's process group.
+    Kill,
+    /// Ask for its health, then ask it to refuse the canary.
+    ProbeFitness,
+    /// Ask for its health.
+    ProbeHealth,
+    /// Ask how many tunnels are open.
+    CountTunnels,
+    /// Put the wanted configuration where the daemon reloads it.
+    InstallConfig,
+    /// Put the deny-all configuration there.
+    InstallDenyAll,
+    /// Ready for the first time, again, or with another configuration.
+    AnnounceReady,
+    /// Supervision is over and no daemon is left.
+    Finish(Outcome),
+}
+
+/// Why a daemon counts as failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// It could not be started: errno, sentence.
+    Spawn(i32, String),
+    /// It ended by itself.
+    Exited(ExitReason),
+    /// It was not ready in time; what the last probe said.
+    NotReady(String),
+    /// It answers as no firewall should.
+    Unfit(String),
+    /// It missed its liveness probes; what the last one said.
+    Unresponsive(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn(_, why) | Self::Unfit(why) => f.write_str(why),
+            Self::Exited(reason) => write!(f, "pipelock {reason}"),
+            Self::NotReady(last) => write!(
+                f,
+                "pipelock was not ready within {} s: {last}",
+                START_DEADLINE.as_secs()
+            ),
+            Self::Unresponsive(last) => {
+                write!(f, "pipelock missed {MISSES} liveness probes: {last}")
+            }
+        }
+    }
+}
+
+/// How supervision ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// As asked.
+    Stopped,
+    /// The daemon cannot live.
+    GaveUp(Failure),
+}
+
+/// What is to happen once the daemon is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Then {
+    Restart(Option<(Failure, Option<Duration>)>),
+    Halt,
+    Stop,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Idle,
+    Waiting {
+        until: Instant,
+    },
+    Halted,
+    Starting {
+        deadline: Instant,
+        next_probe: Option<Instant>,
+        confined: bool,
+        announced: bool,
+        fit: bool,
+        last: String,
+    },
+    Ready {
+        since: Instant,
+        next_probe: Option<Instant>,
+        misses: u8,
+        reload: Reload,
+    },
+    Draining {
+        until: Instant,
+        next_count: Option<Instant>,
+        then: Then,
+    },
+    Stopping {
+        kill_at: Option<Instant>,
+        then: Then,
+    },
+    Ended,
+}
+
+/// How far a reload has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reload {
+    None,
+    /// Installed; the daemon has until then to acknowledge it.
+    Installed(Instant),
+    /// Acknowledged; the canary decides, until then.
+    Proving(Instant),
+}
+
+/// The state's name, for the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing has begun.
+    Idle,
+    /// The daemon failed; the next start is waited for.
+    Backoff,
+    /// Down on request until resumed.
+    Halted,
+    /// Started, not yet proved.
+    Starting,
+    /// Serving, and proved to refuse.
+    Ready,
+    /// Waiting for open tunnels to end.
+    Draining,
+    /// Told to end.
+    Stopping,
+    /// Over.
+    Ended,
+}
+
+impl Phase {
+    /// The word used in `status.json`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Backoff => "backoff",
+            Self::Halted => "halted",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// The supervisor's memory; see [`Machine::step`].
+#[derive(Debug, Clone)]
+pub struct Machine {
+    state: State,
+    timing: Timing,
+    policy: RestartPolicy,
+    halted: bool,
+    stopping: bool,
+    failures: u64,
+    last_failure: Option<Failure>,
+}
+
+impl Machine {
+    /// A machine at rest.
+    #[must_use]
+    pub fn new(timing: Timing) -> Self {
+        Self {
+            state: State::Idle,
+            timing,
+            policy: RestartPolicy::default(),
+            halted: false,
+            stopping: false,
+            failures: 0,
+            last_failure: None,
+        }
+    }
+
+    /// Takes over the timing of a changed manifest, from the next deadline on.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.timing = timing;
+    }
+
+    /// The state's name.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Idle => Phase::Idle,
+            State::Waiting { .. } => Phase::Backoff,
+            State::Halted => Phase::Halted,
+            State::Starting { .. } => Phase::Starting,
+            State::Ready { .. } => Phase::Ready,
+            State::Draining { .. } => Phase::Draining,
+            State::Stopping { .. } => Phase::Stopping,
+            State::Ended => Phase::Ended,
+        }
+    }
+
+    /// Whether a halt is in force, whatever the daemon is doing this instant.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Whether a reload is under way that the daemon has not proved yet.
+    #[must_use]
+    pub fn is_reloading(&self) -> bool {
+        matches!(
+            self.state,
+            State::Ready {
+                reload: Reload::Installed(_) | Reload::Proving(_),
+                ..
+            }
+        )
+    }
+
+    /// Failures counted since the beginning.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// The newest failure, if there was one.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<&Failure> {
+        self.last_failure.as_ref()
+    }
+
+    /// When [`Event::Tick`] is due, `None` while only an event can move things on.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Idle | State::Halted | State::Ended => None,
+            State::Waiting { until } => Some(*until),
+            State::Starting {
+                deadline,
+                next_probe,
+                ..
+            } => earliest(Some(*deadline), *next_probe),
+            State::Ready {
+                next_probe, reload, ..
+            } => match reload {
+                Reload::None => *next_probe,
+                Reload::Installed(until) | Reload::Proving(until) => {
+                    earliest(Some(*until), *next_probe)
+                }
+            },
+            State::Draining {
+                until, next_count, ..
+            } => earliest(Some(*until), *next_count),
+            State::Stopping { kill_at, .. } => *kill_at,
+        }
+    }
+
+    /// Takes an event and says what to do about it, in order.
+    pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        match event {
+            Event::Begin => match self.state {
+                State::Idle => self.start(now),
+                _ => vec![],
+            },
+            Event::StopAsked => self.stop(now),
+            Event::HaltAsked => self.halt(now),
+            Event::ResumeAsked => self.resume(now),
+            Event::ConfigChanged(change) => self.change(change, now),
+            Event::SpawnFailed(errno, why) => match self.state {
+                State::Starting { .. } => self.fail(Failure::Spawn(errno, why), None, now),
+                State::Stopping { .. } => self.gone(now),
+                _ => vec![],
+            },
+            Event::Confined => {
+                if let State::Starting { confined, .. } = &mut self.state {
+                    *confined = true;
+                }
+                self.ready_if_proved(now)
+            }
+            Event::Announced => {
+                if let State::Starting {
+                    announced,
+                    next_probe,
+                    fit,
+                    ..
+                } = &mut self.state
+                {
+                    *announced = true;
+                    // A probe already under way ends by itself and asks for the next.
+                    if next_probe.is_some() && !*fit {
+                        *next_probe = Some(now);
+                    }
+                }
+                let mut actions = self.ready_if_proved(now);
+                actions.extend(self.tick(now));
+                actions
+            }
+            Event::ReloadAcknowledged => self.acknowledged(now),
+            Event::DenyAllAcknowledged => {
+                if let State::Draining { next_count, .. } = &mut self.state {
+                    *next_count = None;
+                    return vec![Action::CountTunnels];
+                }
+                vec![]
+            }
+            Event::ReloadRefused => match &self.state {
+                State::Ready { reload, .. } if *reload != Reload::None => {
+                    self.bring_down(self.timing.grace, Then::Restart(None), now)
+                }
+                _ => vec![],
+            },
+            Event::Unfit(why) => self.unfit(why, now),
+            Event::Answered(answer) => self.answered(answer, now),
+            Event::Exited(reason) => self.exited(reason, now),
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    fn start(&mut self, now: Instant) -> Vec<Action> {
+        self.state = State::Starting {
+            deadline: now + START_DEADLINE,
+            next_probe: Some(now + STARTING_INTERVAL),
+            confined: false,
+            announced: false,
+            fit: false,
+            last: "it has not announced itself".to_owned(),
+        };
+        vec![Action::Spawn]
+    }
+
+    fn stop(&mut self, now: Instant) -> Vec<Action> {
+        let again = std::mem::replace(&mut self.stopping, true);
+        match &mut self.state {
+            State::Idle | State::Waiting { .. } | State::Halted => self.end(Outcome::Stopped),
+            State::Starting { .. } => self.bring_down(self.timing.grace, Then::Stop, now),
+            State::Ready { .. } => self.drain(Then::Stop, now),
+            // Asked twice while draining: whoever asks again wants it now.
+            State::Draining { .. } if again => {
+                self.bring_down(self.timing.grace, Then::Stop, now)
+            }
+            State::Draining { then, .. } | State::Stopping { then, .. } => {
+                *then = Then::Stop;
+                vec![]
+            }
+            State::Ended => vec![],
+        }
+    }
+
+    fn halt(&mut self, now: Instant) -> Vec<Action> {
+        if self.stopping {
+            return vec![];
+        }
+        self.halted = true;
+        match &mut self.state {
+            State::Idle | State::Waiting { .. } => {
+                self.state = State::Halted;
+                vec![]
+            }
+            State::Starting { .. } | State::Ready { .. } | State::Draining { .. } => {
+                // An emergency brake: pipelock writes nothing that a kill could spoil.
+                self.bring_down(Duration::ZERO, Then::Halt, now)
+            }
+            State::Stopping { then, kill_at } => {
+                *then = Then::Halt;
+                if kill_at.take().is_some() {
+                    return vec![Action::Kill];
+                }
+                vec![]
+            }
+            State::Halted | State::Ended => vec![],
+        }
+    }
+
+    fn resume(&mut self, now: Instant) -> Vec<Action> {
+        self.halted = false;
+        match &mut self.state {
+            State::Halted => self.start(now),
+            State::Stopping { then, .. } if *then == Then::Halt => {
+                *then = Then::Restart(None);
+                vec![]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn change(&mut self, change: Change, now: Instant) -> Vec<Action> {
+        let revokes = change == Change::Restart { revokes: true };
+        let grace = if revokes {
+            SHORT_GRACE.min(self.timing.grace)
+        } else {
+            self.timing.grace
+        };
+        match &mut self.state {
+            // The next start reads the new configuration anyway.
+            State::Idle | State::Waiting { .. } | State::Halted | State::Ended => vec![],
+            // It may have read the old file already, and may not be asked to reload yet.
+            State::Starting { .. } => self.bring_down(grace, Then::Restart(None), now),
+            State::Ready { reload, .. } => match change {
+                Change::Grow => {
+                    *reload = Reload::Installed(now + RELOAD_DEADLINE);
+                    vec![Action::InstallConfig]
+                }
+                Change::Restart { revokes: false } => self.drain(Then::Restart(None), now),
+                Change::Restart { revokes: true } => {
+                    self.bring_down(grace, Then::Restart(None), now)
+                }
+            },
+            State::Draining { then, .. } if revokes => {
+                let then = then.clone();
+                self.bring_down(grace, then, now)
+            }
+            State::Stopping {
+                kill_at: Some(at), ..
+            } if revokes => {
+                *at = (*at).min(now + grace);
+                vec![]
+            }
+            State::Draining { .. } | State::Stopping { .. } => vec![],
+        }
+    }
+
+    fn acknowledged(&mut self, now: Instant) -> Vec<Action> {
+        if let State::Ready {
+            reload, next_probe, ..
+        } = &mut self.state
+            && matches!(reload, Reload::Installed(_))
+        {
+            *reload = Reload::Proving(now + RELOAD_DEADLINE);
+            *next_probe = None;
+            return vec![Action::ProbeFitness];
+        }
+        vec![]
+    }
+
+    fn unfit(&mut self, why: String, now: Instant) -> Vec<Action> {
+        let ready_for = self.ready_for(now);
+        match self.state {
+            State::Starting { .. } | State::Ready { .. } => self.bring_down(
+                SHORT_GRACE.min(self.timing.grace),
+                Then::Restart(Some((Failure::Unfit(why), ready_for))),
+                now,
+            ),
+            _ => vec![],
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) -> Vec<Action> {
+        let probe_every = self.timing.probe;
+        match (&mut self.state, answer) {
+            (State::Starting { fit, .. }, Answer::Fit) => {
+                *fit = true;
+                self.ready_if_proved(now)
+            }
+            (
+                State::Starting {
+                    next_probe,
+                    announced,
+                    last,
+                    ..
+                },
+                Answer::Silent(why),
+            ) => {
+                let pause = if *announced {
+                    READY_INTERVAL
+                } else {
+                    STARTING_INTERVAL
+                };
+                *next_probe = Some(now + pause);
+                *last = why;
+                vec![]
+            }
+            (
+                State::Ready {
+                    misses,
+                    next_probe,
+                    reload,
+                    ..
+                },
+                Answer::Fit,
+            ) => {
+                *misses = 0;
+                *next_probe = Some(now + probe_every);
+                if matches!(reload, Reload::Proving(_)) {
+                    *reload = Reload::None;
+                    return vec![Action::AnnounceReady];
+                }
+                vec![]
+            }
+            (
+                State::Ready {
+                    since,
+                    misses,
+                    next_probe,
+                    ..
+                },
+                Answer::Silent(why),
+            ) => {
+                *misses += 1;
+                *next_probe = Some(now + probe_every);
+                if *misses < MISSES {
+                    return vec![];
+                }
+                let ready_for = Some(now.saturating_duration_since(*since));
+                self.bring_down(
+                    SHORT_GRACE.min(self.timing.grace),
+                    Then::Restart(Some((Failure::Unresponsive(why), ready_for))),
+                    now,
+                )
+            }
+            (State::Starting { .. } | State::Ready { .. }, Answer::Unfit(why)) => {
+                self.unfit(why, now)
+            }
+            (State::Draining { then, .. }, Answer::Tunnels(0)) => {
+                let then = then.clone();
+                self.bring_down(self.timing.grace, then, now)
+            }
+            (State::Draining { next_count, .. }, _) => {
+                *next_count = Some(now + DRAIN_INTERVAL);
+                vec![]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn exited(&mut self, reason: ExitReason, now: Instant) -> Vec<Action> {
+        match self.state {
+            State::Starting { .. } | State::Ready { .. } => {
+                let ready_for = self.ready_for(now);
+                self.fail(Failure::Exited(reason), ready_for, now)
+            }
+            State::Draining { .. } | State::Stopping { .. } => self.gone(now),
+            State::Idle | State::Waiting { .. } | State::Halted | State::Ended => vec![],
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Action> {
+        match &mut self.state {
+            State::Waiting { until } if now >= *until => self.start(now),
+            State::Starting { deadline, last, .. } if now >= *deadline => {
+                let failure = Failure::NotReady(std::mem::take(last));
+                self.bring_down(
+                    SHORT_GRACE.min(self.timing.grace),
+                    Then::Restart(Some((failure, None))),
+                    now,
+                )
+            }
+            State::Starting { next_probe, .. } if next_probe.is_some_and(|at| now >= at) => {
+                *next_probe = None;
+                vec![Action::ProbeFitness]
+            }
+            State::Ready {
+                reload: Reload::Installed(until) | Reload::Proving(until),
+                ..
+            } if now >= *until => self.bring_down(self.timing.grace, Then::Restart(None), now),
+            State::Ready { next_probe, .. } if next_probe.is_some_and(|at| now >= at) => {
+                *next_probe = None;
+                vec![Action::ProbeHealth]
+            }
+            State::Draining { until, then, .. } if now >= *until => {
+                let then = then.clone();
+                self.bring_down(self.timing.grace, then, now)
+            }
+            State::Draining { next_count, .. } if next_count.is_some_and(|at| now >= at) => {
+                *next_count = None;
+                vec![Action::CountTunnels]
+            }
+            State::Stopping { kill_at, .. } if kill_at.is_some_and(|at| now >= at) => {
+                *kill_at = None;
+                vec![Action::Kill]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn ready_if_proved(&mut self, now: Instant) -> Vec<Action> {
+        if let State::Starting {
+            confined: true,
+            announced: true,
+            fit: true,
+            ..
+        } = self.state
+        {
+            self.state = State::Ready {
+                since: now,
+                next_probe: Some(now + self.timing.probe),
+                misses: 0,
+                reload: Reload::None,
+            };
+            return vec![Action::AnnounceReady];
+        }
+        vec![]
+    }
+
+    fn drain(&mut self, then: Then, now: Instant) -> Vec<Action> {
+        if self.timing.drain.is_zero() {
+            return self.bring_down(self.timing.grace, then, now);
+        }
+        self.state = State::Draining {
+            until: now + self.timing.drain,
+            next_count: None,
+            then,
+        };
+        vec![Action::InstallDenyAll]
+    }
+
+    fn bring_down(&mut self, grace: Duration, then: Then, now: Instant) -> Vec<Action> {
+        let (kill_at, action) = if grace.is_zero() {
+            (None, Action::Kill)
+        } else {
+            (Some(now + grace), Action::Terminate)
+        };
+        self.state = State::Stopping { kill_at, then };
+        vec![action]
+    }
+
+    /// The daemon that was told to go has gone.
+    fn gone(&mut self, now: Instant) -> Vec<Action> {
+        let (State::Draining { then, .. } | State::Stopping { then, .. }) = self.state.clone()
+        else {
+            return vec![];
+        };
+        match then {
+            _ if self.stopping => self.end(Outcome::Stopped),
+            Then::Stop => self.end(Outcome::Stopped),
+            Then::Restart(Some((failure, ready_for))) => self.fail(failure, ready_for, now),
+            Then::Restart(None) | Then::Halt if self.halted => {
+                self.state = State::Halted;
+                vec![]
+            }
+            Then::Restart(None) | Then::Halt => self.start(now),
+        }
+    }
+
+    /// No daemon is left, and it was not meant to go.
+    fn fail(
+        &mut self,
+        failure: Failure,
+        ready_for: Option<Duration>,
+        now: Instant,
+    ) -> Vec<Action> {
+        self.failures += 1;
+        self.last_failure = Some(failure.clone());
+        match self.policy.record_failure(now, ready_for) {
+            _ if self.halted => {
+                self.state = State::Halted;
+                vec![]
+            }
+            Verdict::RestartAt(until) if until <= now => self.start(now),
+            Verdict::RestartAt(until) => {
+                self.state = State::Waiting { until };
+                vec![]
+            }
+            Verdict::GiveUp => self.end(Outcome::GaveUp(failure)),
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Vec<Action> {
+        self.state = State::Ended;
+        vec![Action::Finish(outcome)]
+    }
+
+    fn ready_for(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Ready { since, .. } => Some(now.saturating_duration_since(since)),
+            _ => None,
+        }
+    }
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,617 @@
+//! Keeps one daemon running as the manifest asks, until it is told to stop. Touches
+//! the kernel, in the modules below; this one is the loop.
+//!
+//! One thread waits in one place, for the next event or deadline. What happened goes
+//! into [`machine::Machine::step`], what comes out is performed, and nothing else
+//! decides.
+
+pub mod backoff;
+pub mod machine;
+pub mod memory;
+pub mod prober;
+pub mod reaper;
+pub mod relay;
+pub mod sandbox;
+pub mod signals;
+pub mod spawn;
+pub mod watch;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::boot::clock;
+use crate::console::{Stream, console};
+use crate::install::{Access, install};
+use crate::pipelock::events::{self, Event as Line};
+use crate::pipelock::reload::{self, Plan};
+use crate::pipelock::TESTED_VERSION;
+use crate::policy::Policy;
+use crate::status::{LastExit, Reporter, Revocation, Stage};
+use machine::{Action, Answer, Change, Event, Machine, Outcome, Phase, Timing};
+use prober::{Finding, Prober, Question};
+use relay::{LastLines, Relay};
+use sandbox::Sandbox;
+use signals::{Request, Signals};
+use spawn::{Command, ExecReport, SpawnError};
+
+/// A configuration as the daemon is to run it.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// What the manifest asks for.
+    pub policy: Policy,
+    /// The rendered configuration.
+    pub config: String,
+    /// Its SHA-256, as the daemon will report it.
+    pub config_sha256: String,
+    /// The deny-all configuration for draining.
+    pub deny_all: String,
+    /// Its SHA-256.
+    pub deny_all_sha256: String,
+    /// Extra roots for upstream connections, installed where [`Setup::trust_bundle`] says.
+    pub trust: Option<Vec<u8>>,
+}
+
+/// Reads the manifest and everything beside it again; an error is in the console's words.
+pub type ReadDesired<'a> = dyn Fn() -> Result<(Desired, Vec<String>), String> + 'a;
+
+/// Everything supervision needs to know.
+pub struct Setup<'a> {
+    /// The daemon's executable.
+    pub daemon: &'a Path,
+    /// Where its configuration goes.
+    pub config: &'a Path,
+    /// Where extra roots go; also what `SSL_CERT_FILE` says.
+    pub trust_bundle: &'a Path,
+    /// The files to watch.
+    pub watched: Vec<PathBuf>,
+    /// Reads them.
+    pub read: &'a ReadDesired<'a>,
+    /// Applies what of a changed manifest is not the daemon's: host names.
+    pub apply: &'a dyn Fn(&Policy) -> Result<(), String>,
+    /// What the daemon may be.
+    pub sandbox: Sandbox,
+}
+
+/// Starts the daemon and keeps it until the end.
+pub fn supervise(
+    setup: &Setup,
+    desired: Desired,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Outcome {
+    let now = Instant::now();
+    let mut supervisor = Supervisor {
+        machine: Machine::new(timing(&desired.policy)),
+        prober: Prober::new(desired.policy.listen),
+        watch: watch::Watch::new(setup.watched.clone(), now),
+        setup,
+        desired,
+        reporter,
+        child: None,
+        installed: String::new(),
+        last_lines: LastLines::default(),
+        events: VecDeque::from([Event::Begin]),
+        outcome: None,
+        reap_again: true,
+        proved_once: false,
+        spawned: 0,
+        changed: true,
+    };
+    supervisor.reporter.status.config.generation = 1;
+    supervisor.reporter.status.config.desired_sha256 =
+        Some(supervisor.desired.config_sha256.clone());
+    supervisor.run(signals)
+}
+
+/// A daemon that was forked and is not reaped.
+struct Running {
+    pid: i32,
+    output: Relay,
+    error: Relay,
+    /// `None` once it is known that the exec worked.
+    exec_report: Option<ExecReport>,
+    exec_error: Option<SpawnError>,
+    /// The hash of the configuration that was in place when it started.
+    config_sha256: String,
+}
+
+struct Supervisor<'a> {
+    setup: &'a Setup<'a>,
+    machine: Machine,
+    prober: Prober,
+    watch: watch::Watch,
+    desired: Desired,
+    reporter: &'a mut Reporter,
+    child: Option<Running>,
+    /// SHA-256 of the configuration file as it is now.
+    installed: String,
+    last_lines: LastLines,
+    events: VecDeque<Event>,
+    outcome: Option<Outcome>,
+    reap_again: bool,
+    proved_once: bool,
+    spawned: u64,
+    /// Something to tell the host that no event brought.
+    changed: bool,
+}
+
+impl Supervisor<'_> {
+    fn run(&mut self, signals: &mut Signals) -> Outcome {
+        loop {
+            self.settle();
+            if let Some(outcome) = self.outcome.take() {
+                return outcome;
+            }
+            self.wait(signals);
+            for (number, request) in signals.take() {
+                self.request(number, request);
+            }
+            if self.reap_again {
+                self.reap();
+            }
+            self.hear_daemon();
+            console().flush_ready();
+            let now = Instant::now();
+            if let Some(finding) = self.prober.advance(now) {
+                self.found(finding);
+            }
+            if self.watch.look(now) {
+                self.read_manifest();
+            }
+            if self.machine.deadline().is_some_and(|deadline| now >= deadline) {
+                self.events.push_back(Event::Tick);
+            }
+        }
+    }
+
+    /// Feeds the machine until it has nothing more to say, then tells the host.
+    fn settle(&mut self) {
+        let mut changed = std::mem::take(&mut self.changed);
+        while let Some(event) = self.events.pop_front() {
+            changed = true;
+            log::trace!("event {event:?}");
+            for action in self.machine.step(event, Instant::now()) {
+                log::trace!("action {action:?}");
+                self.perform(action);
+            }
+        }
+        if changed {
+            self.report();
+        }
+    }
+
+    /// The only wait: for a signal, the daemon's output, an answer, or a deadline.
+    fn wait(&self, signals: &Signals) {
+        let deadline = [
+            Some(self.watch.deadline()),
+            self.machine.deadline(),
+            self.prober.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let mut timeout = deadline.map_or(PollTimeout::NONE, round_up);
+        if self.reap_again {
+            timeout = PollTimeout::ZERO;
+        }
+        let console = console();
+        let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(child) = &self.child {
+            for relay in [&child.output, &child.error] {
+                waiting.extend(relay.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            }
+            if let Some(report) = &child.exec_report {
+                waiting.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        if let Some((fd, flags)) = self.prober.interest() {
+            waiting.push(PollFd::new(fd, flags));
+        }
+        waiting.extend(console.waiting().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors,
+        // and if it did, the loop would look at everything again all the same.
+        let _ = poll(&mut waiting, timeout);
+    }
+
+    fn request(&mut self, number: i32, request: Request) {
+        let name = Signal::try_from(number).map_or("signal", Signal::as_str);
+        match request {
+            Request::Reap => self.reap_again = true,
+            Request::Stop => {
+                log::info!("{name}: stopping");
+                self.events.push_back(Event::StopAsked);
+            }
+            Request::Reload => {
+                log::info!("{name}: reading the manifest again");
+                self.read_manifest();
+            }
+            Request::Halt => {
+                log::warn!("{name}: halted; nothing gets through until SIGUSR2");
+                self.events.push_back(Event::HaltAsked);
+            }
+            Request::Resume => {
+                log::info!("{name}: resumed");
+                self.events.push_back(Event::ResumeAsked);
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        let reaped = reaper::reap_exited_children();
+        self.reap_again = reaped.more;
+        self.reporter.status.reaped += reaped.exits.len() as u64;
+        for exit in reaped.exits {
+            match self.child.take() {
+                Some(child) if child.pid == exit.pid => self.daemon_ended(child, exit.reason),
+                other => {
+                    self.child = other;
+                    log::debug!("reaped orphan {}, which {}", exit.pid, exit.reason);
+                }
+            }
+        }
+    }
+
+    fn daemon_ended(&mut self, mut child: Running, reason: reaper::ExitReason) {
+        // Helpers it left in its process group must not outlive it beside its successor.
+        signal_group(child.pid, Signal::SIGKILL);
+        for relay in [&mut child.output, &mut child.error] {
+            relay.finish(&mut self.last_lines, &mut |_| {});
+        }
+        if let Some(mut report) = child.exec_report.take()
+            && let Some(Err(error)) = report.outcome()
+        {
+            child.exec_error = Some(error);
+        }
+        self.prober.reset(self.desired.policy.listen);
+        let status = &mut self.reporter.status;
+        status.last_lines = self.last_lines.iter().map(str::to_owned).collect();
+        status.daemon.pid = None;
+        status.daemon.sandbox_verified = false;
+        status.config.applied_sha256 = None;
+        if let Some(revocation) = status.revocation.as_mut().filter(|r| r.done_at.is_none()) {
+            revocation.done_at = Some(crate::ca::rfc3339(clock::now()));
+        }
+        if let Some(error) = child.exec_error {
+            self.events.push_back(Event::SpawnFailed(error.errno, error.to_string()));
+            return;
+        }
+        status.last_exit = Some(LastExit {
+            code: reason.shell_code(),
+            text: reason.to_string(),
+            at: crate::ca::rfc3339(clock::now()),
+        });
+        log::info!("pipelock (pid {}) {reason}", child.pid);
+        self.events.push_back(Event::Exited(reason));
+    }
+
+    /// Carries the daemon's output, and learns whether it could be executed at all.
+    fn hear_daemon(&mut self) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let mut lines = Vec::new();
+        child.error.carry(&mut self.last_lines, &mut |_| {});
+        child.output.carry(&mut self.last_lines, &mut |line| {
+            lines.extend(events::parse(line));
+        });
+        if let Some(report) = &mut child.exec_report {
+            match report.outcome() {
+                None => {}
+                Some(Ok(())) => {
+                    child.exec_report = None;
+                    let pid = child.pid;
+                    self.check_sandbox(pid);
+                }
+                Some(Err(error)) => {
+                    child.exec_report = None;
+                    child.exec_error = Some(error);
+                }
+            }
+        }
+        for line in lines {
+            self.heard(line);
+        }
+    }
+
+    fn check_sandbox(&mut self, pid: i32) {
+        match fs::read_to_string(format!("/proc/{pid}/status")) {
+            Ok(text) => match self.setup.sandbox.compare(&text) {
+                Ok(()) => {
+                    self.reporter.status.daemon.sandbox_verified = true;
+                    self.events.push_back(Event::Confined);
+                }
+                Err(mismatch) => self.events.push_back(Event::Unfit(mismatch.to_string())),
+            },
+            // It ended already; its exit is about to be reaped and says more.
+            Err(_) if Path::new("/proc/self/status").exists() => {}
+            Err(error) => {
+                self.reporter.warn(format!(
+                    "the daemon's sandbox was applied but could not be read back: /proc: {error}"
+                ));
+                self.events.push_back(Event::Confined);
+            }
+        }
+    }
+
+    fn heard(&mut self, line: Line) {
+        let Some(child) = &self.child else {
+            return;
+        };
+        match line {
+            Line::Startup { config_hash } if config_hash == child.config_sha256 => {
+                self.reporter.status.config.applied_sha256 = Some(config_hash);
+                self.events.push_back(Event::Announced);
+            }
+            Line::Startup { config_hash } => self.events.push_back(Event::Unfit(format!(
+                "pipelock runs on another configuration: it reports the SHA-256 {config_hash}, the file written has {}",
+                child.config_sha256
+            ))),
+            Line::Reloaded { config_hash } => {
+                if config_hash == self.desired.config_sha256 {
+                    self.events.push_back(Event::ReloadAcknowledged);
+                } else if config_hash == self.desired.deny_all_sha256 {
+                    self.events.push_back(Event::DenyAllAcknowledged);
+                }
+                self.reporter.status.config.applied_sha256 = Some(config_hash);
+            }
+            Line::ReloadRefused(why) => {
+                log::warn!("pipelock refused the reload ({why}); restarting it instead");
+                self.events.push_back(Event::ReloadRefused);
+            }
+            Line::Blocked { .. } => {}
+        }
+    }
+
+    fn found(&mut self, finding: Finding) {
+        if let Some(version) = finding.version
+            && self.reporter.status.daemon.version.as_deref() != Some(&version)
+        {
+            let tested = version == TESTED_VERSION;
+            if !tested {
+                self.reporter.warn(format!(
+                    "pipelock is version {version}; sidecar-init was tested with {TESTED_VERSION}"
+                ));
+            }
+            self.reporter.status.daemon.version = Some(version);
+            self.reporter.status.daemon.version_tested = Some(tested);
+        }
+        match &finding.answer {
+            Answer::Unfit(why) => log::error!("{why}"),
+            Answer::Silent(why) if self.machine.phase() == Phase::Ready => {
+                log::warn!("pipelock missed a liveness probe: {why}");
+            }
+            _ => {}
+        }
+        self.events.push_back(Event::Answered(finding.answer));
+    }
+
+    fn read_manifest(&mut self) {
+        self.changed = true;
+        let (new, warnings) = match (self.setup.read)() {
+            Ok(read) => read,
+            Err(why) => {
+                let text = format!("the changed manifest is not used, the old one stays in force:\n{why}");
+                if self.reporter.status.manifest_error.as_ref() != Some(&why) {
+                    log::error!("{text}");
+                }
+                self.reporter.status.manifest_error = Some(why);
+                return;
+            }
+        };
+        self.reporter.status.manifest_error = None;
+        if new.policy == self.desired.policy && new.trust == self.desired.trust {
+            log::debug!("the manifest asks for the same as before");
+            return;
+        }
+        for warning in warnings {
+            self.reporter.warn(warning);
+        }
+        if let Err(error) = (self.setup.apply)(&new.policy) {
+            self.reporter.warn(error);
+        }
+        let mut plan = reload::plan(&self.desired.policy, &new.policy);
+        if new.trust != self.desired.trust && matches!(plan, Plan::Nothing | Plan::Reload) {
+            plan = Plan::Restart { revoked: vec![] };
+        }
+        self.machine.set_timing(timing(&new.policy));
+        let config = &mut self.reporter.status.config;
+        config.generation += 1;
+        let generation = config.generation;
+        config.desired_sha256 = Some(new.config_sha256.clone());
+        self.reporter.status.slug = Some(new.policy.slug.clone());
+        self.desired = new;
+        match plan {
+            Plan::Nothing => {
+                log::info!("generation {generation}: the daemon's configuration is unchanged");
+                if self.machine.phase() == Phase::Ready && !self.machine.is_reloading() {
+                    self.reporter.status.config.applied_generation = generation;
+                }
+            }
+            Plan::Reload => {
+                log::info!("generation {generation}: hosts were added; reloading pipelock");
+                self.events.push_back(Event::ConfigChanged(Change::Grow));
+            }
+            Plan::Restart { revoked } => {
+                let revokes = !revoked.is_empty();
+                if revokes {
+                    log::info!("generation {generation}: {} revoked; restarting pipelock", revoked.join(", "));
+                    let nobody_runs = self.child.is_none();
+                    self.reporter.status.revocation = Some(Revocation {
+                        generation,
+                        hosts: revoked,
+                        done_at: nobody_runs.then(|| crate::ca::rfc3339(clock::now())),
+                    });
+                } else {
+                    log::info!("generation {generation}: restarting pipelock");
+                }
+                self.events.push_back(Event::ConfigChanged(Change::Restart { revokes }));
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn => {
+                if let Err((errno, why)) = self.spawn() {
+                    self.events.push_back(Event::SpawnFailed(errno, why));
+                }
+            }
+            Action::Terminate => self.signal_daemon(Signal::SIGTERM),
+            Action::Kill => self.signal_daemon(Signal::SIGKILL),
+            Action::ProbeFitness => self.ask(Question::Fitness),
+            Action::ProbeHealth => self.ask(Question::Health),
+            Action::CountTunnels => self.ask(Question::Tunnels),
+            Action::InstallConfig => {
+                if let Err(why) = self.install_config() {
+                    self.reporter.warn(why);
+                }
+            }
+            Action::InstallDenyAll => {
+                self.installed.clone_from(&self.desired.deny_all_sha256);
+                let written = install(
+                    self.setup.config,
+                    self.desired.deny_all.as_bytes(),
+                    Access::private(self.setup.sandbox.file_owner()),
+                );
+                if let Err(error) = written {
+                    self.reporter.warn(error.to_string());
+                }
+            }
+            Action::AnnounceReady => self.announce_ready(),
+            Action::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn announce_ready(&mut self) {
+        let status = &mut self.reporter.status;
+        status.config.applied_generation = status.config.generation;
+        let generation = status.config.generation;
+        if self.proved_once {
+            log::info!("ready again, generation {generation}");
+        } else {
+            self.proved_once = true;
+            self.reporter.finish_stages();
+            log::info!(
+                "ready: pipelock {} listens on {}, refuses what is not allowed; {} host(s) allowed",
+                self.reporter.status.daemon.version.as_deref().unwrap_or("?"),
+                self.desired.policy.listen,
+                self.desired.policy.allowlist.len()
+            );
+        }
+    }
+
+    fn install_config(&mut self) -> Result<(), String> {
+        install(
+            self.setup.config,
+            self.desired.config.as_bytes(),
+            Access::private(self.setup.sandbox.file_owner()),
+        )
+        .map_err(|error| error.to_string())?;
+        self.installed.clone_from(&self.desired.config_sha256);
+        Ok(())
+    }
+
+    fn spawn(&mut self) -> Result<(), (i32, String)> {
+        let io_error = |why: String| (nix::libc::EIO, why);
+        if self.installed != self.desired.config_sha256 {
+            self.install_config().map_err(io_error)?;
+        }
+        let mut environment: Vec<String> = memory::go_memory_limit()
+            .into_iter()
+            .map(|limit| format!("GOMEMLIMIT={limit}"))
+            .collect();
+        if let Some(roots) = &self.desired.trust {
+            install(self.setup.trust_bundle, roots, Access::PUBLIC)
+                .map_err(|error| io_error(error.to_string()))?;
+            environment.push(format!("SSL_CERT_FILE={}", self.setup.trust_bundle.display()));
+        }
+        let listen = self.desired.policy.listen.to_string();
+        let config = self.setup.config.to_string_lossy();
+        let arguments = ["run", "--config", &config, "--listen", &listen];
+        let command = Command::new(self.setup.daemon, &arguments, &environment)
+            .map_err(|error| io_error(format!("cannot start {}: {error}", self.setup.daemon.display())))?;
+        let child = spawn::spawn(&command, &self.setup.sandbox)
+            .map_err(|error| (error.errno, error.to_string()))?;
+        let status = &mut self.reporter.status;
+        if status.daemon.pid.is_some() || self.child.is_some() {
+            log::error!("internal error: a daemon was started beside another");
+        }
+        status.restarts = self.spawned;
+        self.spawned += 1;
+        status.daemon.pid = Some(child.pid);
+        status.daemon.uid = Some(self.setup.sandbox.uid);
+        log::debug!("pipelock has pid {}", child.pid);
+        self.prober.reset(self.desired.policy.listen);
+        self.child = Some(Running {
+            pid: child.pid,
+            output: Relay::new(child.stdout, Stream::Output),
+            error: Relay::new(child.stderr, Stream::Error),
+            exec_report: Some(child.exec_report),
+            exec_error: None,
+            config_sha256: self.installed.clone(),
+        });
+        if !self.proved_once && self.reporter.status.stage == Stage::Spawn {
+            self.reporter.enter(Stage::Ready);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, question: Question) {
+        if let Some(finding) = self.prober.ask(question, Instant::now()) {
+            self.found(finding);
+        }
+    }
+
+    fn signal_daemon(&self, signal: Signal) {
+        if let Some(child) = &self.child
+            && !signal_group(child.pid, signal)
+        {
+            // Between fork and setsid it leads no group. It is not reaped yet, so the
+            // number is still its own; ESRCH cannot be.
+            let _ = kill(Pid::from_raw(child.pid), signal);
+        }
+    }
+
+    fn report(&mut self) {
+        let machine = &self.machine;
+        let status = &mut self.reporter.status;
+        status.state = match machine.phase() {
+            Phase::Idle => "starting".to_owned(),
+            Phase::Ready if machine.is_reloading() => "reloading".to_owned(),
+            phase => phase.as_str().to_owned(),
+        };
+        status.halted = machine.is_halted();
+        status.failures = machine.failures();
+        status.error = match machine.phase() {
+            Phase::Ready | Phase::Draining | Phase::Halted => None,
+            _ => machine.last_failure().map(ToString::to_string),
+        };
+        self.reporter.publish();
+    }
+}
+
+fn timing(policy: &Policy) -> Timing {
+    Timing {
+        grace: policy.supervisor.grace,
+        drain: policy.supervisor.drain,
+        probe: policy.supervisor.probe,
+    }
+}
+
+/// To everybody in the daemon's process group; false where it does not exist.
+fn signal_group(pid: i32, signal: Signal) -> bool {
+    kill(Pid::from_raw(-pid), signal).is_ok()
+}
+
+/// poll(2) counts milliseconds: round up, or the loop spins through the last one.
+fn round_up(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now());
+    PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+}

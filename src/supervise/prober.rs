@@ -1,0 +1,292 @@
+//! Asks the daemon questions over HTTP without ever waiting for the answer. Touches
+//! the kernel: one non-blocking connection at a time, bounded in bytes and in time.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket,
+};
+
+use super::machine::Answer;
+use crate::pipelock::{self, health};
+
+/// A question has this long to be answered.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// No answer is read beyond this many bytes; `/metrics` is the longest, about 20 KB.
+const LONGEST_ANSWER: usize = 512 * 1024;
+
+/// What to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Its health, and then to refuse the canary.
+    Fitness,
+    /// Its health.
+    Health,
+    /// The number of open tunnels.
+    Tunnels,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Health,
+    Canary,
+    Metrics,
+}
+
+impl Step {
+    fn request(self) -> &'static [u8] {
+        match self {
+            Self::Health => health::REQUEST,
+            Self::Canary => pipelock::CANARY_REQUEST,
+            Self::Metrics => pipelock::METRICS_REQUEST,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Exchange {
+    question: Question,
+    step: Step,
+    stream: TcpStream,
+    unsent: &'static [u8],
+    received: Vec<u8>,
+    deadline: Instant,
+}
+
+/// What a finished question brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// For the state machine.
+    pub answer: Answer,
+    /// The daemon's version, where its health told it.
+    pub version: Option<String>,
+}
+
+/// At most one question at a time.
+#[derive(Debug)]
+pub struct Prober {
+    target: SocketAddr,
+    exchange: Option<Exchange>,
+    version: Option<String>,
+}
+
+impl Prober {
+    /// Asks the daemon that listens on `listen`; a wildcard address is asked on loopback.
+    #[must_use]
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            target: reachable(listen),
+            exchange: None,
+            version: None,
+        }
+    }
+
+    /// Forgets the question under way, and asks the daemon on `listen` from now on.
+    pub fn reset(&mut self, listen: SocketAddr) {
+        *self = Self::new(listen);
+    }
+
+    /// Starts a question; one under way is dropped. A refused connection is an
+    /// answer at once.
+    pub fn ask(&mut self, question: Question, now: Instant) -> Option<Finding> {
+        let step = match question {
+            Question::Fitness | Question::Health => Step::Health,
+            Question::Tunnels => Step::Metrics,
+        };
+        self.begin(question, step, now + PATIENCE)
+    }
+
+    fn begin(&mut self, question: Question, step: Step, deadline: Instant) -> Option<Finding> {
+        self.exchange = None;
+        match begin_connect(self.target) {
+            Ok(stream) => {
+                self.exchange = Some(Exchange {
+                    question,
+                    step,
+                    stream,
+                    unsent: step.request(),
+                    received: Vec::new(),
+                    deadline,
+                });
+                None
+            }
+            Err(errno) => self.silent(errno.desc()),
+        }
+    }
+
+    /// What to wait for.
+    #[must_use]
+    pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.exchange.as_ref().map(|exchange| {
+            let flags = if exchange.unsent.is_empty() {
+                PollFlags::POLLIN
+            } else {
+                PollFlags::POLLOUT
+            };
+            (exchange.stream.as_fd(), flags)
+        })
+    }
+
+    /// When the answer is late.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.exchange.as_ref().map(|exchange| exchange.deadline)
+    }
+
+    /// Goes on as far as it can without waiting.
+    pub fn advance(&mut self, now: Instant) -> Option<Finding> {
+        let exchange = self.exchange.as_mut()?;
+        while !exchange.unsent.is_empty() {
+            match exchange.stream.write(exchange.unsent) {
+                Ok(count) => exchange.unsent = exchange.unsent.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if waits(&error) => return self.unless_late(now),
+                Err(error) => return self.silent(&reason(&error)),
+            }
+        }
+        let mut buffer = [0_u8; 4096];
+        let ended = loop {
+            match exchange.stream.read(&mut buffer) {
+                Ok(0) => break true,
+                Ok(count) => {
+                    exchange.received.extend(buffer.iter().take(count));
+                    if exchange.received.len() > LONGEST_ANSWER {
+                        let question = exchange.step;
+                        return self.unfit(format!(
+                            "its answer to {question:?} is longer than {LONGEST_ANSWER} bytes"
+                        ));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if waits(&error) => break false,
+                Err(error) => return self.silent(&reason(&error)),
+            }
+        };
+        let complete = pipelock::http::Response::parse(
+            &exchange.received,
+            ended,
+            exchange.step == Step::Canary,
+        );
+        match complete {
+            Ok(Some(response)) => {
+                let (question, step, deadline) =
+                    (exchange.question, exchange.step, exchange.deadline);
+                self.judge(question, step, deadline, &response)
+            }
+            Ok(None) if ended => self.silent("the connection closed before the answer ended"),
+            Ok(None) => self.unless_late(now),
+            Err(why) => self.unfit(why),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        question: Question,
+        step: Step,
+        deadline: Instant,
+        response: &pipelock::http::Response,
+    ) -> Option<Finding> {
+        match step {
+            Step::Health => match health::judge(response) {
+                Ok(version) => {
+                    self.version = Some(version);
+                    if question == Question::Fitness {
+                        return self.begin(question, Step::Canary, deadline);
+                    }
+                    self.finish(Answer::Fit)
+                }
+                Err(why) => self.unfit(why),
+            },
+            Step::Canary => match pipelock::judge_canary(response) {
+                Ok(()) => self.finish(Answer::Fit),
+                Err(why) => self.unfit(why),
+            },
+            Step::Metrics => match pipelock::open_tunnels(response) {
+                Ok(count) => self.finish(Answer::Tunnels(count)),
+                Err(why) => self.silent(&why),
+            },
+        }
+    }
+
+    fn unless_late(&mut self, now: Instant) -> Option<Finding> {
+        let late = self.deadline().is_some_and(|deadline| now >= deadline);
+        if late {
+            return self.silent(&format!("no answer within {} s", PATIENCE.as_secs()));
+        }
+        None
+    }
+
+    fn silent(&mut self, why: &str) -> Option<Finding> {
+        let step = self.exchange.as_ref().map_or(Step::Health, |exchange| exchange.step);
+        self.finish(Answer::Silent(format!("{} at {}: {why}", step.subject(), self.target)))
+    }
+
+    fn unfit(&mut self, why: String) -> Option<Finding> {
+        self.finish(Answer::Unfit(why))
+    }
+
+    fn finish(&mut self, answer: Answer) -> Option<Finding> {
+        self.exchange = None;
+        Some(Finding {
+            answer,
+            version: self.version.clone(),
+        })
+    }
+}
+
+impl Step {
+    fn subject(self) -> &'static str {
+        match self {
+            Self::Health => "/health",
+            Self::Canary => "the canary",
+            Self::Metrics => "/metrics",
+        }
+    }
+}
+
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        // Go listens on both families for [::], and ::1 may be absent where ::ffff works.
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn begin_connect(target: SocketAddr) -> Result<TcpStream, Errno> {
+    let family = match target {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let fd = socket(
+        family,
+        SockType::Stream,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    use std::os::fd::AsRawFd;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(target)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(fd)),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn waits(error: &io::Error) -> bool {
+    // ENOTCONN: the connection is still being made.
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected
+    )
+}
+
+fn reason(error: &io::Error) -> String {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.to_string(), |raw| Errno::from_raw(raw).desc().to_owned())
+}

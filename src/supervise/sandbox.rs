@@ -1,0 +1,335 @@
+//! What the daemon may be: decided before the fork, applied between fork and exec,
+//! read back from `/proc`. Touches the kernel.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// The daemon's user and group, "nobody" on every Linux.
+pub const DAEMON_ID: u32 = 65534;
+
+/// What the init itself is allowed to do to its child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Privileges {
+    /// May change user and groups: effective CAP_SETUID and CAP_SETGID.
+    pub set_identity: bool,
+    /// May empty the bounding set: effective CAP_SETPCAP.
+    pub drop_bounding: bool,
+    /// The init's own user, the daemon's where it cannot be changed.
+    pub own_uid: u32,
+    /// The init's own group.
+    pub own_gid: u32,
+}
+
+const CAP_SETGID: u32 = 6;
+const CAP_SETUID: u32 = 7;
+const CAP_SETPCAP: u32 = 8;
+/// Above every capability of any kernel; the prctl refuses the ones it does not know.
+const CAP_LIMIT: i32 = 64;
+
+impl Privileges {
+    /// Reads them from the kernel.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let effective = effective_capabilities();
+        let has = |capability: u32| effective & (1_u64 << capability) != 0;
+        Self {
+            set_identity: has(CAP_SETUID) && has(CAP_SETGID),
+            drop_bounding: has(CAP_SETPCAP),
+            own_uid: nix::unistd::geteuid().as_raw(),
+            own_gid: nix::unistd::getegid().as_raw(),
+        }
+    }
+}
+
+/// `capget(2)` version 3: two 32-bit halves.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityHalf {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+#[allow(unsafe_code)]
+fn effective_capabilities() -> u64 {
+    let header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let mut halves = [CapabilityHalf::default(); 2];
+    // SAFETY: both structures have the kernel's layout for version 3 and live
+    // through the call.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, halves.as_mut_ptr()) };
+    if result != 0 {
+        return 0;
+    }
+    let [low, high] = halves;
+    u64::from(low.effective) | (u64::from(high.effective) << 32)
+}
+
+/// What the daemon gets, and what it could not be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    change_identity: bool,
+    drop_bounding: bool,
+    /// Sentences for the status: what the init was not privileged enough to do.
+    pub missing: Vec<String>,
+}
+
+impl Sandbox {
+    /// The tightest sandbox these privileges allow.
+    #[must_use]
+    pub fn plan(privileges: Privileges) -> Self {
+        let mut missing = Vec::new();
+        if !privileges.set_identity && privileges.own_uid == 0 {
+            missing.push("the daemon runs as root: changing user needs CAP_SETUID and CAP_SETGID".to_owned());
+        } else if !privileges.set_identity && privileges.own_uid != DAEMON_ID {
+            missing.push(format!(
+                "the daemon runs as uid {}, like the init: changing user needs CAP_SETUID and CAP_SETGID",
+                privileges.own_uid
+            ));
+        }
+        if !privileges.drop_bounding {
+            missing.push("the capability bounding set is left as it was: emptying it needs CAP_SETPCAP".to_owned());
+        }
+        Self {
+            uid: if privileges.set_identity { DAEMON_ID } else { privileges.own_uid },
+            gid: if privileges.set_identity { DAEMON_ID } else { privileges.own_gid },
+            change_identity: privileges.set_identity,
+            drop_bounding: privileges.drop_bounding,
+            missing,
+        }
+    }
+
+    /// The owner for files the daemon alone may read; `None` where the init cannot
+    /// give files away and the daemon is the same user anyway.
+    #[must_use]
+    pub fn file_owner(&self) -> Option<(u32, u32)> {
+        self.change_identity.then_some((self.uid, self.gid))
+    }
+
+    /// Applies it to the calling process. Only for the child between fork and exec:
+    /// calls nothing that allocates or locks.
+    #[allow(unsafe_code)]
+    pub(super) fn apply(&self) -> Result<(), (Step, Errno)> {
+        fn check(step: Step, result: i64) -> Result<(), (Step, Errno)> {
+            if result == 0 { Ok(()) } else { Err((step, Errno::last())) }
+        }
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: every call below takes plain numbers or a pointer to a local or
+        // static value that lives through the call.
+        unsafe {
+            // ESRCH and EPERM cannot be: a forked child leads no process group.
+            libc::setsid();
+            libc::umask(0o077);
+            check(Step::CoreSize, i64::from(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)))?;
+            check(Step::WorkingDirectory, i64::from(libc::chdir(c"/".as_ptr())))?;
+            if self.drop_bounding {
+                for capability in 0..CAP_LIMIT {
+                    if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+                        // EINVAL ends the list: the kernel knows no higher one.
+                        if Errno::last() == Errno::EINVAL {
+                            break;
+                        }
+                        return Err((Step::BoundingSet, Errno::last()));
+                    }
+                }
+            }
+            // Kernels before 4.3 have no ambient set: EINVAL, and nothing to clear.
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+            if self.change_identity {
+                check(Step::Groups, i64::from(libc::setgroups(0, std::ptr::null())))?;
+                check(Step::Group, i64::from(libc::setresgid(self.gid, self.gid, self.gid)))?;
+                check(Step::User, i64::from(libc::setresuid(self.uid, self.uid, self.uid)))?;
+            }
+            let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+            let halves = [CapabilityHalf::default(); 2];
+            check(
+                Step::Capabilities,
+                libc::syscall(libc::SYS_capset, &raw const header, halves.as_ptr()),
+            )?;
+            check(
+                Step::NoNewPrivileges,
+                i64::from(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Compares `/proc/<pid>/status`, as text, with what was applied. All
+    /// differences are named.
+    pub fn compare(&self, proc_status: &str) -> Result<(), Mismatch> {
+        let mut differences = Vec::new();
+        let mut expect = |name: &str, wanted: &str| {
+            let found = field(proc_status, name);
+            if found.as_deref() != Some(wanted) {
+                differences.push(format!(
+                    "{name} is {} instead of {wanted:?}",
+                    found.map_or_else(|| "missing".to_owned(), |value| format!("{value:?}"))
+                ));
+            }
+        };
+        let four = |id: u32| format!("{id} {id} {id} {id}");
+        expect("Uid", &four(self.uid));
+        expect("Gid", &four(self.gid));
+        if self.change_identity {
+            expect("Groups", "");
+        }
+        expect("NoNewPrivs", "1");
+        let none = "0000000000000000";
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            expect(set, none);
+        }
+        if self.drop_bounding {
+            expect("CapBnd", none);
+        }
+        expect("SigBlk", none);
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(Mismatch(differences))
+        }
+    }
+}
+
+/// The value of a field of `/proc/<pid>/status`, its blanks folded.
+fn field(status: &str, name: &str) -> Option<String> {
+    status.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key == name).then(|| value.split_whitespace().collect::<Vec<_>>().join(" "))
+    })
+}
+
+/// A sandbox that does not read back as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch(Vec<String>);
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the daemon's sandbox has a hole: {}", self.0.join(", "))
+    }
+}
+
+impl std::error::Error for Mismatch {}
+
+/// A step between fork and exec, as the child reports it: one byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// Standard input, output and error.
+    Descriptors = 1,
+    /// Signal mask and dispositions.
+    Signals,
+    /// RLIMIT_CORE.
+    CoreSize,
+    /// chdir to /.
+    WorkingDirectory,
+    /// The capability bounding set.
+    BoundingSet,
+    /// Supplementary groups.
+    Groups,
+    /// Group id.
+    Group,
+    /// User id.
+    User,
+    /// The remaining capability sets.
+    Capabilities,
+    /// PR_SET_NO_NEW_PRIVS.
+    NoNewPrivileges,
+    /// The exec itself.
+    Exec,
+}
+
+impl Step {
+    const ALL: [Self; 11] = [
+        Self::Descriptors,
+        Self::Signals,
+        Self::CoreSize,
+        Self::WorkingDirectory,
+        Self::BoundingSet,
+        Self::Groups,
+        Self::Group,
+        Self::User,
+        Self::Capabilities,
+        Self::NoNewPrivileges,
+        Self::Exec,
+    ];
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as u8 == byte)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Descriptors => "connect the standard descriptors of",
+            Self::Signals => "reset the signals of",
+            Self::CoreSize => "forbid core dumps of",
+            Self::WorkingDirectory => "change the working directory of",
+            Self::BoundingSet => "empty the capability bounding set of",
+            Self::Groups => "drop the supplementary groups of",
+            Self::Group => "change the group of",
+            Self::User => "change the user of",
+            Self::Capabilities => "drop the capabilities of",
+            Self::NoNewPrivileges => "forbid new privileges to",
+            Self::Exec => "execute",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: Privileges = Privileges { set_identity: true, drop_bounding: true, own_uid: 0, own_gid: 0 };
+    const CONFINED: &str = "Name:\tpipelock\nUid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\nGroups:\t \nSigBlk:\t0000000000000000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+
+    #[test]
+    fn accepts_a_sandbox_that_reads_back_as_asked() {
+        assert_eq!(Sandbox::plan(ROOT).compare(CONFINED), Ok(()));
+    }
+
+    #[test]
+    fn names_every_hole() {
+        let holes = CONFINED
+            .replace("CapBnd:\t0000000000000000", "CapBnd:\t0000000000000400")
+            .replace("NoNewPrivs:\t1\n", "");
+        let mismatch = Sandbox::plan(ROOT).compare(&holes).unwrap_err();
+        assert_eq!(
+            mismatch.to_string(),
+            "the daemon's sandbox has a hole: NoNewPrivs is missing instead of \"1\", \
+             CapBnd is \"0000000000000400\" instead of \"0000000000000000\""
+        );
+    }
+
+    #[test]
+    fn says_what_an_unprivileged_init_could_not_do() {
+        let user = Privileges { set_identity: false, drop_bounding: false, own_uid: 1000, own_gid: 1000 };
+        let sandbox = Sandbox::plan(user);
+        assert_eq!((sandbox.uid, sandbox.file_owner()), (1000, None));
+        assert_eq!(sandbox.missing.len(), 2, "{:?}", sandbox.missing);
+    }
+
+    #[test]
+    fn reads_every_step_back_from_its_byte() {
+        for step in Step::ALL {
+            assert_eq!(Step::from_byte(step as u8), Some(step));
+        }
+        assert_eq!(Step::from_byte(0), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! Turns signals into readable events. Touches the kernel: handlers and a pipe.
+//!
+//! A kernel delivers no default-action signal to PID 1, so every signal with a
+//! meaning needs a handler; the others are ignored on purpose.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use signal_hook::consts::{
+    SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
+};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// SIGCHLD: there are children to reap.
+    Reap,
+    /// TERM, INT, QUIT, PWR: stop everything and end.
+    Stop,
+    /// HUP: read the manifest again.
+    Reload,
+    /// USR1: bring the daemon down and keep it down.
+    Halt,
+    /// USR2: end the halt.
+    Resume,
+}
+
+/// The signals that mean something, and what.
+pub const TABLE: [(i32, Request); 8] = [
+    (SIGCHLD, Request::Reap),
+    (SIGTERM, Request::Stop),
+    (SIGINT, Request::Stop),
+    (SIGQUIT, Request::Stop),
+    (libc::SIGPWR, Request::Stop),
+    (SIGHUP, Request::Reload),
+    (SIGUSR1, Request::Halt),
+    (SIGUSR2, Request::Resume),
+];
+
+/// Signals that would end or stop a process that is not PID 1, and mean nothing here.
+const IGNORED: [Signal; 8] = [
+    Signal::SIGPIPE,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGTSTP,
+];
+
+/// The signals that arrived since the last look.
+pub struct Signals {
+    delivery: SignalDelivery<UnixStream, SignalOnly>,
+}
+
+impl Signals {
+    /// Installs the handlers and unblocks every signal: a parent may have left some
+    /// blocked, and a blocked SIGTERM would make the machine unstoppable.
+    #[allow(unsafe_code)]
+    pub fn install() -> io::Result<Self> {
+        for ignored in IGNORED {
+            // SAFETY: SIG_IGN runs no code of ours.
+            unsafe { signal(ignored, SigHandler::SigIgn) }?;
+        }
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        let delivery = SignalDelivery::with_pipe(
+            read,
+            write,
+            SignalOnly::default(),
+            TABLE.iter().map(|(number, _)| *number),
+        )?;
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        Ok(Self { delivery })
+    }
+
+    /// Readable when there is something to take.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.delivery.get_read().as_fd()
+    }
+
+    /// Takes what arrived, each request once, in the order of [`TABLE`].
+    pub fn take(&mut self) -> Vec<(i32, Request)> {
+        let arrived: Vec<i32> = self.delivery.pending().collect();
+        TABLE
+            .iter()
+            .filter(|(number, _)| arrived.contains(number))
+            .copied()
+            .collect()
+    }
+}

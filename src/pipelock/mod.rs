@@ -1,1 +1,3 @@
-//! To be filled.
+//! All the init knows of pipelock.
+
+pub mod render;

@@ -1,1 +1,577 @@
-//! To be filled.
+//! Manifest to policy: every value judged and normalized, every problem found.
+//! Pure.
+
+mod host;
+mod network;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+pub use crate::manifest::Problem;
+use crate::manifest::{
+    self, Kind, Manifest, Position, Problems, Reading, Refusal, Route, Scalar, Section, escaped,
+    quoted,
+};
+
+/// The host of the supervise sidecar, allowed where a bottle asks for it (seed).
+const SUPERVISE_HOST: &str = "supervise";
+
+/// The model's own API: never intercepted, and with it as a route seed phrase
+/// detection goes off, because conversations trip it (seed).
+const MODEL_HOST: &str = "api.anthropic.com";
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8888);
+
+/// The longest slug: it becomes a host name's label (RFC 1035).
+const MAX_SLUG: usize = 63;
+
+/// resolv.conf(5), `MAXNS`: a resolver reads no more.
+const MAX_DNS: usize = 3;
+
+/// All that a manifest decides, valid and in its one form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Name of the agent's resources.
+    pub slug: String,
+    /// What pipelock may reach: the routed hosts and, where asked for,
+    /// `supervise`. In byte order, each once.
+    pub allowlist: Vec<String>,
+    /// The hosts the bottle's routes name. In byte order, each once.
+    pub routes: Vec<String>,
+    /// Whether pipelock looks for seed phrases.
+    pub seed_phrase_detection: bool,
+    /// Hosts whose TLS pipelock does not open. In byte order.
+    pub passthrough: Vec<String>,
+    /// The one CIDR pipelock's SSRF guard lets through.
+    pub internal_cidr: Option<String>,
+    /// Limits of pipelock that are set only when the manifest sets them.
+    pub tuning: Tuning,
+    /// Where pipelock listens.
+    pub listen: SocketAddr,
+    /// Names and addresses.
+    pub network: Network,
+    /// The supervisor's times.
+    pub supervisor: Supervisor,
+}
+
+/// Limits of pipelock; `None` leaves pipelock's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Requests a minute for each registrable domain.
+    pub requests_per_minute: Option<u32>,
+    /// After so many seconds a tunnel is cut.
+    pub max_tunnel_seconds: Option<u32>,
+    /// After so many idle seconds a tunnel is cut.
+    pub idle_timeout_seconds: Option<u32>,
+}
+
+/// Names and addresses; all but the names are for machine mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// Name of the internal network, informational.
+    pub internal: Option<String>,
+    /// Name of the egress network, informational.
+    pub egress: Option<String>,
+    /// Further entries of `/etc/hosts`, in the manifest's order.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// The interface's address and prefix length.
+    pub address: Option<(IpAddr, u8)>,
+    /// The default route's gateway.
+    pub gateway: Option<IpAddr>,
+    /// Name servers, at most three.
+    pub dns: Vec<IpAddr>,
+}
+
+/// The supervisor's times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Supervisor {
+    /// From SIGTERM to SIGKILL.
+    pub grace: Duration,
+    /// How long a wanted stop waits for open tunnels.
+    pub drain: Duration,
+    /// Between two liveness probes.
+    pub probe: Duration,
+}
+
+/// A policy, and what its manifest's owner should know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The policy.
+    pub policy: Policy,
+    /// What was passed over.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and judges a manifest.
+///
+/// `strict` makes errors of the warnings about unknown keys below `bottle`.
+///
+/// # Errors
+/// All problems, in the order of the file; see [`manifest::MAX_REPORTED`].
+pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
+    let Reading {
+        manifest,
+        problems,
+        foreign,
+        complete,
+    } = manifest::parse(bytes);
+    let mut judge = Judge {
+        complete,
+        problems,
+        warnings: Problems::default(),
+    };
+    let policy = judge.manifest(manifest);
+    let Judge {
+        mut problems,
+        mut warnings,
+        ..
+    } = judge;
+    if strict {
+        problems.append(foreign);
+    } else {
+        warnings.append(foreign);
+    }
+    match policy {
+        Some(policy) if problems.is_empty() => Ok(Judgement {
+            policy,
+            warnings: warnings.into_sorted(),
+        }),
+        _ => Err(problems.into_sorted()),
+    }
+}
+
+struct Judge {
+    /// Whether what is missing is missing, and not merely unread.
+    complete: bool,
+    problems: Problems,
+    warnings: Problems,
+}
+
+impl Judge {
+    /// A policy from what is valid; `None` where a required field is not.
+    fn manifest(&mut self, manifest: Manifest) -> Option<Policy> {
+        let Manifest {
+            version,
+            slug,
+            has_bottle,
+            supervise,
+            routes,
+            network,
+            pipelock,
+            supervisor,
+        } = manifest;
+        let top = Section::Manifest;
+        self.judge(top, "version", version.as_ref(), judge_version);
+        let slug = self.required(top, "slug", slug.as_ref(), judge_slug);
+        if !has_bottle && self.complete {
+            self.missing(
+                "bottle",
+                "write \"bottle: {}\" for one that may reach nothing",
+            );
+        }
+        let supervise = self
+            .judge(Section::Bottle, "supervise", supervise.as_ref(), judge_bool)
+            .unwrap_or(false);
+        let routes = self.routes(routes);
+        let mut allowlist = routes.clone();
+        if supervise
+            && let Err(place) = allowlist.binary_search_by(|h| h.as_str().cmp(SUPERVISE_HOST))
+        {
+            allowlist.insert(place, SUPERVISE_HOST.to_owned());
+        }
+        let internal_cidr = self.internal_cidr(&network);
+        let listen = self.listen(pipelock.listen.as_ref());
+        let tuning = self.tuning(&pipelock);
+        let network = self.network(&network);
+        let supervisor = self.supervisor(&supervisor);
+        Some(Policy {
+            slug: slug?,
+            seed_phrase_detection: !routes.iter().any(|host| host == MODEL_HOST),
+            allowlist,
+            routes,
+            passthrough: vec![MODEL_HOST.to_owned()],
+            internal_cidr,
+            tuning,
+            listen,
+            network,
+            supervisor,
+        })
+    }
+
+    /// The valid hosts, in byte order, each once.
+    fn routes(&mut self, routes: Vec<Route>) -> Vec<String> {
+        let mut hosts = Vec::with_capacity(routes.len());
+        for (index, route) in routes.into_iter().enumerate() {
+            let section = Section::Route(index);
+            let host = self.host(section, "host", route.host.as_ref());
+            let capital = self.host(section, "Host", route.capital_host.as_deref());
+            match (host, capital) {
+                (Some(Ok(host)), Some(Ok(capital))) if host != capital => {
+                    self.refuse(Some(route.at), section.path(), || {
+                        Refusal::new(format!(
+                            "host is {} and Host is {}",
+                            quoted(&host),
+                            quoted(&capital)
+                        ))
+                        .hint("keep one of them")
+                    });
+                }
+                (Some(Ok(host)), _) | (None, Some(Ok(host))) => hosts.push(host),
+                (Some(Err(())), _) | (_, Some(Err(()))) => {}
+                (None, None) => self.warnings.add(|| {
+                    Refusal::new("the route has no host, and is passed over")
+                        .at(Some(route.at), section.path())
+                }),
+            }
+        }
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    }
+
+    /// `None` for an empty or missing host, as the seed has it.
+    fn host(
+        &mut self,
+        section: Section,
+        key: &str,
+        scalar: Option<&Scalar>,
+    ) -> Option<Result<String, ()>> {
+        let scalar = scalar.filter(|s| !s.text.is_empty() && s.kind() != Kind::Null)?;
+        let judged = text(scalar, "host name").and_then(|text| host::normalize(text));
+        Some(judged.map_err(|refusal| self.refuse(Some(scalar.at), section.key(key), || refusal)))
+    }
+
+    fn internal_cidr(&mut self, network: &manifest::Network) -> Option<String> {
+        // The seed takes an empty string for "none".
+        let given = network
+            .internal_cidr
+            .as_ref()
+            .filter(|s| !s.text.is_empty());
+        self.judge(Section::Network, "internal_cidr", given, |s| {
+            network::cidr(text(s, "CIDR")?)
+        })
+    }
+
+    fn listen(&mut self, given: Option<&Scalar>) -> SocketAddr {
+        let listen = self.judge(Section::Pipelock, "listen", given, |s| {
+            network::listen(&s.text)
+        });
+        if let (Some(listen), Some(scalar)) = (listen, given)
+            && listen.port() < 1024
+        {
+            self.warnings.add(|| {
+                Refusal::new(format!(
+                    "{} is a privileged port: the daemon, which is not root, may be refused it",
+                    listen.port()
+                ))
+                .hint("write a port from 1024 on")
+                .at(Some(scalar.at), Section::Pipelock.key("listen"))
+            });
+        }
+        listen.unwrap_or(DEFAULT_LISTEN)
+    }
+
+    fn tuning(&mut self, given: &manifest::Pipelock) -> Tuning {
+        const MONTH: u32 = 30 * 24 * 3600;
+        let mut number = |key, scalar: &Option<Scalar>, max| {
+            self.judge(Section::Pipelock, key, scalar.as_ref(), |s| {
+                integer(s, 1, max)
+            })
+        };
+        Tuning {
+            requests_per_minute: number(
+                "requests_per_minute",
+                &given.requests_per_minute,
+                1_000_000,
+            ),
+            max_tunnel_seconds: number("max_tunnel_seconds", &given.max_tunnel_seconds, MONTH),
+            idle_timeout_seconds: number(
+                "idle_timeout_seconds",
+                &given.idle_timeout_seconds,
+                MONTH,
+            ),
+        }
+    }
+
+    fn supervisor(&mut self, given: &manifest::Supervisor) -> Supervisor {
+        let mut seconds = |key, scalar: &Option<Scalar>, min, max, default| {
+            let judged = self.judge(Section::Supervisor, key, scalar.as_ref(), |s| {
+                integer(s, min, max)
+            });
+            Duration::from_secs(judged.unwrap_or(default).into())
+        };
+        Supervisor {
+            grace: seconds("grace_seconds", &given.grace_seconds, 1, 600, 8),
+            drain: seconds("drain_seconds", &given.drain_seconds, 0, 3600, 0),
+            probe: seconds("probe_seconds", &given.probe_seconds, 1, 3600, 5),
+        }
+    }
+
+    fn network(&mut self, given: &manifest::Network) -> Network {
+        let section = Section::Network;
+        let internal = self.judge(section, "internal", given.internal.as_ref(), network_name);
+        let egress = self.judge(section, "egress", given.egress.as_ref(), network_name);
+        let address = self.judge(section, "address", given.address.as_ref(), |s| {
+            network::interface(text(s, "address")?)
+        });
+        let gateway = self.judge(section, "gateway", given.gateway.as_ref(), |s| {
+            let gateway = network::address(text(s, "IP address")?)?;
+            match address {
+                Some(address) => reachable(gateway, address),
+                None => Ok(gateway),
+            }
+        });
+        Network {
+            internal,
+            egress,
+            hosts: self.hosts(&given.hosts),
+            address,
+            gateway,
+            dns: self.dns(&given.dns),
+        }
+    }
+
+    fn hosts(&mut self, given: &[(Scalar, Scalar)]) -> Vec<(String, IpAddr)> {
+        let mut seen = BTreeSet::new();
+        let mut hosts = Vec::with_capacity(given.len());
+        for (name, value) in given {
+            let field = || Section::Hosts.key(&name.text);
+            let judged = host::host_name(&name.text).and_then(|name| match name.as_str() {
+                "localhost" => Err(Refusal::new("localhost is always 127.0.0.1")),
+                _ => Ok(name),
+            });
+            let judged = match judged {
+                Ok(name) if seen.contains(&name) => Err(Refusal::new(format!(
+                    "the name {} is there twice",
+                    quoted(&name)
+                ))),
+                judged => judged,
+            };
+            let address = text(value, "IP address").and_then(|text| network::address(text));
+            match (judged, address) {
+                (Ok(name), Ok(address)) => {
+                    seen.insert(name.clone());
+                    hosts.push((name, address));
+                }
+                (judged, address) => {
+                    if let Err(refusal) = judged {
+                        self.refuse(Some(name.at), field(), || refusal);
+                    }
+                    if let Err(refusal) = address {
+                        self.refuse(Some(value.at), field(), || refusal);
+                    }
+                }
+            }
+        }
+        hosts
+    }
+
+    fn dns(&mut self, given: &[Scalar]) -> Vec<IpAddr> {
+        let mut servers = Vec::new();
+        for (index, scalar) in given.iter().enumerate() {
+            let field = || format!("network.dns[{index}]");
+            if index == MAX_DNS {
+                self.refuse(Some(scalar.at), field(), || {
+                    Refusal::new(format!(
+                        "a resolver reads {MAX_DNS} name servers, and here are {}",
+                        given.len()
+                    ))
+                });
+                break;
+            }
+            match text(scalar, "IP address").and_then(|text| network::address(text)) {
+                Ok(server) => servers.push(server),
+                Err(refusal) => self.refuse(Some(scalar.at), field(), || refusal),
+            }
+        }
+        servers
+    }
+
+    fn required<T>(
+        &mut self,
+        section: Section,
+        key: &'static str,
+        scalar: Option<&Scalar>,
+        rule: impl FnOnce(&Scalar) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        let given = scalar.filter(|s| s.kind() != Kind::Null);
+        if given.is_none() && self.complete {
+            self.missing(key, "write \"slug: NAME\", the agent's name");
+        }
+        self.judge(section, key, given, rule)
+    }
+
+    fn missing(&mut self, field: &str, hint: &str) {
+        self.refuse(None, field.to_owned(), || {
+            Refusal::new("required, and not there").hint(hint)
+        });
+    }
+
+    /// The rule's result for a field that is there; YAML's null is not there.
+    fn judge<T>(
+        &mut self,
+        section: Section,
+        key: &str,
+        scalar: Option<&Scalar>,
+        rule: impl FnOnce(&Scalar) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        let scalar = scalar.filter(|s| s.kind() != Kind::Null)?;
+        match rule(scalar) {
+            Ok(value) => Some(value),
+            Err(refusal) => {
+                self.refuse(Some(scalar.at), section.key(key), || refusal);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, at: Option<Position>, field: String, refusal: impl FnOnce() -> Refusal) {
+        self.problems.add(|| refusal().at(at, field));
+    }
+}
+
+/// The text of a scalar that YAML does not take for something else.
+fn text<'a>(scalar: &'a Scalar, wanted: &str) -> Result<&'a str, Refusal> {
+    let what = match scalar.kind() {
+        Kind::Text => return Ok(&scalar.text),
+        Kind::Null => "nothing",
+        Kind::Bool(_) => "a boolean",
+        Kind::Integer(_) | Kind::Float => "a number",
+    };
+    let article = if wanted.starts_with(['a', 'I']) {
+        "an"
+    } else {
+        "a"
+    };
+    Err(Refusal::new(format!(
+        "{} is {what}, not {article} {wanted}",
+        escaped(&scalar.text)
+    ))
+    .hint("YAML takes values without quotes for numbers or booleans; put text in quotes"))
+}
+
+fn judge_version(scalar: &Scalar) -> Result<(), Refusal> {
+    match scalar.kind() {
+        Kind::Integer(Some(1)) => Ok(()),
+        _ => Err(Refusal::new(format!(
+            "{} is not a version this program reads",
+            quoted(&scalar.text)
+        ))
+        .hint("write 1")),
+    }
+}
+
+fn judge_bool(scalar: &Scalar) -> Result<bool, Refusal> {
+    if let Kind::Bool(value) = scalar.kind() {
+        return Ok(value);
+    }
+    let refusal = Refusal::new(format!(
+        "{} is neither true nor false",
+        quoted(&scalar.text)
+    ));
+    Err(match &*scalar.text.to_ascii_lowercase() {
+        "yes" | "on" | "y" | "true" | "1" => refusal.hint("write true, without quotes"),
+        "no" | "off" | "n" | "false" | "0" => refusal.hint("write false, without quotes"),
+        _ => refusal,
+    })
+}
+
+fn judge_slug(scalar: &Scalar) -> Result<String, Refusal> {
+    let slug = &*scalar.text;
+    let refuse = |cause: &str| Refusal::new(format!("{} is not a slug: {cause}", quoted(slug)));
+    let sound = |s: &str| {
+        s.len() <= MAX_SLUG
+            && s.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !s.starts_with('-')
+            && !s.ends_with('-')
+            && !s.is_empty()
+    };
+    if sound(slug) {
+        return match scalar.kind() {
+            Kind::Text => Ok(slug.to_owned()),
+            _ => Err(refuse("YAML takes it for a number or a boolean")
+                .hint(format!("put it in quotes: \"{slug}\""))),
+        };
+    }
+    let refusal = refuse(&format!(
+        "it takes lower-case letters, digits and hyphens between them, at most {MAX_SLUG}"
+    ));
+    let near: String = slug
+        .chars()
+        .take(MAX_SLUG)
+        .map(|c| match c {
+            'a'..='z' | '0'..='9' => c,
+            'A'..='Z' => c.to_ascii_lowercase(),
+            _ => '-',
+        })
+        .collect();
+    let near = near.trim_matches('-');
+    Err(if sound(near) {
+        refusal.hint(format!("write \"{near}\""))
+    } else {
+        refusal
+    })
+}
+
+/// A container network's name, in Docker's form.
+fn network_name(scalar: &Scalar) -> Result<String, Refusal> {
+    let name = text(scalar, "network name")?;
+    let sound = (1..=128).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if sound {
+        Ok(name.to_owned())
+    } else {
+        Err(Refusal::new(format!(
+            "{} is not a network name: it takes letters, digits, \"_\", \".\" and \"-\" after a letter or digit, at most 128",
+            quoted(name)
+        )))
+    }
+}
+
+fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, Refusal> {
+    let shown = quoted(&scalar.text);
+    let range = format!("an integer from {min} to {max}");
+    let kind = scalar.kind();
+    if let Kind::Integer(Some(value)) = kind
+        && let Ok(value) = u32::try_from(value)
+        && (min..=max).contains(&value)
+    {
+        return Ok(value);
+    }
+    let refusal = Refusal::new(format!("{shown} is not {range}"));
+    Err(match kind {
+        Kind::Text
+            if scalar
+                .text
+                .parse::<u32>()
+                .is_ok_and(|n| (min..=max).contains(&n)) =>
+        {
+            refusal.hint("write it without quotes and leading zeros")
+        }
+        Kind::Text if scalar.text.ends_with('s') => refusal.hint("write the number without a unit"),
+        _ => refusal,
+    })
+}
+
+/// The gateway, if a host at `address` can reach it without one.
+fn reachable(gateway: IpAddr, address: network::Prefixed) -> Result<IpAddr, Refusal> {
+    let (own, prefix) = address;
+    let link_local =
+        matches!((gateway, own), (IpAddr::V6(v6), IpAddr::V6(_)) if v6.is_unicast_link_local());
+    if gateway == own {
+        return Err(Refusal::new(format!(
+            "\"{gateway}\" is the machine's own address"
+        )));
+    }
+    if !link_local && !network::on_link(address, gateway) {
+        return Err(Refusal::new(format!(
+            "\"{gateway}\" is not in the network of {own}/{prefix}, so nothing leads to it"
+        )));
+    }
+    Ok(gateway)
+}

@@ -1,0 +1,346 @@
+//! What a host in the allowlist may look like, and what it is normalized to.
+//! Pure.
+//!
+//! pipelock loads any string and compares it with the host of a request; what it
+//! could never match, and what could leave its quotes in YAML, is refused here.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::manifest::{Refusal, quoted};
+
+/// RFC 1035, section 2.3.4.
+const MAX_LABEL: usize = 63;
+/// The same, in presentation form without the final dot.
+const MAX_NAME: usize = 253;
+
+/// A route's host in the one form that is rendered: lower case, without a final
+/// dot. DNS names, `*.` before them, and IP literals are accepted.
+pub fn normalize(text: &str) -> Result<String, Refusal> {
+    if let Ok(address) = text.parse::<Ipv6Addr>() {
+        return ipv6(text, address);
+    }
+    characters(text)?;
+    let lower = text.to_ascii_lowercase();
+    let name = lower.strip_suffix('.').unwrap_or(&lower);
+    let base = match name.strip_prefix("*.") {
+        Some(base) => {
+            if base.parse::<Ipv4Addr>().is_ok() {
+                return Err(refuse(text, "a wildcard cannot stand before an IP address"));
+            }
+            base
+        }
+        None => name,
+    };
+    if name.parse::<Ipv4Addr>().is_ok() {
+        return Ok(name.to_owned());
+    }
+    if name == "*" || base.is_empty() && name.starts_with('*') {
+        return Err(refuse(
+            text,
+            "a bare wildcard would have to allow every host, and matches none",
+        )
+        .hint("name each host, or a domain as \"*.domain.example\""));
+    }
+    if base.contains('*') {
+        return Err(
+            refuse(text, "a wildcard is only read as the whole first label")
+                .hint("write \"*.\" and the domain"),
+        );
+    }
+    labels(text, base)?;
+    if name.len() > MAX_NAME {
+        let length = name.len();
+        return Err(refuse(
+            text,
+            &format!("it has {length} characters, more than {MAX_NAME}"),
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// A name for `/etc/hosts`: as a route's host, but neither wildcard nor address.
+pub fn host_name(text: &str) -> Result<String, Refusal> {
+    let name = normalize(text)?;
+    if name.starts_with('*') {
+        return Err(refuse(text, "a hosts entry cannot have a wildcard"));
+    }
+    if is_address(&name) {
+        return Err(refuse(text, "it is an IP address").hint("write \"NAME: ADDRESS\""));
+    }
+    Ok(name)
+}
+
+/// Whether a normalized host is an IP literal.
+pub fn is_address(host: &str) -> bool {
+    host.parse::<std::net::IpAddr>().is_ok()
+}
+
+fn refuse(text: &str, cause: &str) -> Refusal {
+    Refusal::new(format!("{} is not a host name: {cause}", quoted(text)))
+}
+
+/// pipelock compares addresses as text, so only the text every client writes
+/// (RFC 5952) can match.
+fn ipv6(text: &str, address: Ipv6Addr) -> Result<String, Refusal> {
+    if let Some(v4) = address.to_ipv4_mapped() {
+        return Err(
+            refuse(text, "it is an IPv4 address in IPv6 form").hint(format!("write \"{v4}\""))
+        );
+    }
+    let lower = text.to_ascii_lowercase();
+    let canonical = address.to_string();
+    if lower != canonical {
+        return Err(refuse(
+            text,
+            "pipelock compares addresses as text, and this is not the shortest form (RFC 5952)",
+        )
+        .hint(format!("write \"{canonical}\"")));
+    }
+    Ok(canonical)
+}
+
+/// Refuses what cannot be in a host name, with the most telling cause first.
+fn characters(text: &str) -> Result<(), Refusal> {
+    let cause = if text.chars().any(char::is_control) {
+        "it has a control character"
+    } else if text.contains("://") {
+        "it is a URL"
+    } else if text.chars().any(char::is_whitespace) {
+        "it has a space"
+    } else if text.contains(['"', '\'', '`']) {
+        "it has a quote"
+    } else if text.contains('\\') {
+        "it has a backslash"
+    } else if text.contains('@') {
+        "it has a user name"
+    } else if text.contains(['/', '?', '#']) {
+        "it has a path"
+    } else if text.contains('%') {
+        "it has a zone or a percent sign"
+    } else if text.contains(['[', ']']) && text.contains(':') {
+        "it has brackets or a port"
+    } else if text.contains(':') {
+        "it has a port"
+    } else if !text.is_ascii() {
+        let refusal = refuse(text, "it is not ASCII, and names are compared as A-labels");
+        return Err(match to_a_labels(text) {
+            Some(name) => refusal.hint(format!("write \"{name}\"")),
+            None => refusal.hint("write its A-label, the form that starts with \"xn--\""),
+        });
+    } else {
+        return Ok(());
+    };
+    let refusal = refuse(text, cause);
+    Err(match host_inside(text) {
+        Some(host) => refusal.hint(format!("write \"{host}\"")),
+        None if cause == "it has a port" => {
+            refusal.hint("write the name alone; every port is allowed")
+        }
+        None => refusal,
+    })
+}
+
+/// The host within a URL, a `host:port`, or blanks and quotes; `None` if what is
+/// left is no host either.
+fn host_inside(text: &str) -> Option<String> {
+    let clean = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`');
+    let text = text.trim_matches(clean);
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let text = text.split(['/', '?', '#']).next()?;
+    let text = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+    let host = match text.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None => text.split(':').next()?,
+    };
+    let host = host.split('%').next()?;
+    // Only what needs no further correction; otherwise one hint would follow another.
+    let sound = host.parse::<Ipv6Addr>().is_ok()
+        || !host.is_empty()
+            && host
+                .chars()
+                .all(|c| is_name_character(c) || matches!(c, '.' | '*'));
+    if sound { normalize(host).ok() } else { None }
+}
+
+/// The underscore is no host name's character in RFC 1123, but names with it are
+/// served (object stores, container networks), and pipelock compares them.
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+fn labels(text: &str, name: &str) -> Result<(), Refusal> {
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err(refuse(text, "it has an empty label"));
+        }
+        if let Some(c) = label.chars().find(|&c| !is_name_character(c)) {
+            return Err(refuse(
+                text,
+                &format!(
+                    "{} is not a letter, digit, hyphen or underscore",
+                    quoted(&c.to_string())
+                ),
+            ));
+        }
+        if label.len() > MAX_LABEL {
+            return Err(refuse(
+                text,
+                &format!(
+                    "a label has {} characters, more than {MAX_LABEL}",
+                    label.len()
+                ),
+            ));
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(refuse(text, "a label starts or ends with a hyphen"));
+        }
+    }
+    // What ends in a number is an address to every client, or nothing (WHATWG URL,
+    // "ends in a number").
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last
+        .strip_prefix("0x")
+        .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(refuse(
+            text,
+            "it ends in a number, but is no IPv4 address in its usual form",
+        )
+        .hint("write four numbers from 0 to 255 without leading zeros"));
+    }
+    Ok(())
+}
+
+/// The A-label form of a name whose letters need nothing but lower case; `None`
+/// where the full mapping of IDNA would be wanted.
+fn to_a_labels(text: &str) -> Option<String> {
+    let mut labels = Vec::new();
+    for label in text.trim_end_matches('.').split('.') {
+        let lower = label.to_lowercase();
+        if lower.is_ascii() {
+            labels.push(lower);
+        } else if lower.chars().all(is_simple_letter) {
+            labels.push(format!("xn--{}", punycode(&lower)?));
+        } else {
+            return None;
+        }
+    }
+    normalize(&labels.join(".")).ok()
+}
+
+/// Letters on which all versions of IDNA agree: composed, lower case, neither
+/// compatibility forms nor deviations (sharp s, final sigma).
+fn is_simple_letter(c: char) -> bool {
+    c.is_ascii_lowercase()
+        || c.is_ascii_digit()
+        || c == '-'
+        || matches!(c,
+            '\u{e0}'..='\u{f6}' | '\u{f8}'..='\u{131}' | '\u{134}'..='\u{13e}'
+            | '\u{142}'..='\u{148}' | '\u{14b}'..='\u{17e}'
+            | '\u{3ac}'..='\u{3c1}' | '\u{3c3}'..='\u{3ce}' | '\u{430}'..='\u{45f}'
+            | '\u{5d0}'..='\u{5ea}' | '\u{3041}'..='\u{3096}' | '\u{30a1}'..='\u{30fa}'
+            | '\u{30fc}' | '\u{4e00}'..='\u{9fa5}' | '\u{ac00}'..='\u{d7a3}')
+}
+
+/// Punycode (RFC 3492, section 6.3) of one label, without the `xn--`.
+fn punycode(label: &str) -> Option<String> {
+    const BASE: u32 = 36;
+    const T_MIN: u32 = 1;
+    const T_MAX: u32 = 26;
+    let mut out: String = label.chars().filter(char::is_ascii).collect();
+    let basic = u32::try_from(out.len()).ok()?;
+    if basic > 0 {
+        out.push('-');
+    }
+    let total = u32::try_from(label.chars().count()).ok()?;
+    let (mut n, mut delta, mut bias, mut done) = (128_u32, 0_u32, 72_u32, basic);
+    while done < total {
+        let next = label.chars().map(u32::from).filter(|&c| c >= n).min()?;
+        delta = delta.checked_add((next - n).checked_mul(done + 1)?)?;
+        n = next;
+        for c in label.chars().map(u32::from) {
+            if c < n {
+                delta = delta.checked_add(1)?;
+            }
+            if c != n {
+                continue;
+            }
+            let (mut q, mut k) = (delta, BASE);
+            loop {
+                let t = k.saturating_sub(bias).clamp(T_MIN, T_MAX);
+                if q < t {
+                    break;
+                }
+                out.push(digit(t + (q - t) % (BASE - t))?);
+                q = (q - t) / (BASE - t);
+                k += BASE;
+            }
+            out.push(digit(q)?);
+            // Adapt the bias (section 6.1).
+            delta = if done == basic {
+                delta / 700
+            } else {
+                delta / 2
+            };
+            delta += delta / (done + 1);
+            let mut steps = 0;
+            while delta > ((BASE - T_MIN) * T_MAX) / 2 {
+                delta /= BASE - T_MIN;
+                steps += BASE;
+            }
+            bias = steps + (BASE - T_MIN + 1) * delta / (delta + 38);
+            delta = 0;
+            done += 1;
+        }
+        delta = delta.checked_add(1)?;
+        n += 1;
+    }
+    Some(out)
+}
+
+fn digit(value: u32) -> Option<char> {
+    // 0–25 are letters, 26–35 digits.
+    if value < 26 {
+        char::from_u32(u32::from('a') + value)
+    } else {
+        char::from_u32(u32::from('0') + value - 26)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_a_labels_as_the_idna_codec_does() {
+        // Right-hand sides: str.encode("idna") of Python 3.
+        for (name, a_label) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.example", "xn--bcher-kva.example"),
+            ("münchen.example", "xn--mnchen-3ya.example"),
+            ("пример.example", "xn--e1afmkfd.example"),
+            ("例え.example", "xn--r8jz45g.example"),
+            ("παράδειγμα.example", "xn--hxajbheg2az3al.example"),
+            ("한국.example", "xn--3e0b707e.example"),
+            ("a.ü.example", "a.xn--tda.example"),
+            ("*.bücher.example", "*.xn--bcher-kva.example"),
+        ] {
+            assert_eq!(to_a_labels(name).as_deref(), Some(a_label), "{name}");
+        }
+    }
+
+    #[test]
+    fn gives_no_a_label_where_versions_of_idna_differ() {
+        for name in ["straße.example", "ａ.example", "a。example", "ﬁ.example"] {
+            assert_eq!(to_a_labels(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn normalizing_twice_changes_nothing() {
+        for host in ["API.Example.", "*.X.example", "2001:DB8::1", "10.0.0.1."] {
+            let once = normalize(host).unwrap();
+            assert_eq!(normalize(&once).unwrap(), once);
+        }
+    }
+}

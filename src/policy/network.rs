@@ -1,0 +1,205 @@
+//! CIDRs, addresses and sockets of a manifest. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::manifest::{Refusal, quoted};
+
+/// An address and its prefix length.
+pub type Prefixed = (IpAddr, u8);
+
+/// The network pipelock may reach although it is private: one CIDR that
+/// pipelock accepts (`net.ParseCIDR`, no host bits, no `/0`), in the one form that
+/// it would print itself. Returned as text, which is what gets rendered.
+pub fn cidr(text: &str) -> Result<String, Refusal> {
+    let (address, prefix) = prefixed(text, "CIDR", |ip| format!("write \"{ip}/{}\"", width(ip)))?;
+    if prefix == 0 {
+        return Err(Refusal::new(format!(
+            "{} is every address, and would turn pipelock's SSRF protection off",
+            quoted(text)
+        ))
+        .hint("write the internal network alone"));
+    }
+    let network = network_of(address, prefix);
+    if network != address {
+        return Err(Refusal::new(format!(
+            "{} is not a network: it has host bits set",
+            quoted(text)
+        ))
+        .hint(format!("write \"{network}/{prefix}\"")));
+    }
+    let canonical = format!("{network}/{prefix}");
+    if canonical != text {
+        return Err(
+            Refusal::new(format!("{} is not in its usual form", quoted(text)))
+                .hint(format!("write \"{canonical}\"")),
+        );
+    }
+    Ok(canonical)
+}
+
+/// An interface's own address with its prefix length; host bits are wanted.
+pub fn interface(text: &str) -> Result<Prefixed, Refusal> {
+    let (address, prefix) = prefixed(text, "address with a prefix length", |ip| match ip {
+        IpAddr::V4(_) => format!("add the prefix length, such as \"{ip}/24\""),
+        IpAddr::V6(_) => format!("add the prefix length, such as \"{ip}/64\""),
+    })?;
+    usable(text, address)?;
+    if prefix == 0 {
+        return Err(Refusal::new(format!(
+            "{} puts every address on the local link",
+            quoted(text)
+        )));
+    }
+    // RFC 3021: both addresses of a /31 are hosts.
+    if let IpAddr::V4(v4) = address
+        && prefix < 31
+    {
+        let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or_default();
+        let what = match u32::from(v4) & host_bits {
+            0 => Some("network"),
+            bits if bits == host_bits => Some("broadcast"),
+            _ => None,
+        };
+        if let Some(what) = what {
+            return Err(Refusal::new(format!(
+                "{} is the {what} address, not a host's",
+                quoted(text)
+            )));
+        }
+    }
+    Ok((address, prefix))
+}
+
+/// An address of another host.
+pub fn address(text: &str) -> Result<IpAddr, Refusal> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        let refusal = Refusal::new(format!("{} is not an IP address", quoted(text)));
+        let bare = text.split(['/', '%']).next().unwrap_or_default();
+        return Err(match bare.parse::<IpAddr>() {
+            Ok(ip) => refusal.hint(format!("write \"{ip}\"")),
+            Err(_) => refusal,
+        });
+    };
+    usable(text, address)?;
+    Ok(address)
+}
+
+/// Whether two addresses are in one network of this prefix length.
+pub fn on_link(interface: Prefixed, other: IpAddr) -> bool {
+    let (address, prefix) = interface;
+    address.is_ipv4() == other.is_ipv4() && network_of(address, prefix) == network_of(other, prefix)
+}
+
+/// Address and port to listen on. Go's `:8888` is not read: which addresses it
+/// means depends on the machine.
+pub fn listen(text: &str) -> Result<SocketAddr, Refusal> {
+    let refusal = Refusal::new(format!("{} is not an IP address and a port", quoted(text)));
+    let Ok(socket) = text.parse::<SocketAddr>() else {
+        let hint = if let Ok(ip) = text.parse::<IpAddr>() {
+            SocketAddr::new(ip, 8888).to_string()
+        } else {
+            let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+            match (host, port.parse::<u16>()) {
+                ("localhost", Ok(port)) => format!("127.0.0.1:{port}"),
+                (_, Ok(port)) if port > 0 => format!("0.0.0.0:{port}"),
+                _ => "0.0.0.0:8888".to_owned(),
+            }
+        };
+        return Err(refusal.hint(format!("write \"{hint}\"")));
+    };
+    if socket.port() == 0 {
+        return Err(Refusal::new(format!(
+            "{} has port 0, which is a different port at every start",
+            quoted(text)
+        ))
+        .hint("write a port from 1 to 65535"));
+    }
+    if let SocketAddr::V6(v6) = socket
+        && (v6.scope_id() != 0 || v6.ip().to_ipv4_mapped().is_some())
+    {
+        return Err(refusal);
+    }
+    Ok(socket)
+}
+
+/// Address and prefix length as Go's `net.ParseCIDR` reads them, but for leading
+/// zeros and IPv4 in IPv6 form, which are refused.
+fn prefixed(
+    text: &str,
+    wanted: &str,
+    bare: impl FnOnce(IpAddr) -> String,
+) -> Result<Prefixed, Refusal> {
+    let refuse = |cause: &str| {
+        let article = if wanted.starts_with('a') { "an" } else { "a" };
+        Refusal::new(format!(
+            "{} is not {article} {wanted}: {cause}",
+            quoted(text)
+        ))
+    };
+    let Some((address, prefix)) = text.split_once('/') else {
+        return Err(match text.parse::<IpAddr>() {
+            Ok(ip) => refuse("it has no prefix length").hint(bare(ip)),
+            Err(_) => refuse("an address, a slash and a prefix length are wanted"),
+        });
+    };
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Err(if address.contains('%') {
+            refuse("it has a zone")
+        } else {
+            refuse(&format!("{} is not an IP address", quoted(address)))
+        });
+    };
+    if let IpAddr::V6(v6) = address
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        return Err(refuse("it is an IPv4 address in IPv6 form")
+            .hint(format!("write it as IPv4, starting \"{v4}/\"")));
+    }
+    let digits = !prefix.is_empty()
+        && prefix.bytes().all(|b| b.is_ascii_digit())
+        && (prefix == "0" || !prefix.starts_with('0'));
+    match prefix.parse::<u8>() {
+        Ok(length) if digits && length <= width(address) => Ok((address, length)),
+        _ => Err(refuse(&format!(
+            "{} is not a prefix length from 0 to {}",
+            quoted(prefix),
+            width(address)
+        ))),
+    }
+}
+
+fn usable(text: &str, address: IpAddr) -> Result<(), Refusal> {
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let cause = if address.is_unspecified() {
+        "the unspecified address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        "the broadcast address"
+    } else if mapped {
+        "an IPv4 address in IPv6 form"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(format!(
+        "{} is {cause}, not a host's",
+        quoted(text)
+    )))
+}
+
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or_default();
+            Ipv4Addr::from(u32::from(v4) & !host_bits).into()
+        }
+        IpAddr::V6(v6) => {
+            let host_bits = u128::MAX.checked_shr(u32::from(prefix)).unwrap_or_default();
+            Ipv6Addr::from(u128::from(v6) & !host_bits).into()
+        }
+    }
+}

@@ -9,6 +9,7 @@
     reason = "the functions around the tests fail them by panicking"
 )]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -118,10 +119,10 @@ impl Workshop {
              secret = FORMAT:HEX,OCTETSTRING:{secret}\n"
         );
         if let Some(curve) = curve {
-            recipe += &format!("curve = EXPLICIT:0,OID:{curve}\n");
+            writeln!(recipe, "curve = EXPLICIT:0,OID:{curve}").unwrap();
         }
         if let Some(public) = public {
-            recipe += &format!("public = EXPLICIT:1,FORMAT:HEX,BITSTRING:{public}\n");
+            writeln!(recipe, "public = EXPLICIT:1,FORMAT:HEX,BITSTRING:{public}").unwrap();
         }
         self.write("key.cnf", recipe);
         self.openssl("asn1parse -noout -genconf key.cnf -out der");
@@ -194,6 +195,13 @@ fn refusal(cert: &[u8], key: &[u8], now: u64) -> (CaError, String) {
     (error, text)
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
 /// No twelve characters of the key's base64, no eight bytes of it in hexadecimal, no
 /// six of them as a list of numbers.
 fn assert_no_key_in(text: &str, key_file: &[u8]) {
@@ -214,7 +222,7 @@ fn assert_no_key_in(text: &str, key_file: &[u8]) {
     let der = workshop.read("der");
     let lower = text.to_lowercase();
     for window in der.windows(8) {
-        let hex: String = window.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hexadecimal(window);
         assert!(!lower.contains(&hex), "key bytes in {text:?}");
         let list = format!("{:?}", &window[..6]);
         assert!(
@@ -430,8 +438,7 @@ fn never_shows_the_key_in_debug_output() {
     assert!(text.contains("BEGIN CERTIFICATE") && text.contains("fingerprint_sha256"));
     assert!(!text.contains("PRIVATE KEY"));
     // The public half is in both files; what must not show is the secret.
-    let der_of_secret: Vec<u8> = entropy(1)[16..48].to_vec();
-    let hex: String = der_of_secret.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = hexadecimal(&entropy(1)[16..48]);
     assert!(!text.contains(&hex[..16]));
     let first_line = pair.key_pem.lines().nth(1).unwrap();
     for window in first_line.as_bytes()[..48].windows(12) {

@@ -103,16 +103,19 @@ fn decode<'a>(block: &'a [u8], trailer: &'a [u8]) -> Option<Block<'a>> {
     })
 }
 
-/// The first line without trailing blanks, and what follows it.
+/// The first line without its end and trailing blanks, and what follows it. Only before a
+/// newline is a carriage return part of the end.
 fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
-    let (line, rest) = match text.iter().position(|&byte| byte == b'\n') {
-        Some(newline) => (
-            text.get(..newline).unwrap_or_default(),
-            text.get(newline + 1..).unwrap_or_default(),
-        ),
-        None => (text, &[][..]),
-    };
-    (line.trim_ascii_end(), rest)
+    let mut parts = text.splitn(2, |&byte| byte == b'\n');
+    let mut line = parts.next().unwrap_or_default();
+    let rest = parts.next();
+    if rest.is_some() {
+        line = line.strip_suffix(b"\r").unwrap_or(line);
+    }
+    while let [shorter @ .., b' ' | b'\t'] = line {
+        line = shorter;
+    }
+    (line, rest.unwrap_or_default())
 }
 
 /// RFC 4648, section 4, padding required; line ends and blanks anywhere.

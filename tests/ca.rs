@@ -937,3 +937,54 @@ fn agrees_with_openssl_on_many_public_keys() {
         }
     }
 }
+
+#[test]
+fn refuses_names_with_characters_their_type_excludes_as_go_does() {
+    let workshop = Workshop::new();
+    let pair = generated(NEW_YEAR_2026);
+    workshop.write_pair(&pair);
+    workshop.openssl("x509 -in ca.pem -outform DER -out der");
+    let der = workshop.read("der");
+    let places: Vec<usize> = (0..der.len() - 11)
+        .filter(|&at| &der[at..at + 11] == b"Pipelock CA")
+        .collect();
+    assert_eq!(places.len(), 2, "issuer and subject");
+    for place in places {
+        let mut der = der.clone();
+        der[place + 8] = b'@';
+        workshop.write("der", der);
+        let base64 = workshop.openssl("base64 -in der");
+        let cert = format!("-----BEGIN CERTIFICATE-----\n{base64}-----END CERTIFICATE-----\n");
+        let (error, _) = refusal(cert.as_bytes(), pair.key_pem.as_bytes(), NEW_YEAR_2026);
+        assert!(matches!(
+            error,
+            CaError::Certificate(CertificateProblem::Malformed(_))
+        ));
+    }
+}
+
+#[test]
+fn shows_names_of_every_string_type_in_one_line() {
+    let workshop = Workshop::new();
+    workshop.make_key("prime256v1");
+    for (mask, name, shown) in [
+        ("utf8only", "Zürich", "Zürich"),
+        ("MASK:0x800", "Zürich", "Zürich"),
+        ("MASK:0x4", "Zürich", "Zürich"),
+        ("utf8only", "a\\nb", "anb"),
+    ] {
+        workshop.write(
+            "req.cnf",
+            format!(
+                "[req]\nprompt = no\nutf8 = yes\nstring_mask = {mask}\ndistinguished_name = dn\n\
+                 x509_extensions = ext\n[dn]\nC = CH\nCN = {name}\n[ext]\n{AUTHORITY}"
+            ),
+        );
+        workshop.openssl("req -x509 -new -config req.cnf -key key.pem -days 30 -out ca.pem");
+        let subject = workshop.check().unwrap().subject;
+        assert!(
+            subject == format!("C=CH, CN={shown}") || subject == "C=CH, CN=a\\nb",
+            "{subject}"
+        );
+    }
+}

@@ -971,7 +971,8 @@ fn shows_names_of_every_string_type_in_one_line() {
         ("utf8only", "Zürich", "Zürich"),
         ("MASK:0x800", "Zürich", "Zürich"),
         ("MASK:0x4", "Zürich", "Zürich"),
-        ("utf8only", "a\\nb", "anb"),
+        ("utf8only", "a\\nb", "a\\nb"),
+        ("utf8only", "O\\'Reilly", "O'Reilly"),
     ] {
         workshop.write(
             "req.cnf",
@@ -982,9 +983,6 @@ fn shows_names_of_every_string_type_in_one_line() {
         );
         workshop.openssl("req -x509 -new -config req.cnf -key key.pem -days 30 -out ca.pem");
         let subject = workshop.check().unwrap().subject;
-        assert!(
-            subject == format!("C=CH, CN={shown}") || subject == "C=CH, CN=a\\nb",
-            "{subject}"
-        );
+        assert_eq!(subject, format!("C=CH, CN={shown}"));
     }
 }

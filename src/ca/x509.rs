@@ -339,10 +339,22 @@ fn read_name(name: AnyRef<'_>) -> der::Result<String> {
                 other => dotted(other),
             };
             let text = read_text(attribute.decode()?)?;
-            parts.push(format!("{kind}={}", text.escape_debug()));
+            parts.push(format!("{kind}={}", one_line(&text)));
         }
     }
     Ok(parts.join(", "))
+}
+
+/// Escapes what is no character to read; quotes are.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\'' | '"' => line.push(character),
+            other => line.extend(other.escape_debug()),
+        }
+    }
+    line
 }
 
 /// The string types Go takes in a name, each with the characters it takes.

@@ -9,6 +9,7 @@
     reason = "the functions around the tests fail them by panicking"
 )]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -118,10 +119,10 @@ impl Workshop {
              secret = FORMAT:HEX,OCTETSTRING:{secret}\n"
         );
         if let Some(curve) = curve {
-            recipe += &format!("curve = EXPLICIT:0,OID:{curve}\n");
+            writeln!(recipe, "curve = EXPLICIT:0,OID:{curve}").unwrap();
         }
         if let Some(public) = public {
-            recipe += &format!("public = EXPLICIT:1,FORMAT:HEX,BITSTRING:{public}\n");
+            writeln!(recipe, "public = EXPLICIT:1,FORMAT:HEX,BITSTRING:{public}").unwrap();
         }
         self.write("key.cnf", recipe);
         self.openssl("asn1parse -noout -genconf key.cnf -out der");
@@ -194,6 +195,13 @@ fn refusal(cert: &[u8], key: &[u8], now: u64) -> (CaError, String) {
     (error, text)
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
 /// No twelve characters of the key's base64, no eight bytes of it in hexadecimal, no
 /// six of them as a list of numbers.
 fn assert_no_key_in(text: &str, key_file: &[u8]) {
@@ -214,7 +222,7 @@ fn assert_no_key_in(text: &str, key_file: &[u8]) {
     let der = workshop.read("der");
     let lower = text.to_lowercase();
     for window in der.windows(8) {
-        let hex: String = window.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hexadecimal(window);
         assert!(!lower.contains(&hex), "key bytes in {text:?}");
         let list = format!("{:?}", &window[..6]);
         assert!(
@@ -430,8 +438,7 @@ fn never_shows_the_key_in_debug_output() {
     assert!(text.contains("BEGIN CERTIFICATE") && text.contains("fingerprint_sha256"));
     assert!(!text.contains("PRIVATE KEY"));
     // The public half is in both files; what must not show is the secret.
-    let der_of_secret: Vec<u8> = entropy(1)[16..48].to_vec();
-    let hex: String = der_of_secret.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = hexadecimal(&entropy(1)[16..48]);
     assert!(!text.contains(&hex[..16]));
     let first_line = pair.key_pem.lines().nth(1).unwrap();
     for window in first_line.as_bytes()[..48].windows(12) {
@@ -928,5 +935,54 @@ fn agrees_with_openssl_on_many_public_keys() {
             workshop.certify(AUTHORITY);
             workshop.check().unwrap();
         }
+    }
+}
+
+#[test]
+fn refuses_names_with_characters_their_type_excludes_as_go_does() {
+    let workshop = Workshop::new();
+    let pair = generated(NEW_YEAR_2026);
+    workshop.write_pair(&pair);
+    workshop.openssl("x509 -in ca.pem -outform DER -out der");
+    let der = workshop.read("der");
+    let places: Vec<usize> = (0..der.len() - 11)
+        .filter(|&at| &der[at..at + 11] == b"Pipelock CA")
+        .collect();
+    assert_eq!(places.len(), 2, "issuer and subject");
+    for place in places {
+        let mut der = der.clone();
+        der[place + 8] = b'@';
+        workshop.write("der", der);
+        let base64 = workshop.openssl("base64 -in der");
+        let cert = format!("-----BEGIN CERTIFICATE-----\n{base64}-----END CERTIFICATE-----\n");
+        let (error, _) = refusal(cert.as_bytes(), pair.key_pem.as_bytes(), NEW_YEAR_2026);
+        assert!(matches!(
+            error,
+            CaError::Certificate(CertificateProblem::Malformed(_))
+        ));
+    }
+}
+
+#[test]
+fn shows_names_of_every_string_type_in_one_line() {
+    let workshop = Workshop::new();
+    workshop.make_key("prime256v1");
+    for (mask, name, shown) in [
+        ("utf8only", "Zürich", "Zürich"),
+        ("MASK:0x800", "Zürich", "Zürich"),
+        ("MASK:0x4", "Zürich", "Zürich"),
+        ("utf8only", "a\\nb", "a\\nb"),
+        ("utf8only", "O\\'Reilly", "O'Reilly"),
+    ] {
+        workshop.write(
+            "req.cnf",
+            format!(
+                "[req]\nprompt = no\nutf8 = yes\nstring_mask = {mask}\ndistinguished_name = dn\n\
+                 x509_extensions = ext\n[dn]\nC = CH\nCN = {name}\n[ext]\n{AUTHORITY}"
+            ),
+        );
+        workshop.openssl("req -x509 -new -config req.cnf -key key.pem -days 30 -out ca.pem");
+        let subject = workshop.check().unwrap().subject;
+        assert_eq!(subject, format!("C=CH, CN={shown}"));
     }
 }

@@ -1,10 +1,6 @@
 //! Judges a CA pair by the rules pipelock loads it with, and by the clock, which pipelock
 //! ignores and its clients do not. Pure.
 
-use std::fmt::Write as _;
-
-use sha2::{Digest as _, Sha256};
-
 use super::x509::CertificateProblem;
 use super::{CaError, Facts, KeyProblem, Warning, pem, sec1, x509};
 
@@ -14,9 +10,9 @@ use super::{CaError, Facts, KeyProblem, Warning, pem, sec1, x509};
 pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError> {
     let cert_block =
         pem::first_block(cert_pem).map_err(|e| CaError::Certificate(CertificateProblem::Pem(e)))?;
-    let cert = x509::parse(&cert_block).map_err(CaError::Certificate)?;
+    let cert = x509::parse_block(&cert_block).map_err(CaError::Certificate)?;
     let key_block = pem::first_block(key_pem).map_err(|e| CaError::Key(KeyProblem::Pem(e)))?;
-    let key = sec1::parse(&key_block).map_err(CaError::Key)?;
+    let key = sec1::parse_block(&key_block).map_err(CaError::Key)?;
 
     if !cert.is_authority {
         return Err(CaError::Certificate(CertificateProblem::NotAuthority));
@@ -29,21 +25,11 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
     }
     judge_validity(&cert, now).map_err(CaError::Certificate)?;
 
-    let mut warnings = Vec::new();
-    if !cert.has_key_identifier {
-        warnings.push(Warning::NoSubjectKeyIdentifier);
-    }
+    let mut facts = cert.facts(&cert_block.der);
     if cert_block.more {
-        warnings.push(Warning::MoreInCertificateFile);
+        facts.warnings.push(Warning::MoreInCertificateFile);
     }
-    Ok(Facts {
-        fingerprint_sha256: hexadecimal(&Sha256::digest(&*cert_block.der)),
-        subject: cert.subject,
-        not_before: cert.not_before,
-        not_after: cert.not_after,
-        curve: cert.curve,
-        warnings,
-    })
+    Ok(facts)
 }
 
 /// Both ends belong to the validity (RFC 5280, 4.1.2.5).
@@ -56,12 +42,4 @@ fn judge_validity(cert: &x509::Certificate<'_>, now: u64) -> Result<(), Certific
     } else {
         Ok(())
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

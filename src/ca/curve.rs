@@ -92,8 +92,8 @@ const P521: Domain = Domain {
 /// Whether the uncompressed `point` is the one Go would derive from `secret`. `None` where
 /// the secret is not in 1..n, or the curve is P-256: that one is `p256`'s.
 ///
-/// The time this takes depends on the secret, and tells nobody: it runs once, before the
-/// machine runs anything that could watch.
+/// The time this takes depends on the secret. It runs once for each start, on a key that
+/// its owner's own tools made, and answers nobody who could ask again.
 pub(super) fn is_public_point_of(curve: Curve, secret: &[u8], point: &[u8]) -> Option<bool> {
     let domain = match curve {
         Curve::P224 => &P224,

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, SigningKey};
-use p256::elliptic_curve::sec1::ToSec1Point as _;
 use p256::pkcs8::LineEnding;
 use rcgen::string::PrintableString;
 use rcgen::{
@@ -14,7 +13,7 @@ use rcgen::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{CaError, Pair, check};
+use super::{CaError, Pair, x509};
 
 const SERIAL_BYTES: usize = 16;
 const SCALAR_BYTES: usize = 32;
@@ -46,8 +45,10 @@ pub fn generate(entropy: &[u8; ENTROPY_BYTES], now: u64) -> Result<Pair, CaError
     let key_pem = secret
         .to_sec1_pem(LineEnding::LF)
         .map_err(|_| CaError::EncodeKey)?;
-    // What is written is what every later start will judge.
-    let facts = check(cert_pem.as_bytes(), key_pem.as_bytes(), now)?;
+    // Read back, so that the facts are those of what is written.
+    let facts = x509::parse(cert.der())
+        .map(|read| read.facts(cert.der()))
+        .map_err(CaError::Certificate)?;
     Ok(Pair {
         cert_pem,
         key_pem,
@@ -122,10 +123,9 @@ struct CaSigner {
 
 impl CaSigner {
     fn new(secret: &p256::SecretKey) -> Self {
-        Self {
-            key: SigningKey::from(secret),
-            public_point: secret.public_key().to_sec1_point(false).as_bytes().to_vec(),
-        }
+        let key = SigningKey::from(secret);
+        let public_point = key.verifying_key().to_sec1_point(false).as_bytes().to_vec();
+        Self { key, public_point }
     }
 }
 

@@ -4,7 +4,6 @@
 
 mod check;
 mod curve;
-
 mod generate;
 mod pem;
 mod sec1;

@@ -103,16 +103,19 @@ fn decode<'a>(block: &'a [u8], trailer: &'a [u8]) -> Option<Block<'a>> {
     })
 }
 
-/// The first line without trailing blanks, and what follows it.
+/// The first line without its end and trailing blanks, and what follows it. Only before a
+/// newline is a carriage return part of the end.
 fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
-    let (line, rest) = match text.iter().position(|&byte| byte == b'\n') {
-        Some(newline) => (
-            text.get(..newline).unwrap_or_default(),
-            text.get(newline + 1..).unwrap_or_default(),
-        ),
-        None => (text, &[][..]),
-    };
-    (line.trim_ascii_end(), rest)
+    let mut parts = text.splitn(2, |&byte| byte == b'\n');
+    let mut line = parts.next().unwrap_or_default();
+    let rest = parts.next();
+    if rest.is_some() {
+        line = line.strip_suffix(b"\r").unwrap_or(line);
+    }
+    while let [shorter @ .., b' ' | b'\t'] = line {
+        line = shorter;
+    }
+    (line, rest.unwrap_or_default())
 }
 
 /// RFC 4648, section 4, padding required; line ends and blanks anywhere.
@@ -152,4 +155,73 @@ fn decode_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|at| at == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: &str = "-----BEGIN X-----\nAQID\n-----END X-----\n";
+
+    fn contents(file: &str) -> Result<Vec<u8>, PemProblem> {
+        first_block(file.as_bytes()).map(|block| block.der.to_vec())
+    }
+
+    #[test]
+    fn finds_the_block_go_finds() {
+        for file in [
+            BLOCK.to_owned(),
+            BLOCK.trim_end().to_owned(),
+            BLOCK.replace('\n', "\r\n"),
+            format!("text\n\n{BLOCK}text"),
+            format!("-----BEGIN X-----\nAQ\n{BLOCK}"),
+            format!("-----BEGIN Y-----\n!\n-----END Y-----\n{BLOCK}"),
+            format!("-----BEGIN Y-----\nAQID\n-----END Z-----\n{BLOCK}"),
+            "-----BEGIN X-----  \n A Q\tI\nD \n-----END X----- \t\n".to_owned(),
+            "-----BEGIN X-----\nName: value\n\nAQID\n-----END X-----".to_owned(),
+        ] {
+            assert_eq!(contents(&file), Ok(vec![1, 2, 3]), "{file:?}");
+        }
+        assert_eq!(
+            contents("-----BEGIN X-----\n-----END X-----\n"),
+            Ok(Vec::new())
+        );
+    }
+
+    #[test]
+    fn finds_none_where_go_finds_none() {
+        for file in [
+            BLOCK.replace("-----BEGIN", "text -----BEGIN"),
+            BLOCK.replace("-----END", " -----END"),
+            BLOCK.replace("END X-----\n", "END X-----text\n"),
+            BLOCK.replace("END X-----\n", "END X-----\r"),
+            BLOCK.replace("BEGIN X-----", "BEGIN X----"),
+            BLOCK.replace("AQID", "AQI"),
+            BLOCK.replace("AQID", "A==="),
+            BLOCK.replace("AQID", "AQ=D"),
+            BLOCK.replace("AQID", "AQ==AQID"),
+            BLOCK.replace("AQID", "AQID="),
+        ] {
+            assert_eq!(contents(&file), Err(PemProblem::Damaged), "{file:?}");
+        }
+    }
+
+    #[test]
+    fn decodes_padded_base64() {
+        let body = |base64: &str| contents(&BLOCK.replace("AQID", base64));
+        assert_eq!(body("AQ=="), Ok(vec![1]));
+        assert_eq!(body("AQI="), Ok(vec![1, 2]));
+        assert_eq!(body("+/+/AQ=\n="), Ok(vec![0xfb, 0xff, 0xbf, 1]));
+    }
+
+    #[test]
+    fn tells_what_stands_around_the_block() -> Result<(), PemProblem> {
+        assert!(!first_block(BLOCK.as_bytes())?.more);
+        assert!(first_block(BLOCK.repeat(2).as_bytes())?.more);
+        let encrypted = BLOCK.replace("AQID", "Proc-Type: 4,ENCRYPTED\n\nAQID");
+        let block = first_block(encrypted.as_bytes())?;
+        assert!(block.encrypted);
+        assert_eq!(block.label, b"X");
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use p256::elliptic_curve::sec1::ToSec1Point as _;
-use p256::pkcs8::der::asn1::{AnyRef, OctetStringRef};
+use p256::pkcs8::der::asn1::{AnyRef, BitStringRef, OctetStringRef};
 use p256::pkcs8::der::{self, Reader as _, SliceReader, Tag, Tagged as _};
 use zeroize::Zeroizing;
 
@@ -137,7 +137,7 @@ impl PrivateKey<'_> {
 }
 
 /// Reads the key of a PEM block, whatever its label: so does pipelock.
-pub(super) fn parse<'a>(block: &'a Block<'_>) -> Result<PrivateKey<'a>, KeyProblem> {
+pub(super) fn parse_block<'a>(block: &'a Block<'_>) -> Result<PrivateKey<'a>, KeyProblem> {
     if block.encrypted {
         return Err(KeyProblem::Encrypted);
     }
@@ -181,7 +181,6 @@ fn read(der: &[u8]) -> der::Result<Parsed<'_>> {
     let mut curve = Err(KeyProblem::NoCurve);
     while !key.is_finished() {
         let field: AnyRef<'_> = key.decode()?;
-        // The public key in [1] is ignored, as Go does.
         if field.tag() == context_constructed(0) {
             let parameters: AnyRef<'_> = SliceReader::new(field.value())?.decode()?;
             curve = if parameters.tag() == Tag::ObjectIdentifier {
@@ -190,6 +189,9 @@ fn read(der: &[u8]) -> der::Result<Parsed<'_>> {
             } else {
                 Err(KeyProblem::ExplicitCurve)
             };
+        } else if field.tag() == context_constructed(1) {
+            // Go ignores what this says, but not how it is encoded.
+            SliceReader::new(field.value())?.decode::<BitStringRef<'_>>()?;
         }
     }
     if !file.is_finished() {

@@ -1,15 +1,16 @@
 //! Reads of an X.509 certificate what decides whether pipelock and its clients take it
 //! as a CA (RFC 5280). Pure.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use p256::pkcs8::der::asn1::{AnyRef, BitStringRef, GeneralizedTime, UtcTime};
+use p256::pkcs8::der::asn1::{AnyRef, BitStringRef, GeneralizedTime, OctetStringRef, UtcTime};
 use p256::pkcs8::der::{
     self, ErrorKind, Reader as _, SliceReader, Tag, TagMode, TagNumber, Tagged as _,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::pem::{Block, PemProblem};
-use super::{Curve, rfc3339};
+use super::{Curve, Facts, Warning, rfc3339};
 
 // Contents of the object identifiers, without tag and length.
 pub(super) const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
@@ -138,10 +139,36 @@ pub(super) struct Certificate<'a> {
     pub(super) has_key_identifier: bool,
 }
 
+impl Certificate<'_> {
+    /// What this certificate, whose whole encoding is `der`, says of itself.
+    pub(super) fn facts(self, der: &[u8]) -> Facts {
+        let mut warnings = Vec::new();
+        if !self.has_key_identifier {
+            warnings.push(Warning::NoSubjectKeyIdentifier);
+        }
+        Facts {
+            fingerprint_sha256: hexadecimal(&Sha256::digest(der)),
+            subject: self.subject,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            curve: self.curve,
+            warnings,
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Reads the certificate of a PEM block, whatever its label: so does pipelock. The label
 /// only serves to explain what cannot be read.
-pub(super) fn parse<'a>(block: &'a Block<'_>) -> Result<Certificate<'a>, CertificateProblem> {
-    read(&block.der).map_err(|problem| match block.label {
+pub(super) fn parse_block<'a>(block: &'a Block<'_>) -> Result<Certificate<'a>, CertificateProblem> {
+    parse(&block.der).map_err(|problem| match block.label {
         b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => CertificateProblem::IsRequest,
         b"TRUSTED CERTIFICATE" => CertificateProblem::IsTrusted,
         b"EC PARAMETERS" => CertificateProblem::IsKey,
@@ -150,7 +177,8 @@ pub(super) fn parse<'a>(block: &'a Block<'_>) -> Result<Certificate<'a>, Certifi
     })
 }
 
-fn read(der: &[u8]) -> Result<Certificate<'_>, CertificateProblem> {
+/// Reads one certificate and nothing behind it.
+pub(super) fn parse(der: &[u8]) -> Result<Certificate<'_>, CertificateProblem> {
     let mut file = SliceReader::new(der)?;
     let mut cert = inside(file.decode()?, Tag::Sequence)?;
     let read = read_fields(&mut cert)?;
@@ -184,7 +212,7 @@ fn read_fields<'a>(cert: &mut SliceReader<'a>) -> Result<Certificate<'a>, Certif
     if tbs.decode::<AnyRef<'_>>()? != outer_algorithm {
         return Err(CertificateProblem::SignatureAlgorithms);
     }
-    let _issuer: AnyRef<'_> = tbs.decode()?;
+    let _issuer = read_name(tbs.decode()?)?;
     let mut validity = inside(tbs.decode()?, Tag::Sequence)?;
     let (not_before, not_after) = (read_time(&mut validity)?, read_time(&mut validity)?);
     let subject = read_name(tbs.decode()?)?;
@@ -267,11 +295,10 @@ fn read_extensions(mut list: SliceReader<'_>) -> der::Result<Extensions> {
             .into());
         }
         seen.push(kind);
-        let mut value: AnyRef<'_> = extension.decode()?;
-        if value.tag() == Tag::Boolean {
-            value = extension.decode()?;
+        if Tag::peek(&extension)? == Tag::Boolean {
+            let _critical: bool = extension.decode()?;
         }
-        let mut value = inside(value, Tag::OctetString)?;
+        let mut value = inside(extension.decode()?, Tag::OctetString)?;
         match kind {
             BASIC_CONSTRAINTS => {
                 let mut constraints = inside(value.decode()?, Tag::Sequence)?;
@@ -284,8 +311,8 @@ fn read_extensions(mut list: SliceReader<'_>) -> der::Result<Extensions> {
                 found.may_sign = usage.get(KEY_CERT_SIGN).unwrap_or(false);
             }
             SUBJECT_KEY_IDENTIFIER => {
-                let identifier: AnyRef<'_> = value.decode()?;
-                found.has_key_identifier = !identifier.value().is_empty();
+                let identifier: &OctetStringRef = value.decode()?;
+                found.has_key_identifier = !identifier.is_empty();
             }
             _ => {}
         }
@@ -311,12 +338,51 @@ fn read_name(name: AnyRef<'_>) -> der::Result<String> {
                 [0x55, 0x04, 0x0b] => "OU".to_owned(),
                 other => dotted(other),
             };
-            let value: AnyRef<'_> = attribute.decode()?;
-            let text = String::from_utf8_lossy(value.value());
-            parts.push(format!("{kind}={}", text.escape_debug()));
+            let text = read_text(attribute.decode()?)?;
+            parts.push(format!("{kind}={}", one_line(&text)));
         }
     }
     Ok(parts.join(", "))
+}
+
+/// Escapes what is no character to read; quotes are.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\'' | '"' => line.push(character),
+            other => line.extend(other.escape_debug()),
+        }
+    }
+    line
+}
+
+/// The string types Go takes in a name, each with the characters it takes.
+fn read_text(value: AnyRef<'_>) -> der::Result<String> {
+    let bytes = value.value();
+    let allowed = match value.tag() {
+        Tag::Utf8String => true,
+        Tag::PrintableString => bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b" '()+,-./:=?*&".contains(byte)),
+        Tag::Ia5String => bytes.is_ascii(),
+        Tag::NumericString => bytes.iter().all(|b| b.is_ascii_digit() || *b == b' '),
+        Tag::TeletexString => return Ok(bytes.iter().copied().map(char::from).collect()),
+        Tag::BmpString => {
+            let units = bytes.chunks(2).map(|unit| match unit {
+                [high, low] => u16::from_be_bytes([*high, *low]),
+                _ => 0xdc00,
+            });
+            return char::decode_utf16(units)
+                .collect::<Result<_, _>>()
+                .map_err(|_| Tag::BmpString.value_error().into());
+        }
+        _ => false,
+    };
+    match str::from_utf8(bytes) {
+        Ok(text) if allowed => Ok(text.to_owned()),
+        _ => Err(value.tag().value_error().into()),
+    }
 }
 
 /// A reader of what `value` holds, which must have this tag.

@@ -103,6 +103,22 @@ impl Default for Paths {
     }
 }
 
+impl Paths {
+    /// The same with every path absolute: the daemon starts in `/`.
+    #[must_use]
+    pub fn absolute(&self) -> Self {
+        // Fails only where the working directory is gone; then the path cannot work anyway.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Self {
+            manifest: absolute(&self.manifest),
+            daemon: absolute(&self.daemon),
+            run_dir: absolute(&self.run_dir),
+            cert: absolute(&self.cert),
+            key: absolute(&self.key),
+        }
+    }
+}
+
 /// What `status` prints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusOptions {
@@ -124,7 +140,11 @@ pub struct UsageError(String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\nhint: sidecar-init --help lists commands and options", self.0)
+        write!(
+            f,
+            "{}\nhint: sidecar-init --help lists commands and options",
+            self.0
+        )
     }
 }
 
@@ -198,7 +218,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         return Err(UsageError(format!("{command} takes no --{option}")));
     }
     Ok(match command.as_str() {
-        "check" => Command::Check { manifest: paths.manifest, strict },
+        "check" => Command::Check {
+            manifest: paths.manifest,
+            strict,
+        },
         "render" => Command::Render(paths),
         "ca" => Command::Ca(paths),
         "status" => Command::Status(StatusOptions {
@@ -208,7 +231,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             wait_generation,
             timeout_seconds,
         }),
-        "healthcheck" => Command::Healthcheck { run_dir: paths.run_dir },
+        "healthcheck" => Command::Healthcheck {
+            run_dir: paths.run_dir,
+        },
         _ => Command::Run(paths),
     })
 }
@@ -229,7 +254,10 @@ mod tests {
 
     #[test]
     fn takes_options_before_and_after_the_command() {
-        let wanted = Command::Check { manifest: "-".into(), strict: true };
+        let wanted = Command::Check {
+            manifest: "-".into(),
+            strict: true,
+        };
         assert_eq!(words("check --strict --manifest -"), Ok(wanted.clone()));
         assert_eq!(words("--manifest=- check --strict"), Ok(wanted));
     }
@@ -246,13 +274,27 @@ mod tests {
         ] {
             let error = words(line).unwrap_err().to_string();
             assert!(error.contains(why), "{line}: {error}");
-            assert!(error.ends_with("--help lists commands and options"), "{error}");
+            assert!(
+                error.ends_with("--help lists commands and options"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn help_names_every_command_and_option() {
-        for word in COMMANDS.iter().chain(&["--manifest", "--strict", "--daemon", "--run-dir", "--cert", "--key", "--json", "--wait-generation", "--timeout", "--timeline"]) {
+        for word in COMMANDS.iter().chain(&[
+            "--manifest",
+            "--strict",
+            "--daemon",
+            "--run-dir",
+            "--cert",
+            "--key",
+            "--json",
+            "--wait-generation",
+            "--timeout",
+            "--timeline",
+        ]) {
             assert!(HELP.contains(word), "{word}");
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,12 +108,12 @@ impl Console {
     }
 
     /// The descriptors that have something waiting to be written.
-    pub fn waiting(&self) -> impl Iterator<Item = RawFd> {
+    pub fn waiting(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.error, &self.output]
             .into_iter()
             .flatten()
             .filter(|sink| !sink.queue.is_empty())
-            .map(|sink| sink.target.raw())
+            .map(|sink| sink.target.fd())
     }
 
     /// Writes what can be written now.
@@ -144,13 +144,6 @@ impl Console {
 }
 
 impl Target {
-    fn raw(&self) -> RawFd {
-        match self {
-            Self::Reopened(fd) => fd.as_raw_fd(),
-            Self::Socket(fd) | Self::Shared(fd) => *fd,
-        }
-    }
-
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Reopened(fd) => fd.as_fd(),
@@ -217,8 +210,9 @@ impl Sink {
         }
         if self.unreported > 0 && !self.closed {
             let count = std::mem::take(&mut self.unreported);
-            let notice =
-                format!("sidecar-init: warning: {count} lines dropped: the console was not read fast enough\n");
+            let notice = format!(
+                "sidecar-init: warning: {count} lines dropped: the console was not read fast enough\n"
+            );
             let written = self.write(notice.as_bytes());
             self.queue.extend(notice.as_bytes().iter().skip(written));
         }

@@ -20,7 +20,10 @@ pub struct Access {
 
 impl Access {
     /// Everybody may read it.
-    pub const PUBLIC: Self = Self { mode: 0o644, owner: None };
+    pub const PUBLIC: Self = Self {
+        mode: 0o644,
+        owner: None,
+    };
 
     /// Its owner alone may read and write it.
     #[must_use]
@@ -40,7 +43,11 @@ pub struct FileError {
 impl FileError {
     /// `cannot <verb> <path>: <source>`
     pub fn new(verb: &'static str, path: &Path, source: io::Error) -> Self {
-        Self { verb, path: path.to_owned(), source }
+        Self {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// Whether there was nothing at that path.
@@ -79,8 +86,8 @@ pub fn install(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileErro
     temporary_name.push(name);
     temporary_name.push(".new");
     let temporary = target.with_file_name(temporary_name);
-    let result = write_new(&temporary, bytes, access)
-        .and_then(|()| fs::rename(&temporary, &target));
+    let result =
+        write_new(&temporary, bytes, access).and_then(|()| fs::rename(&temporary, &target));
     result.map_err(|source| {
         // Never leave a half-written file; the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
@@ -127,7 +134,11 @@ pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
         .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        let kind = if metadata.is_dir() { "a directory" } else { "a device, pipe or socket" };
+        let kind = if metadata.is_dir() {
+            "a directory"
+        } else {
+            "a device, pipe or socket"
+        };
         return Err(failed(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("it is {kind}, not a regular file"),
@@ -174,7 +185,8 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("sidecar-install-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("sidecar-install-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Self(path)
         }
@@ -194,7 +206,11 @@ mod tests {
         install(&path, b"new", Access::private(None)).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "nothing is left over");
+        assert_eq!(
+            fs::read_dir(&scratch.0).unwrap().count(),
+            1,
+            "nothing is left over"
+        );
     }
 
     #[test]
@@ -229,7 +245,16 @@ mod tests {
         let file = scratch.0.join("file");
         fs::write(&file, "0123456789").unwrap();
         assert_eq!(read_bounded(&file, 10).unwrap().len(), 10);
-        assert!(read_bounded(&file, 9).unwrap_err().to_string().ends_with("larger than 9 bytes"));
-        assert!(read_bounded(&scratch.0.join("none"), 9).unwrap_err().is_missing());
+        assert!(
+            read_bounded(&file, 9)
+                .unwrap_err()
+                .to_string()
+                .ends_with("larger than 9 bytes")
+        );
+        assert!(
+            read_bounded(&scratch.0.join("none"), 9)
+                .unwrap_err()
+                .is_missing()
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode as ProcessExit;
 
+use sidecar_init::boot::mode::{self, Mode};
 use sidecar_init::cli::{self, Command};
 use sidecar_init::exit::ExitCode;
 use sidecar_init::run;
@@ -11,7 +12,7 @@ fn main() -> ProcessExit {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let command = match cli::parse(arguments) {
         Ok(command) => command,
-        Err(_) if std::process::id() == 1 => Command::Run(cli::Paths::default()),
+        Err(_) if mode::detect() == Mode::Machine => Command::Run(cli::Paths::default()),
         Err(error) => return fail(ExitCode::Usage, &error.to_string()),
     };
     let result = match command {
@@ -37,8 +38,12 @@ fn main() -> ProcessExit {
 }
 
 fn fail(code: ExitCode, text: &str) -> ProcessExit {
-    for line in text.lines() {
-        eprintln!("sidecar-init: {line}");
-    }
+    // Problems of a manifest name their file and line already.
+    let prefix = if code == ExitCode::ManifestInvalid {
+        ""
+    } else {
+        "sidecar-init: "
+    };
+    eprintln!("{prefix}{text}");
     ProcessExit::from(code.number())
 }

@@ -5,8 +5,6 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -108,19 +106,26 @@ fn restart_machine() -> Result<Infallible, Errno> {
     reboot(RebootMode::RB_AUTOBOOT)
 }
 
-/// `sync(2)` may wait for a host that does not answer, so somebody else waits.
+/// `sync(2)` may wait for a host that does not answer, so a child waits for it.
+#[allow(unsafe_code)]
 fn sync_within(patience: Duration) {
-    let (done, finished) = mpsc::channel();
-    let syncing = thread::Builder::new().spawn(move || {
-        nix::unistd::sync();
-        // The receiver is gone when the time was up.
-        let _ = done.send(());
-    });
-    match syncing {
-        Ok(_) => {
-            let _ = finished.recv_timeout(patience);
+    // SAFETY: the child makes one system call and ends; it touches nothing shared.
+    let child = match unsafe { nix::unistd::fork() } {
+        Ok(nix::unistd::ForkResult::Child) => {
+            nix::unistd::sync();
+            // SAFETY: ends without running the parent's exit handlers.
+            unsafe { libc::_exit(0) }
         }
-        Err(error) => log::warn!("cannot sync the disks: {error}"),
+        Ok(nix::unistd::ForkResult::Parent { .. }) => true,
+        Err(errno) => {
+            log::warn!("cannot sync the disks: {}", errno.desc());
+            false
+        }
+    };
+    let end = Instant::now() + patience;
+    while child && Instant::now() < end && !reap_exited_children().childless {
+        // The handlers' pipe may be full of other signals by now: a short nap instead.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -142,6 +147,9 @@ fn hand_code_to_libkrun(code: u8) {
         )
     };
     if result != 0 {
-        log::debug!("no libkrun takes the exit code: {}", io::Error::last_os_error());
+        log::debug!(
+            "no libkrun takes the exit code: {}",
+            io::Error::last_os_error()
+        );
     }
 }

@@ -234,7 +234,11 @@ impl Reporter {
                 last_lines: Vec::new(),
                 dropped_lines: 0,
                 reaped: 0,
-                stages: vec![StageTime { stage: Stage::Mode, at_us: 0, took_us: None }],
+                stages: vec![StageTime {
+                    stage: Stage::Mode,
+                    at_us: 0,
+                    took_us: None,
+                }],
                 updated: String::new(),
             },
             started,
@@ -263,7 +267,11 @@ impl Reporter {
         self.close_stage(now);
         self.status.stage = stage;
         self.status.outcome = failed_at(stage);
-        self.status.stages.push(StageTime { stage, at_us: now, took_us: None });
+        self.status.stages.push(StageTime {
+            stage,
+            at_us: now,
+            took_us: None,
+        });
         log::debug!("stage {}", stage.as_str());
         self.publish();
     }

@@ -139,7 +139,10 @@ mod tests {
     fn judges_the_years() {
         assert_eq!(judge(0), Plausibility::TooEarly(0));
         assert_eq!(judge(BUILD_EPOCH), Plausibility::Plausible);
-        assert_eq!(judge(BUILD_EPOCH + 10 * 365 * 86_400), Plausibility::Plausible);
+        assert_eq!(
+            judge(BUILD_EPOCH + 10 * 365 * 86_400),
+            Plausibility::Plausible
+        );
         let in_2200 = 7_258_118_400;
         assert_eq!(judge(in_2200), Plausibility::TooLate(in_2200));
     }

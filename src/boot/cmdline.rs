@@ -86,16 +86,31 @@ mod tests {
     fn takes_its_own_arguments_and_leaves_the_rest() {
         let line = "console=hvc0 root=/dev/vda ro sidecar.mount=ext4:/dev/vdb sidecar.export=virtiofs:out sidecar.log=debug quiet virtio_mmio.device=512@0xfeb00e00:12\n";
         let arguments = Arguments::parse(line);
-        assert_eq!(arguments.mount.as_ref().map(ToString::to_string).as_deref(), Some("ext4:/dev/vdb"));
-        assert_eq!(arguments.export.as_ref().map(ToString::to_string).as_deref(), Some("virtiofs:out"));
+        assert_eq!(
+            arguments.mount.as_ref().map(ToString::to_string).as_deref(),
+            Some("ext4:/dev/vdb")
+        );
+        assert_eq!(
+            arguments
+                .export
+                .as_ref()
+                .map(ToString::to_string)
+                .as_deref(),
+            Some("virtiofs:out")
+        );
         assert_eq!(arguments.log.as_deref(), Some("debug"));
         assert_eq!((arguments.state, arguments.problems.len()), (None, 0));
     }
 
     #[test]
     fn says_what_it_does_not_understand() {
-        let arguments = Arguments::parse("sidecar.mount=/dev/vdb sidecar.export=nfs:x sidecar.exprot=9p:y sidecar.state=ext4:");
+        let arguments = Arguments::parse(
+            "sidecar.mount=/dev/vdb sidecar.export=nfs:x sidecar.exprot=9p:y sidecar.state=ext4:",
+        );
         assert_eq!(arguments.problems.len(), 4, "{:?}", arguments.problems);
-        assert_eq!((arguments.mount, arguments.export, arguments.state), (None, None, None));
+        assert_eq!(
+            (arguments.mount, arguments.export, arguments.state),
+            (None, None, None)
+        );
     }
 }

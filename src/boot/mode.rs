@@ -66,5 +66,7 @@ fn from_namespace(inode: u64) -> Mode {
 }
 
 fn pid_namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino())
+    fs::metadata("/proc/self/ns/pid")
+        .ok()
+        .map(|namespace| namespace.ino())
 }

@@ -62,20 +62,7 @@ pub fn prepare() -> Result<(), NetworkError> {
 /// Gives [`INTERFACE`] the manifest's address, and writes the names. Without an
 /// address the kernel's `ip=` has done it, or nobody has.
 pub fn configure(network: &Network) -> Result<(), NetworkError> {
-    install(
-        Path::new("/etc/hosts"),
-        render_hosts(network).as_bytes(),
-        Access::PUBLIC,
-    )
-    .map_err(NetworkError::File)?;
-    if let Some(resolvers) = render_resolvers(network) {
-        install(
-            Path::new("/etc/resolv.conf"),
-            resolvers.as_bytes(),
-            Access::PUBLIC,
-        )
-        .map_err(NetworkError::File)?;
-    }
+    write_names(network)?;
     if let Some((address, prefix)) = network.address {
         set_address(address, prefix)?;
         bring_up(INTERFACE)?;
@@ -84,6 +71,18 @@ pub fn configure(network: &Network) -> Result<(), NetworkError> {
         add_default_route(gateway)?;
     }
     Ok(())
+}
+
+/// Writes `/etc/hosts` and `/etc/resolv.conf`.
+pub fn write_names(network: &Network) -> Result<(), NetworkError> {
+    let write = |path: &str, text: &str| {
+        install(Path::new(path), text.as_bytes(), Access::PUBLIC).map_err(NetworkError::File)
+    };
+    write("/etc/hosts", &render_hosts(network))?;
+    match render_resolvers(network) {
+        Some(resolvers) => write("/etc/resolv.conf", &resolvers),
+        None => Ok(()),
+    }
 }
 
 /// The text of `/etc/hosts`.
@@ -182,7 +181,10 @@ fn interface_index(socket: &OwnedFd, name: &str) -> Result<i32, Errno> {
 
 fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
     let failed = |errno| {
-        NetworkError::Set(format!("give {INTERFACE} the address {address}/{prefix}"), errno)
+        NetworkError::Set(
+            format!("give {INTERFACE} the address {address}/{prefix}"),
+            errno,
+        )
     };
     match address {
         IpAddr::V4(ip) => {

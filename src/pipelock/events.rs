@@ -90,13 +90,25 @@ mod tests {
     #[test]
     fn reads_the_lines_pipelock_prints() {
         let startup = br#"{"level":"info","component":"pipelock","event":"startup","listen":"127.0.0.1:8888","mode":"strict","version":"2.3.0","config_hash":"4f89","time":"2026-11-23T20:02:19Z","message":"pipelock started"}"#;
-        assert_eq!(parse(startup), Some(Event::Startup { config_hash: "4f89".into() }));
+        assert_eq!(
+            parse(startup),
+            Some(Event::Startup {
+                config_hash: "4f89".into()
+            })
+        );
         let reload = br#"{"level":"info","component":"pipelock","event":"config_reload","status":"success","detail":"mode=strict","config_hash":"d549","time":"2026-11-23T20:02:19Z","message":"configuration reloaded"}"#;
-        assert_eq!(parse(reload), Some(Event::Reloaded { config_hash: "d549".into() }));
+        assert_eq!(
+            parse(reload),
+            Some(Event::Reloaded {
+                config_hash: "d549".into()
+            })
+        );
         let refused = br#"{"level":"error","component":"pipelock","event":"error","method":"CONFIG_RELOAD","resource":"p.yaml","error":"rejected: security downgrade from strict mode","time":"2026-11-23T20:17:58Z","message":"request error"}"#;
         assert_eq!(
             parse(refused),
-            Some(Event::ReloadRefused("rejected: security downgrade from strict mode".into()))
+            Some(Event::ReloadRefused(
+                "rejected: security downgrade from strict mode".into()
+            ))
         );
         let blocked = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"GET","url":"http://no.example/","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: no.example","agent":"anonymous","message":"request blocked"}"#;
         assert_eq!(
@@ -110,7 +122,8 @@ mod tests {
 
     #[test]
     fn is_not_fooled_by_an_event_inside_a_value() {
-        let line = br#"{"event":"anomaly","url":"http://x/\"event\":\"startup\"","config_hash":"00"}"#;
+        let line =
+            br#"{"event":"anomaly","url":"http://x/\"event\":\"startup\"","config_hash":"00"}"#;
         assert_eq!(parse(line), None);
         let line = br#"{"event":"anomaly","x":{"event":"startup"},"config_hash":"00"}"#;
         assert_eq!(parse(line), None);
@@ -118,7 +131,13 @@ mod tests {
 
     #[test]
     fn survives_any_bytes() {
-        for junk in [&b"{\"event\":\"startup\""[..], b"", b"{", b"\xff\xfe", b"{\"event\":\"startup\",\"config_hash\":7}"] {
+        for junk in [
+            &b"{\"event\":\"startup\""[..],
+            b"",
+            b"{",
+            b"\xff\xfe",
+            b"{\"event\":\"startup\",\"config_hash\":7}",
+        ] {
             assert_eq!(parse(junk), None);
         }
     }

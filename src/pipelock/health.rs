@@ -24,7 +24,10 @@ struct Health {
 /// field that says it is not.
 pub fn judge(response: &Response) -> Result<String, String> {
     if response.status != 200 {
-        return Err(format!("/health answered {} instead of 200", response.status));
+        return Err(format!(
+            "/health answered {} instead of 200",
+            response.status
+        ));
     }
     let health: Health = serde_json::from_slice(&response.body)
         .map_err(|error| format!("/health is not what pipelock answers: {error}"))?;
@@ -38,16 +41,32 @@ pub fn judge(response: &Response) -> Result<String, String> {
     expect("mode", &health.mode, "strict");
     for (field, found, wanted) in [
         ("forward_proxy_enabled", health.forward_proxy_enabled, true),
-        ("tls_interception_enabled", health.tls_interception_enabled, true),
-        ("request_body_scan_enabled", health.request_body_scan_enabled, true),
+        (
+            "tls_interception_enabled",
+            health.tls_interception_enabled,
+            true,
+        ),
+        (
+            "request_body_scan_enabled",
+            health.request_body_scan_enabled,
+            true,
+        ),
         ("kill_switch_active", health.kill_switch_active, false),
     ] {
         expect(field, bool_str(found), bool_str(wanted));
     }
     if wrong.is_empty() {
-        Ok(health.version.chars().filter(|c| c.is_ascii_graphic()).take(64).collect())
+        Ok(health
+            .version
+            .chars()
+            .filter(|c| c.is_ascii_graphic())
+            .take(64)
+            .collect())
     } else {
-        Err(format!("/health says pipelock does not protect: {}", wrong.join(", ")))
+        Err(format!(
+            "/health says pipelock does not protect: {}",
+            wrong.join(", ")
+        ))
     }
 }
 
@@ -62,7 +81,10 @@ mod tests {
     const GOOD: &str = r#"{"status":"healthy","version":"2.3.0","mode":"strict","uptime_seconds":0.1,"dlp_patterns":48,"response_scan_enabled":true,"git_protection_enabled":false,"rate_limit_enabled":true,"forward_proxy_enabled":true,"websocket_proxy_enabled":false,"request_body_scan_enabled":true,"tls_interception_enabled":true,"kill_switch_active":false}"#;
 
     fn judge_text(body: &str) -> Result<String, String> {
-        judge(&Response { status: 200, body: body.as_bytes().to_vec() })
+        judge(&Response {
+            status: 200,
+            body: body.as_bytes().to_vec(),
+        })
     }
 
     #[test]
@@ -72,9 +94,10 @@ mod tests {
 
     #[test]
     fn names_every_field_that_says_it_does_not_protect() {
-        let bad = GOOD
-            .replace("\"strict\"", "\"balanced\"")
-            .replace("\"tls_interception_enabled\":true", "\"tls_interception_enabled\":false");
+        let bad = GOOD.replace("\"strict\"", "\"balanced\"").replace(
+            "\"tls_interception_enabled\":true",
+            "\"tls_interception_enabled\":false",
+        );
         assert_eq!(
             judge_text(&bad).unwrap_err(),
             "/health says pipelock does not protect: mode is \"balanced\" instead of \"strict\", \
@@ -84,7 +107,15 @@ mod tests {
 
     #[test]
     fn refuses_every_answer_with_a_deciding_field_missing() {
-        for field in ["status", "version", "mode", "forward_proxy_enabled", "tls_interception_enabled", "request_body_scan_enabled", "kill_switch_active"] {
+        for field in [
+            "status",
+            "version",
+            "mode",
+            "forward_proxy_enabled",
+            "tls_interception_enabled",
+            "request_body_scan_enabled",
+            "kill_switch_active",
+        ] {
             let renamed = GOOD.replace(&format!("\"{field}\""), "\"other\"");
             assert!(judge_text(&renamed).is_err(), "{field}");
         }

@@ -57,7 +57,9 @@ fn decode_chunks(mut rest: &[u8]) -> Result<Option<Vec<u8>>, String> {
         let Some(end) = memchr::memmem::find(rest, b"\r\n") else {
             return Ok(None);
         };
-        let size = rest.get(..end).and_then(|line| std::str::from_utf8(line).ok());
+        let size = rest
+            .get(..end)
+            .and_then(|line| std::str::from_utf8(line).ok());
         let size = size.ok_or_else(bad)?;
         let digits = size.split(';').next().unwrap_or_default().trim();
         let size = usize::from_str_radix(digits, 16).map_err(|_| bad())?;
@@ -89,7 +91,10 @@ mod tests {
             assert_eq!(parse(&whole[..cut], false), Ok(None), "{cut}");
         }
         let response = parse(whole, false).unwrap().unwrap();
-        assert_eq!((response.status, response.body.as_slice()), (403, &b"hello"[..]));
+        assert_eq!(
+            (response.status, response.body.as_slice()),
+            (403, &b"hello"[..])
+        );
     }
 
     #[test]
@@ -105,12 +110,24 @@ mod tests {
     fn takes_an_opened_tunnel_for_an_answer() {
         let opened = b"HTTP/1.1 200 OK\r\n\r\n";
         assert_eq!(Response::parse(opened, false, false), Ok(None));
-        assert_eq!(Response::parse(opened, false, true).unwrap().unwrap().status, 200);
+        assert_eq!(
+            Response::parse(opened, false, true)
+                .unwrap()
+                .unwrap()
+                .status,
+            200
+        );
     }
 
     #[test]
     fn refuses_what_is_not_http_as_soon_as_that_is_clear() {
-        for garbage in ["SSH-2.0-x", "HTTQ", "\0", "HTTP/2 200\r\n\r\n", "HTTP/1.1 x\r\n\r\n"] {
+        for garbage in [
+            "SSH-2.0-x",
+            "HTTQ",
+            "\0",
+            "HTTP/2 200\r\n\r\n",
+            "HTTP/1.1 x\r\n\r\n",
+        ] {
             assert!(parse(garbage, false).is_err(), "{garbage:?}");
         }
         let bad = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nx";

@@ -52,10 +52,8 @@ pub fn open_tunnels(response: &Response) -> Result<u64, String> {
     let missing = || format!("/metrics (status {}) has no {NAME}", response.status);
     let text = std::str::from_utf8(&response.body).map_err(|_| missing())?;
     text.lines()
-        .find_map(|line| line.strip_prefix(NAME)?.trim().parse::<f64>().ok())
-        .filter(|count| *count >= 0.0 && response.status == 200)
-        // A gauge is a float in Prometheus' text; this one counts whole tunnels.
-        .map(|count| count.ceil() as u64)
+        .find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok())
+        .filter(|_| response.status == 200)
         .ok_or_else(missing)
 }
 
@@ -64,21 +62,33 @@ mod tests {
     use super::*;
 
     fn response(status: u16, body: &str) -> Response {
-        Response { status, body: body.as_bytes().to_vec() }
+        Response {
+            status,
+            body: body.as_bytes().to_vec(),
+        }
     }
 
     #[test]
     fn takes_only_a_refusal_by_the_allowlist_for_a_refusal() {
         let refusal = "CONNECT blocked: domain not in allowlist: canary.invalid\n";
         assert_eq!(judge_canary(&response(403, refusal)), Ok(()));
-        for (status, body) in [(200, ""), (502, refusal), (403, "kill switch active"), (403, "")] {
-            assert!(judge_canary(&response(status, body)).is_err(), "{status} {body}");
+        for (status, body) in [
+            (200, ""),
+            (502, refusal),
+            (403, "kill switch active"),
+            (403, ""),
+        ] {
+            assert!(
+                judge_canary(&response(status, body)).is_err(),
+                "{status} {body}"
+            );
         }
     }
 
     #[test]
     fn counts_tunnels() {
-        let metrics = "# TYPE pipelock_active_tunnels gauge\npipelock_active_tunnels 3\npipelock_x 9\n";
+        let metrics =
+            "# TYPE pipelock_active_tunnels gauge\npipelock_active_tunnels 3\npipelock_x 9\n";
         assert_eq!(open_tunnels(&response(200, metrics)), Ok(3));
         assert!(open_tunnels(&response(200, "pipelock_x 9\n")).is_err());
         assert!(open_tunnels(&response(500, metrics)).is_err());

@@ -1,7 +1,5 @@
 //! Decides how a changed policy reaches a running pipelock. Pure.
 
-use std::collections::BTreeSet;
-
 use crate::policy::Policy;
 
 /// What a changed manifest asks for.
@@ -22,11 +20,12 @@ pub enum Plan {
 /// Compares two policies.
 #[must_use]
 pub fn plan(old: &Policy, new: &Policy) -> Plan {
-    let before: BTreeSet<&str> = old.allowlist.iter().map(String::as_str).collect();
-    let after: BTreeSet<&str> = new.allowlist.iter().map(String::as_str).collect();
-    let revoked: Vec<String> = before
-        .difference(&after)
-        .map(|host| (*host).to_owned())
+    // Both are sorted: that is how they are rendered.
+    let revoked: Vec<String> = old
+        .allowlist
+        .iter()
+        .filter(|host| new.allowlist.binary_search(host).is_err())
+        .cloned()
         .collect();
     let same_but_hosts = old.seed_phrase_detection == new.seed_phrase_detection
         && old.passthrough == new.passthrough
@@ -36,7 +35,7 @@ pub fn plan(old: &Policy, new: &Policy) -> Plan {
     if !same_but_hosts || !revoked.is_empty() {
         return Plan::Restart { revoked };
     }
-    if before == after {
+    if old.allowlist == new.allowlist {
         Plan::Nothing
     } else {
         Plan::Reload

@@ -39,7 +39,10 @@ pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartErro
 
 fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartError> {
     let state = Path::new(STATE_DIRECTORY);
-    let (kept_cert, kept_key) = (state.join("pipelock-ca.pem"), state.join("pipelock-ca-key.pem"));
+    let (kept_cert, kept_key) = (
+        state.join("pipelock-ca.pem"),
+        state.join("pipelock-ca-key.pem"),
+    );
     let keeps = mounts::is_mount_point(state);
     if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
         let facts = check(&cert, &key, &kept_cert, &kept_key)?;
@@ -63,8 +66,7 @@ pub fn generate() -> Result<ca::Pair, StartError> {
     let entropy = clock::entropy::<{ ca::ENTROPY_BYTES }>(clock::ENTROPY_DEADLINE)
         .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
     let entropy = Zeroizing::new(entropy);
-    ca::generate(&entropy, clock::now())
-        .map_err(|error| StartError::new(ExitCode::Internal, error))
+    ca::generate(&entropy, clock::now()).map_err(|error| StartError::new(ExitCode::Internal, error))
 }
 
 /// Writes a pair: the key private, the certificate public, the certificate last.

@@ -26,7 +26,11 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
         "{name}: valid; slug {}, {} host(s) allowed{}\n",
         policy.slug,
         policy.allowlist.len(),
-        if policy.allowlist.is_empty() { ": every request will be denied" } else { "" }
+        if policy.allowlist.is_empty() {
+            ": every request will be denied"
+        } else {
+            ""
+        }
     ))
 }
 
@@ -47,7 +51,8 @@ fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String), StartErro
             .map_err(|error| missing(format!("cannot read standard input: {error}")))?;
         (bytes, "<stdin>".to_owned())
     } else {
-        let bytes = read_bounded(manifest, MAX_BYTES).map_err(|error| missing(error.to_string()))?;
+        let bytes =
+            read_bounded(manifest, MAX_BYTES).map_err(|error| missing(error.to_string()))?;
         (bytes, manifest.display().to_string())
     };
     match policy::read(&bytes, strict) {
@@ -66,7 +71,11 @@ pub fn join_problems(problems: &[Problem], name: &str) -> String {
         .take(MAX_REPORTED)
         .map(|problem| problem.display(name).to_string())
         .collect();
-    if let Some(more) = problems.len().checked_sub(MAX_REPORTED).filter(|more| *more > 0) {
+    if let Some(more) = problems
+        .len()
+        .checked_sub(MAX_REPORTED)
+        .filter(|more| *more > 0)
+    {
         lines.push(format!("… and {more} more"));
     }
     lines.join("\n")
@@ -75,9 +84,10 @@ pub fn join_problems(problems: &[Problem], name: &str) -> String {
 /// Generates a pair where there is none, checks the one there, refuses half a pair.
 pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
     let (verb, facts) = match (authority::read(&paths.cert)?, authority::read(&paths.key)?) {
-        (Some(cert), Some(key)) => {
-            ("usable", authority::check(&cert, &key, &paths.cert, &paths.key)?)
-        }
+        (Some(cert), Some(key)) => (
+            "usable",
+            authority::check(&cert, &key, &paths.cert, &paths.key)?,
+        ),
         (None, None) => {
             let pair = authority::generate()?;
             let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
@@ -125,7 +135,9 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
                 status.state,
                 status.config.generation,
                 status.config.applied_generation,
-                status.manifest_error.map_or_else(String::new, |why| format!("\n{why}")),
+                status
+                    .manifest_error
+                    .map_or_else(String::new, |why| format!("\n{why}")),
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
@@ -156,7 +168,13 @@ fn describe(status: &Status) -> String {
         line("error", error.replace('\n', "\n               "));
     }
     if let Some(error) = &status.manifest_error {
-        line("manifest", format!("the newest is not used: {}", error.replace('\n', "\n               ")));
+        line(
+            "manifest",
+            format!(
+                "the newest is not used: {}",
+                error.replace('\n', "\n               ")
+            ),
+        );
     }
     let daemon = &status.daemon;
     line(
@@ -164,7 +182,9 @@ fn describe(status: &Status) -> String {
         format!(
             "{}{}, {} restart(s), {} failure(s)",
             daemon.version.as_deref().unwrap_or("version unknown"),
-            daemon.pid.map_or_else(|| ", not running".to_owned(), |pid| format!(", pid {pid}")),
+            daemon
+                .pid
+                .map_or_else(|| ", not running".to_owned(), |pid| format!(", pid {pid}")),
             status.restarts,
             status.failures
         ),
@@ -177,7 +197,13 @@ fn describe(status: &Status) -> String {
         ),
     );
     if let Some(ca) = &status.ca {
-        line("CA", format!("SHA-256 {}, {}, until {}", ca.fingerprint_sha256, ca.source, ca.not_after));
+        line(
+            "CA",
+            format!(
+                "SHA-256 {}, {}, until {}",
+                ca.fingerprint_sha256, ca.source, ca.not_after
+            ),
+        );
     }
     if let Some(revocation) = &status.revocation {
         line(
@@ -185,7 +211,10 @@ fn describe(status: &Status) -> String {
             format!(
                 "{} {}",
                 revocation.hosts.join(", "),
-                revocation.done_at.as_deref().map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"))
+                revocation
+                    .done_at
+                    .as_deref()
+                    .map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"))
             ),
         );
     }
@@ -212,7 +241,9 @@ fn timeline(status: &Status) -> String {
     for stage in &status.stages {
         let took = stage.took_us.unwrap_or(0);
         let before = usize::try_from(stage.at_us * WIDTH / end).unwrap_or(0);
-        let length = usize::try_from((took * WIDTH).div_ceil(end)).unwrap_or(0).max(1);
+        let length = usize::try_from((took * WIDTH).div_ceil(end))
+            .unwrap_or(0)
+            .max(1);
         text.push_str(&format!(
             "  {:<9} {:>9} µs  {}{}\n",
             stage.stage.as_str(),
@@ -232,18 +263,26 @@ pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
         "ready" | "reloading" => Ok(()),
         state => Err(not_ready(format!(
             "not ready: {state}{}",
-            status.error.map_or_else(String::new, |error| format!(": {error}"))
+            status
+                .error
+                .map_or_else(String::new, |error| format!(": {error}"))
         ))),
     }
 }
 
 fn print(text: &str) -> Result<(), StartError> {
     let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
         // The reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| {
-            StartError::new(ExitCode::CannotWrite, format!("cannot write standard output: {error}"))
+            StartError::new(
+                ExitCode::CannotWrite,
+                format!("cannot write standard output: {error}"),
+            )
         }),
     }
 }

@@ -41,7 +41,10 @@ pub struct StartError {
 
 impl StartError {
     fn new(code: ExitCode, text: impl fmt::Display) -> Self {
-        Self { code, text: text.to_string() }
+        Self {
+            code,
+            text: text.to_string(),
+        }
     }
 }
 
@@ -61,6 +64,7 @@ enum Ending {
 
 /// Runs until the end of the daemon, and of the machine where there is one.
 pub fn run(paths: &Paths) -> ! {
+    let paths = &paths.absolute();
     let started = Instant::now();
     let mode = mode::detect();
     console::reopen();
@@ -70,7 +74,10 @@ pub fn run(paths: &Paths) -> ! {
             .unwrap_or_default(),
         Mode::Container | Mode::Child => Arguments::default(),
     };
-    let filter = arguments.log.clone().or_else(|| std::env::var("SIDECAR_LOG").ok());
+    let filter = arguments
+        .log
+        .clone()
+        .or_else(|| std::env::var("SIDECAR_LOG").ok());
     init_logging(filter.as_deref());
     let mut reporter = Reporter::new(started, boot_id());
     reporter.set_mode(mode);
@@ -82,10 +89,13 @@ pub fn run(paths: &Paths) -> ! {
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => {
-            conclude(&mut reporter, Ending::Failed(StartError::new(
-                ExitCode::OperatingSystem,
-                format!("cannot install signal handlers: {error}"),
-            )));
+            conclude(
+                &mut reporter,
+                Ending::Failed(StartError::new(
+                    ExitCode::OperatingSystem,
+                    format!("cannot install signal handlers: {error}"),
+                )),
+            );
             shutdown::end(Some(mode), ExitCode::OperatingSystem.number());
         }
     };
@@ -147,7 +157,11 @@ fn start(
     for missing in &sandbox.missing {
         reporter.warn(missing.clone());
     }
-    reporter.status.daemon.sandbox_missing.clone_from(&sandbox.missing);
+    reporter
+        .status
+        .daemon
+        .sandbox_missing
+        .clone_from(&sandbox.missing);
     let ca = authority::prepare(paths, sandbox.file_owner())?;
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
     if let Some(export) = export_directory(paths) {
@@ -194,17 +208,27 @@ fn supervise_until_the_end(
     };
     Ok(match supervise(&setup, desired, signals, reporter) {
         Outcome::Stopped => Ending::Stopped,
-        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure)),
+        Outcome::GaveUp(failure) => {
+            let last_line = reporter.status.last_lines.last();
+            Ending::Failed(given_up(&failure, last_line.map(String::as_str)))
+        }
     })
 }
 
-fn given_up(failure: &Failure) -> StartError {
+fn given_up(failure: &Failure, last_line: Option<&str>) -> StartError {
     let code = match failure {
         Failure::Spawn(libc::ENOENT, _) => ExitCode::NotFound,
         Failure::Spawn(libc::EACCES | libc::ENOEXEC, _) => ExitCode::NotExecutable,
         _ => ExitCode::DaemonUnavailable,
     };
-    StartError::new(code, format!("giving up after repeated failures: {failure}"))
+    let said = match (failure, last_line) {
+        (Failure::Exited(_), Some(line)) => format!("; its last line: {line}"),
+        _ => String::new(),
+    };
+    StartError::new(
+        code,
+        format!("giving up after repeated failures: {failure}{said}"),
+    )
 }
 
 fn stop_asked(signals: &mut Signals) -> Option<Ending> {
@@ -292,7 +316,10 @@ fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<
     if mode != Mode::Machine {
         return Ok(());
     }
-    let default = Source { kind: "virtiofs".to_owned(), device: "sidecar".to_owned() };
+    let default = Source {
+        kind: "virtiofs".to_owned(),
+        device: "sidecar".to_owned(),
+    };
     let source = match &arguments.mount {
         Some(source) => source,
         None if manifest.exists() => return Ok(()),
@@ -306,10 +333,13 @@ fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<
 /// Everything the daemon is to run on, read from the manifest's directory.
 fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
     let invalid = |text: String| Box::new(StartError::new(ExitCode::ManifestInvalid, text));
-    let bytes = read_bounded(&paths.manifest, crate::manifest::MAX_BYTES).map_err(|error| {
-        Box::new(StartError::new(ExitCode::ManifestMissing, error))
-    })?;
-    let name = paths.manifest.file_name().unwrap_or_default().to_string_lossy();
+    let bytes = read_bounded(&paths.manifest, crate::manifest::MAX_BYTES)
+        .map_err(|error| Box::new(StartError::new(ExitCode::ManifestMissing, error)))?;
+    let name = paths
+        .manifest
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     let judgement = policy::read(&bytes, false)
         .map_err(|problems| invalid(commands::join_problems(&problems, &name)))?;
     let warnings = judgement
@@ -346,14 +376,23 @@ fn boot_id() -> String {
     let number = number & !(0b11 << 62) | (0b10 << 62);
     let hex = format!("{number:032x}");
     let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default().to_owned();
-    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+    [
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32),
+    ]
+    .join("-")
 }
 
 /// A panic is a defect; PID 1 may not die of it before it has said so, because the
 /// kernel would panic too and the host would learn nothing.
 fn record_panics(mode: Mode) {
     std::panic::set_hook(Box::new(move |panic| {
-        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let place = panic
+            .location()
+            .map_or_else(String::new, ToString::to_string);
         log::error!("internal error: {} at {place}", panic_message(panic));
         let line = format!(
             "sidecar-init: result {{\"schema\":{},\"state\":\"failed\",\"outcome\":\"internal error\",\"exit_code\":{}}}\n",

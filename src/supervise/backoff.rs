@@ -76,7 +76,9 @@ mod tests {
         let delays: Vec<u128> = (0..12).map(|n| delay_after(n).as_millis()).collect();
         assert_eq!(
             delays,
-            [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000, 10_000]
+            [
+                0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000, 10_000
+            ]
         );
         assert_eq!(delay_after(u32::MAX), LONGEST_DELAY);
     }
@@ -109,7 +111,10 @@ mod tests {
         let mut now = Instant::now();
         let mut policy = RestartPolicy::default();
         for _ in 0..4 {
-            assert!(matches!(policy.record_failure(now, None), Verdict::RestartAt(_)));
+            assert!(matches!(
+                policy.record_failure(now, None),
+                Verdict::RestartAt(_)
+            ));
             now += 100 * SECOND;
         }
         assert_eq!(policy.record_failure(now, None), Verdict::GiveUp);
@@ -123,6 +128,9 @@ mod tests {
             policy.record_failure(now, None);
         }
         let later = now + 2 * WINDOW;
-        assert_eq!(policy.record_failure(later, Some(WINDOW)), Verdict::RestartAt(later));
+        assert_eq!(
+            policy.record_failure(later, Some(WINDOW)),
+            Verdict::RestartAt(later)
+        );
     }
 }

@@ -434,9 +434,7 @@ impl Machine {
             State::Starting { .. } => self.bring_down(self.timing.grace, Then::Stop, now),
             State::Ready { .. } => self.drain(Then::Stop, now),
             // Asked twice while draining: whoever asks again wants it now.
-            State::Draining { .. } if again => {
-                self.bring_down(self.timing.grace, Then::Stop, now)
-            }
+            State::Draining { .. } if again => self.bring_down(self.timing.grace, Then::Stop, now),
             State::Draining { then, .. } | State::Stopping { then, .. } => {
                 *then = Then::Stop;
                 vec![]
@@ -731,12 +729,7 @@ impl Machine {
     }
 
     /// No daemon is left, and it was not meant to go.
-    fn fail(
-        &mut self,
-        failure: Failure,
-        ready_for: Option<Duration>,
-        now: Instant,
-    ) -> Vec<Action> {
+    fn fail(&mut self, failure: Failure, ready_for: Option<Duration>, now: Instant) -> Vec<Action> {
         self.failures += 1;
         self.last_failure = Some(failure.clone());
         match self.policy.record_failure(now, ready_for) {

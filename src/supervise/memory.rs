@@ -8,7 +8,9 @@ use std::fs;
 /// Three quarters: the rest is for the kernel, the init, and what Go does not count.
 #[must_use]
 pub fn go_memory_limit() -> Option<String> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total(&text));
     let group = fs::read_to_string("/sys/fs/cgroup/memory.max")
         .ok()
         .and_then(|text| text.trim().parse::<u64>().ok());
@@ -20,7 +22,9 @@ pub fn go_memory_limit() -> Option<String> {
 }
 
 fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -41,6 +45,9 @@ mod tests {
         assert_eq!(render(80 << 20), "60MiB");
         assert_eq!(render(0), "24MiB");
         assert!(render(u64::MAX).len() < 16);
-        assert_eq!(total("MemTotal:       81920 kB\nMemFree: 1 kB\n"), Some(80 << 20));
+        assert_eq!(
+            total("MemTotal:       81920 kB\nMemFree: 1 kB\n"),
+            Some(80 << 20)
+        );
     }
 }

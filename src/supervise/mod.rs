@@ -29,9 +29,9 @@ use nix::unistd::Pid;
 use crate::boot::clock;
 use crate::console::{Stream, console};
 use crate::install::{Access, install};
+use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::events::{self, Event as Line};
 use crate::pipelock::reload::{self, Plan};
-use crate::pipelock::TESTED_VERSION;
 use crate::policy::Policy;
 use crate::status::{LastExit, Reporter, Revocation, Stage};
 use machine::{Action, Answer, Change, Event, Machine, Outcome, Phase, Timing};
@@ -165,7 +165,11 @@ impl Supervisor<'_> {
             if self.watch.look(now) {
                 self.read_manifest();
             }
-            if self.machine.deadline().is_some_and(|deadline| now >= deadline) {
+            if self
+                .machine
+                .deadline()
+                .is_some_and(|deadline| now >= deadline)
+            {
                 self.events.push_back(Event::Tick);
             }
         }
@@ -214,7 +218,11 @@ impl Supervisor<'_> {
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
         }
-        waiting.extend(console.waiting().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        waiting.extend(
+            console
+                .waiting()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLOUT)),
+        );
         // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors,
         // and if it did, the loop would look at everything again all the same.
         let _ = poll(&mut waiting, timeout);
@@ -279,7 +287,8 @@ impl Supervisor<'_> {
             revocation.done_at = Some(crate::ca::rfc3339(clock::now()));
         }
         if let Some(error) = child.exec_error {
-            self.events.push_back(Event::SpawnFailed(error.errno, error.to_string()));
+            self.events
+                .push_back(Event::SpawnFailed(error.errno, error.to_string()));
             return;
         }
         status.last_exit = Some(LastExit {
@@ -397,7 +406,8 @@ impl Supervisor<'_> {
         let (new, warnings) = match (self.setup.read)() {
             Ok(read) => read,
             Err(why) => {
-                let text = format!("the changed manifest is not used, the old one stays in force:\n{why}");
+                let text =
+                    format!("the changed manifest is not used, the old one stays in force:\n{why}");
                 if self.reporter.status.manifest_error.as_ref() != Some(&why) {
                     log::error!("{text}");
                 }
@@ -441,7 +451,10 @@ impl Supervisor<'_> {
             Plan::Restart { revoked } => {
                 let revokes = !revoked.is_empty();
                 if revokes {
-                    log::info!("generation {generation}: {} revoked; restarting pipelock", revoked.join(", "));
+                    log::info!(
+                        "generation {generation}: {} revoked; restarting pipelock",
+                        revoked.join(", ")
+                    );
                     let nobody_runs = self.child.is_none();
                     self.reporter.status.revocation = Some(Revocation {
                         generation,
@@ -451,7 +464,8 @@ impl Supervisor<'_> {
                 } else {
                     log::info!("generation {generation}: restarting pipelock");
                 }
-                self.events.push_back(Event::ConfigChanged(Change::Restart { revokes }));
+                self.events
+                    .push_back(Event::ConfigChanged(Change::Restart { revokes }));
             }
         }
     }
@@ -500,7 +514,12 @@ impl Supervisor<'_> {
             self.reporter.finish_stages();
             log::info!(
                 "ready: pipelock {} listens on {}, refuses what is not allowed; {} host(s) allowed",
-                self.reporter.status.daemon.version.as_deref().unwrap_or("?"),
+                self.reporter
+                    .status
+                    .daemon
+                    .version
+                    .as_deref()
+                    .unwrap_or("?"),
                 self.desired.policy.listen,
                 self.desired.policy.allowlist.len()
             );
@@ -530,13 +549,21 @@ impl Supervisor<'_> {
         if let Some(roots) = &self.desired.trust {
             install(self.setup.trust_bundle, roots, Access::PUBLIC)
                 .map_err(|error| io_error(error.to_string()))?;
-            environment.push(format!("SSL_CERT_FILE={}", self.setup.trust_bundle.display()));
+            environment.push(format!(
+                "SSL_CERT_FILE={}",
+                self.setup.trust_bundle.display()
+            ));
         }
         let listen = self.desired.policy.listen.to_string();
         let config = self.setup.config.to_string_lossy();
         let arguments = ["run", "--config", &config, "--listen", &listen];
-        let command = Command::new(self.setup.daemon, &arguments, &environment)
-            .map_err(|error| io_error(format!("cannot start {}: {error}", self.setup.daemon.display())))?;
+        let command =
+            Command::new(self.setup.daemon, &arguments, &environment).map_err(|error| {
+                io_error(format!(
+                    "cannot start {}: {error}",
+                    self.setup.daemon.display()
+                ))
+            })?;
         let child = spawn::spawn(&command, &self.setup.sandbox)
             .map_err(|error| (error.errno, error.to_string()))?;
         let status = &mut self.reporter.status;

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
 use super::machine::Answer;
 use crate::pipelock::{self, health};
@@ -222,8 +220,15 @@ impl Prober {
     }
 
     fn silent(&mut self, why: &str) -> Option<Finding> {
-        let step = self.exchange.as_ref().map_or(Step::Health, |exchange| exchange.step);
-        self.finish(Answer::Silent(format!("{} at {}: {why}", step.subject(), self.target)))
+        let step = self
+            .exchange
+            .as_ref()
+            .map_or(Step::Health, |exchange| exchange.step);
+        self.finish(Answer::Silent(format!(
+            "{} at {}: {why}",
+            step.subject(),
+            self.target
+        )))
     }
 
     fn unfit(&mut self, why: String) -> Option<Finding> {
@@ -286,7 +291,8 @@ fn waits(error: &io::Error) -> bool {
 }
 
 fn reason(error: &io::Error) -> String {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.to_string(), |raw| Errno::from_raw(raw).desc().to_owned())
+    error.raw_os_error().map_or_else(
+        || error.to_string(),
+        |raw| Errno::from_raw(raw).desc().to_owned(),
+    )
 }

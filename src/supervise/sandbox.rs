@@ -96,7 +96,9 @@ impl Sandbox {
     pub fn plan(privileges: Privileges) -> Self {
         let mut missing = Vec::new();
         if !privileges.set_identity && privileges.own_uid == 0 {
-            missing.push("the daemon runs as root: changing user needs CAP_SETUID and CAP_SETGID".to_owned());
+            missing.push(
+                "the daemon runs as root: changing user needs CAP_SETUID and CAP_SETGID".to_owned(),
+            );
         } else if !privileges.set_identity && privileges.own_uid != DAEMON_ID {
             missing.push(format!(
                 "the daemon runs as uid {}, like the init: changing user needs CAP_SETUID and CAP_SETGID",
@@ -104,11 +106,22 @@ impl Sandbox {
             ));
         }
         if !privileges.drop_bounding {
-            missing.push("the capability bounding set is left as it was: emptying it needs CAP_SETPCAP".to_owned());
+            missing.push(
+                "the capability bounding set is left as it was: emptying it needs CAP_SETPCAP"
+                    .to_owned(),
+            );
         }
         Self {
-            uid: if privileges.set_identity { DAEMON_ID } else { privileges.own_uid },
-            gid: if privileges.set_identity { DAEMON_ID } else { privileges.own_gid },
+            uid: if privileges.set_identity {
+                DAEMON_ID
+            } else {
+                privileges.own_uid
+            },
+            gid: if privileges.set_identity {
+                DAEMON_ID
+            } else {
+                privileges.own_gid
+            },
             change_identity: privileges.set_identity,
             drop_bounding: privileges.drop_bounding,
             missing,
@@ -127,17 +140,30 @@ impl Sandbox {
     #[allow(unsafe_code)]
     pub(super) fn apply(&self) -> Result<(), (Step, Errno)> {
         fn check(step: Step, result: i64) -> Result<(), (Step, Errno)> {
-            if result == 0 { Ok(()) } else { Err((step, Errno::last())) }
+            if result == 0 {
+                Ok(())
+            } else {
+                Err((step, Errno::last()))
+            }
         }
-        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
         // SAFETY: every call below takes plain numbers or a pointer to a local or
         // static value that lives through the call.
         unsafe {
             // ESRCH and EPERM cannot be: a forked child leads no process group.
             libc::setsid();
             libc::umask(0o077);
-            check(Step::CoreSize, i64::from(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)))?;
-            check(Step::WorkingDirectory, i64::from(libc::chdir(c"/".as_ptr())))?;
+            check(
+                Step::CoreSize,
+                i64::from(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)),
+            )?;
+            check(
+                Step::WorkingDirectory,
+                i64::from(libc::chdir(c"/".as_ptr())),
+            )?;
             if self.drop_bounding {
                 for capability in 0..CAP_LIMIT {
                     if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
@@ -150,13 +176,31 @@ impl Sandbox {
                 }
             }
             // Kernels before 4.3 have no ambient set: EINVAL, and nothing to clear.
-            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_CLEAR_ALL,
+                0,
+                0,
+                0,
+            );
             if self.change_identity {
-                check(Step::Groups, i64::from(libc::setgroups(0, std::ptr::null())))?;
-                check(Step::Group, i64::from(libc::setresgid(self.gid, self.gid, self.gid)))?;
-                check(Step::User, i64::from(libc::setresuid(self.uid, self.uid, self.uid)))?;
+                check(
+                    Step::Groups,
+                    i64::from(libc::setgroups(0, std::ptr::null())),
+                )?;
+                check(
+                    Step::Group,
+                    i64::from(libc::setresgid(self.gid, self.gid, self.gid)),
+                )?;
+                check(
+                    Step::User,
+                    i64::from(libc::setresuid(self.uid, self.uid, self.uid)),
+                )?;
             }
-            let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+            let header = CapabilityHeader {
+                version: CAPABILITY_VERSION_3,
+                pid: 0,
+            };
             let halves = [CapabilityHalf::default(); 2];
             check(
                 Step::Capabilities,
@@ -296,7 +340,12 @@ impl fmt::Display for Step {
 mod tests {
     use super::*;
 
-    const ROOT: Privileges = Privileges { set_identity: true, drop_bounding: true, own_uid: 0, own_gid: 0 };
+    const ROOT: Privileges = Privileges {
+        set_identity: true,
+        drop_bounding: true,
+        own_uid: 0,
+        own_gid: 0,
+    };
     const CONFINED: &str = "Name:\tpipelock\nUid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\nGroups:\t \nSigBlk:\t0000000000000000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
 
     #[test]
@@ -319,7 +368,12 @@ mod tests {
 
     #[test]
     fn says_what_an_unprivileged_init_could_not_do() {
-        let user = Privileges { set_identity: false, drop_bounding: false, own_uid: 1000, own_gid: 1000 };
+        let user = Privileges {
+            set_identity: false,
+            drop_bounding: false,
+            own_uid: 1000,
+            own_gid: 1000,
+        };
         let sandbox = Sandbox::plan(user);
         assert_eq!((sandbox.uid, sandbox.file_owner()), (1000, None));
         assert_eq!(sandbox.missing.len(), 2, "{:?}", sandbox.missing);

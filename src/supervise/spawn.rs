@@ -161,7 +161,12 @@ pub fn spawn(command: &Command, sandbox: &Sandbox) -> Result<Child, SpawnError> 
     // Blocked until the child has default dispositions: our handlers in the child would
     // write into our own signal pipe.
     let mut before = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).map_err(failed)?;
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )
+    .map_err(failed)?;
     // SAFETY: the program has one thread, so the child owns a consistent heap; it
     // still calls only what `exec` documents, and never returns from it.
     let forked = unsafe { fork() };

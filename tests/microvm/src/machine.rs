@@ -34,7 +34,7 @@ impl Machine {
             memory_mib: 256,
             processors: 1,
             rtc_base: None,
-            random_device: true,
+            devices: vec!["virtio-rng-device"],
             address_by_kernel_arg: true,
             forwards: Vec::new(),
             names: None,
@@ -63,7 +63,7 @@ pub struct MachineBuilder {
     memory_mib: u32,
     processors: u32,
     rtc_base: Option<String>,
-    random_device: bool,
+    devices: Vec<&'static str>,
     address_by_kernel_arg: bool,
     forwards: Vec<u16>,
     names: Option<Vec<(String, std::net::Ipv4Addr)>>,
@@ -141,7 +141,14 @@ impl MachineBuilder {
 
     /// Leave out the random number device.
     pub fn no_rng(mut self) -> Self {
-        self.random_device = false;
+        self.devices.retain(|device| *device != "virtio-rng-device");
+        self
+    }
+
+    /// Attach a keyboard, for [`Running::control_alt_delete`]: the one way to send PID 1 a
+    /// signal from outside.
+    pub fn keyboard(mut self) -> Self {
+        self.devices.push("virtio-keyboard-device");
         self
     }
 
@@ -292,8 +299,8 @@ impl MachineBuilder {
         if let Some(base) = &self.rtc_base {
             command.args(["-rtc", &format!("base={base}")]);
         }
-        if self.random_device {
-            command.args(["-device", "virtio-rng-device"]);
+        for device in &self.devices {
+            command.args(["-device", device]);
         }
     }
 
@@ -306,7 +313,7 @@ impl MachineBuilder {
             "ro",
             "reboot=t",
             "panic=-1",
-            "loglevel=4",
+            "loglevel=5",
         ]
         .into_iter()
         .map(str::to_owned)

@@ -17,13 +17,17 @@ use crate::{Error, ScratchDir};
 /// What the init's last line starts with.
 const RESULT_PREFIX: &str = "sidecar-init: result ";
 
+/// What the kernel says when it cannot go on, or PID 1 has ended.
+const CRASH_SIGNS: [&str; 2] = ["Kernel panic", "Failed to start orderly reboot"];
+
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The guest asked for a reset, which ends this machine: what the init does.
     Reset,
-    /// The guest's kernel panicked, and then reset the machine; its panic line.
-    Panic(String),
+    /// The guest's kernel gave up and reset the machine; its last words. libkrunfw's kernel
+    /// has been changed not to panic when PID 1 ends: it says "orderly reboot".
+    Crash(String),
     /// The guest switched the machine off.
     PowerOff,
     /// The host ended it.
@@ -190,15 +194,14 @@ impl Running {
             let mut qemu = self.qemu.lock().unwrap_or_else(PoisonError::into_inner);
             qemu.0.wait().map_err(Error::io("wait for QEMU"))?
         };
-        let panic_line = || {
+        let last_words = || {
             let text = self.console.text();
-            text.lines()
-                .find(|line| line.contains("Kernel panic"))
-                .map(str::to_owned)
+            let gave_up = |line: &&str| CRASH_SIGNS.iter().any(|sign| line.contains(sign));
+            text.lines().find(gave_up).map(str::to_owned)
         };
         Ok(match self.monitor.shutdown_reason().as_deref() {
-            Some("guest-reset" | "guest-panic") => match panic_line() {
-                Some(line) => Ending::Panic(line),
+            Some("guest-reset" | "guest-panic") => match last_words() {
+                Some(line) => Ending::Crash(line),
                 None => Ending::Reset,
             },
             Some("guest-shutdown") => Ending::PowerOff,
@@ -218,6 +221,15 @@ impl Running {
             .write_all(bytes)
             .and_then(|()| stdin.flush())
             .map_err(Error::io("type on the console"))
+    }
+
+    /// Press Control-Alt-Delete: an init that has called `reboot(RB_DISABLE_CAD)` gets
+    /// SIGINT, any other machine resets at once (reboot(2)). Needs
+    /// [`crate::MachineBuilder::keyboard`].
+    pub fn control_alt_delete(&self) -> Result<(), Error> {
+        let key = |name: &str| json!({"type": "qcode", "data": name});
+        let keys = json!({"keys": [key("ctrl"), key("alt"), key("delete")]});
+        self.qmp("send-key", &keys).map(drop)
     }
 
     /// Freeze the processors: the guest's clocks stop, TCP connections stay.

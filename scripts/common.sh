@@ -55,8 +55,8 @@ hint: install what your system calls these packages"
 install_bundle_packages() {
     local qemu="qemu-system-x86_64:qemu-system-x86"
     [ "$arch" = x86_64 ] || qemu="qemu-system-aarch64:qemu-system-arm"
-    install_packages gcc:gcc /usr/include/stdlib.h:libc6-dev musl-gcc:musl-tools ld:binutils make:make \
-        cmake:cmake python3:python3 mkfs.erofs:erofs-utils mkfs.ext4:e2fsprogs \
+    install_packages gcc:gcc /usr/include/stdlib.h:libc6-dev musl-gcc:musl-tools ld:binutils \
+        python3:python3 mkfs.erofs:erofs-utils mkfs.ext4:e2fsprogs \
         setpriv:util-linux "$qemu" /usr/share/ca-certificates/mozilla:ca-certificates
     python3 -m pip --version >/dev/null 2>&1 || install_packages /nonexistent:python3-pip
     if [ ! -x /usr/libexec/virtiofsd ] && [ ! -x /usr/lib/qemu/virtiofsd ]; then

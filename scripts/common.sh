@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# What scripts/run and scripts/test share: everything that may be missing on a fresh
+# Debian machine is installed here, and what cannot be is named. Sourced, never run.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=image/common.sh
+. "$root/image/common.sh"
+
+arch=$(uname -m)
+target=$arch-unknown-linux-musl
+standin=$root/tests/standin
+
+# rustup installs there without telling the shell that is running.
+[ -z "${HOME:-}" ] || PATH=$PATH:$HOME/.cargo/bin
+PATH=$PATH:/usr/sbin
+
+started=$SECONDS
+heading() { printf '\n== %s (at %d s)\n' "$*" "$((SECONDS - started))"; }
+
+# Run as root: directly, or through sudo.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        fail "cannot install packages: not root, and there is no sudo
+hint: run as root: $*"
+    fi
+}
+
+# install_packages FILE:PACKAGE...: install each package whose file (a command, or a path)
+# is missing.
+install_packages() {
+    local entry missing=()
+    for entry in "$@"; do
+        case $entry in
+        /*) [ -e "${entry%%:*}" ] || missing+=("${entry##*:}") ;;
+        *) command -v "${entry%%:*}" >/dev/null 2>&1 || missing+=("${entry##*:}") ;;
+        esac
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing Debian packages: ${missing[*]}"
+    command -v apt-get >/dev/null 2>&1 ||
+        fail "cannot install ${missing[*]}: there is no apt-get
+hint: install what your system calls these packages"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq ||
+        say "cannot refresh the package lists: trying with the old ones"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
+        fail "cannot install ${missing[*]}: apt-get failed, see above"
+}
+
+# What building the bundle and booting it takes.
+install_bundle_packages() {
+    local qemu="qemu-system-x86_64:qemu-system-x86"
+    [ "$arch" = x86_64 ] || qemu="qemu-system-aarch64:qemu-system-arm"
+    install_packages gcc:gcc /usr/include/stdlib.h:libc6-dev musl-gcc:musl-tools ld:binutils \
+        python3:python3 mkfs.erofs:erofs-utils mkfs.ext4:e2fsprogs \
+        setpriv:util-linux "$qemu" /usr/share/ca-certificates/mozilla:ca-certificates
+    python3 -m pip --version >/dev/null 2>&1 || install_packages /nonexistent:python3-pip
+    if [ ! -x /usr/libexec/virtiofsd ] && [ ! -x /usr/lib/qemu/virtiofsd ]; then
+        # A package of its own since Debian 13, a part of another before.
+        if apt-cache show virtiofsd >/dev/null 2>&1; then
+            install_packages /usr/libexec/virtiofsd:virtiofsd
+        else
+            install_packages /usr/lib/qemu/virtiofsd:qemu-system-common
+        fi
+    fi
+}
+
+# The toolchain that rust-toolchain.toml names, with the musl target.
+install_rust() {
+    local channel
+    channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
+    if ! command -v cargo >/dev/null 2>&1 && apt-cache show rustup >/dev/null 2>&1; then
+        install_packages rustup:rustup
+    fi
+    if command -v rustup >/dev/null 2>&1; then
+        rustup run "$channel" cargo --version >/dev/null 2>&1 ||
+            rustup toolchain install "$channel" --profile minimal --component clippy --component rustfmt >&2 ||
+            fail "cannot install Rust $channel: rustup failed, see above"
+        rustup target list --installed --toolchain "$channel" | grep -qx "$target" ||
+            rustup target add --toolchain "$channel" "$target" >&2 ||
+            fail "cannot install the Rust target $target: rustup failed, see above"
+        return
+    fi
+    command -v cargo >/dev/null 2>&1 ||
+        fail "cannot build: there is no cargo, and this Debian has no package rustup (13 and later have)
+hint: install Rust $channel from https://rustup.rs and start this again"
+    [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
+        fail "cannot build: $(rustc --version) has no target $target, and there is no rustup to add it
+hint: install Rust $channel from https://rustup.rs and start this again"
+}
+
+build_init() {
+    (cd "$root" && cargo build --release --locked --target "$target" --package sidecar-init)
+}
+
+# The stand-in is not needed where another pipelock is named.
+build_standin() {
+    if [ -n "${PIPELOCK_BIN:-}" ] || ! grep -qx 'digest=unknown' "$root/image/pipelock.lock"; then
+        say "the stand-in is not needed: another pipelock is named"
+        return
+    fi
+    (cd "$standin" && cargo build --release --locked --target "$target")
+}

@@ -1,0 +1,238 @@
+//! `microvm`: boots the bundle with a manifest and shows it working; `scripts/run` starts it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use microvm::{
+    BOOT_DEADLINE, Bundle, Error, Machine, Response, Running, ScratchDir, Upstream,
+    connect_through, get, get_through, read_status,
+};
+use serde_json::Value;
+
+/// pipelock's port in the guest, unless the manifest says otherwise.
+const PROXY_PORT: u16 = 8888;
+
+/// The name that the example manifest gives the host.
+const UPSTREAM_NAME: &str = "upstream.test";
+
+/// A name no manifest should allow: `.invalid` never exists (RFC 6761).
+const DENIED_AUTHORITY: &str = "not-in-the-manifest.invalid:443";
+
+/// How often the exported status is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+const USAGE: &str = "\
+usage: microvm [--manifest FILE] [--once] [--console]
+
+Boots target/bundle with FILE (default: image/example/manifest.yaml), shows each stage
+and what the proxy answers, and stays until ^C.
+
+  --once      ask for one allowed and one denied thing, end with 0 if both are right
+  --console   show the machine's console as well
+";
+
+/// What to show.
+#[derive(Debug)]
+struct Options {
+    manifest: Option<PathBuf>,
+    once: bool,
+    console: bool,
+}
+
+fn main() -> ExitCode {
+    let options = match parse(std::env::args_os().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(argument) => {
+            eprint!("cannot understand \"{}\"\n{USAGE}", argument.display());
+            return ExitCode::from(64);
+        }
+    };
+    match show(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(
+    mut arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> Result<Option<Options>, std::ffi::OsString> {
+    let mut options = Options {
+        manifest: None,
+        once: false,
+        console: false,
+    };
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--manifest") => {
+                options.manifest = Some(arguments.next().ok_or(argument)?.into());
+            }
+            Some("--once") => options.once = true,
+            Some("--console") => options.console = true,
+            Some("--help" | "-h") => return Ok(None),
+            _ => return Err(argument),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// Boot, look, ask, stay; whether everything was as it should be.
+fn show(options: &Options) -> Result<bool, Error> {
+    let example = options.manifest.is_none();
+    let manifest = options.manifest.clone().unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/example/manifest.yaml")
+    });
+    let shared = ScratchDir::new()?;
+    let export = ScratchDir::new()?;
+    std::fs::copy(&manifest, shared.join("manifest.yaml")).map_err(|source| Error::Io {
+        attempt: format!("read {}", manifest.display()),
+        source,
+    })?;
+    let upstream = Upstream::start("You reached the upstream, through pipelock.\n")?;
+
+    let mut builder = Machine::builder(&Bundle::from_target()?)
+        .manifest_dir(shared.path())
+        .export_dir(export.path())
+        .forward(PROXY_PORT);
+    if options.console {
+        builder = builder.echo_console();
+    }
+    let started = Instant::now();
+    let machine = builder.boot()?;
+    say(started, "QEMU runs; the guest's kernel is starting");
+    let Some(status) = watch_start(&machine, export.path(), started)? else {
+        println!("\nThe sidecar did not start. Its console ends with:\n");
+        println!("{}", last_lines(&machine.console(), 30));
+        return Ok(false);
+    };
+
+    let proxy = machine.forwarded(PROXY_PORT)?;
+    let health = get(proxy, "/health")?;
+    let fingerprint = status
+        .pointer("/ca/fingerprint_sha256")
+        .and_then(Value::as_str);
+    println!("\nhealth       {}", health.body.trim());
+    println!(
+        "CA           SHA-256 {}",
+        fingerprint.unwrap_or("(not in the status)")
+    );
+    println!("export       {}", export.path().display());
+    let url = format!("http://{UPSTREAM_NAME}:{}/", upstream.port());
+    println!("\nTry it:");
+    if example {
+        println!("  curl --proxy http://{proxy} {url}");
+    }
+    println!("  curl --proxy http://{proxy} https://{DENIED_AUTHORITY}/");
+    println!(
+        "  curl --proxy http://{proxy} --cacert {} https://api.anthropic.com/   (with internet)",
+        export.join("pipelock-ca.pem").display()
+    );
+
+    if options.once {
+        println!();
+        let mut right = health.status == 200;
+        if example {
+            let authority = format!("{UPSTREAM_NAME}:{}", upstream.port());
+            let (tunnel, _) = connect_through(proxy, &authority)?;
+            right &= verdict(&format!("CONNECT {authority}"), &tunnel, 200);
+            let page = get_through(proxy, &url)?;
+            right &= verdict(&format!("GET {url}"), &page, 200);
+        } else {
+            println!("        (your own manifest: no name is known to be allowed, none is asked)");
+        }
+        let (denied, _) = connect_through(proxy, DENIED_AUTHORITY)?;
+        right &= verdict(&format!("CONNECT {DENIED_AUTHORITY}"), &denied, 403);
+        return Ok(right);
+    }
+
+    println!("\nThe machine stays until ^C.");
+    // A year: until ^C ends this process, and the kernel everything it started.
+    let ending = machine.wait_end(Duration::from_hours(24 * 365))?;
+    println!("The machine ended by itself: {ending:?}");
+    println!("{}", last_lines(&machine.console(), 30));
+    Ok(false)
+}
+
+/// Show each stage as the exported status tells of it. The status when the sidecar is ready,
+/// nothing if it gave up.
+fn watch_start(machine: &Running, export: &Path, started: Instant) -> Result<Option<Value>, Error> {
+    let mut shown = 0;
+    loop {
+        // Absent until the guest has mounted the export.
+        let status = read_status(export).unwrap_or_default();
+        let stages = status.get("stages").and_then(Value::as_array);
+        for stage in stages.into_iter().flatten().skip(shown) {
+            let name = stage
+                .get("stage")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            say(started, &in_plain_words(name));
+            shown += 1;
+        }
+        if status.get("state").and_then(Value::as_str) == Some("ready") {
+            say(started, "ready: the proxy serves, and refused the canary");
+            return Ok(Some(status));
+        }
+        // The pause between two looks ends early when the machine gives up.
+        match machine.wait_for_result(LOOK) {
+            Ok(_) | Err(Error::Ended { .. } | Error::Json { .. }) => return Ok(None),
+            Err(Error::Timeout { .. }) if started.elapsed() < BOOT_DEADLINE => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn in_plain_words(stage: &str) -> String {
+    let words = match stage {
+        "mode" => "finding out where it runs",
+        "mounts" => "mounting kernel file systems and the host's shares",
+        "clock" => "checking the clock",
+        "network" => "addressing the network",
+        "manifest" => "reading the manifest",
+        "ca" => "making or checking the CA",
+        "config" => "writing pipelock.yaml",
+        "spawn" => "starting pipelock in its sandbox",
+        "ready" => "asking it for its health, and to refuse a canary",
+        other => return format!("stage {other}"),
+    };
+    format!("{stage}: {words}")
+}
+
+fn say(started: Instant, what: &str) {
+    println!("{:6.2} s  {what}", started.elapsed().as_secs_f32());
+}
+
+fn verdict(request: &str, response: &Response, wanted: u16) -> bool {
+    let right = response.status == wanted;
+    let mut line = format!(
+        "{}  {request}: {}, as it should be",
+        if right { "  ok  " } else { " WRONG" },
+        response.status
+    );
+    if !right {
+        line = line.replace("as it should be", &format!("not {wanted}"));
+    }
+    if !response.body.trim().is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " ({})", response.body.trim());
+    }
+    println!("{line}");
+    right
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .get(lines.len().saturating_sub(count)..)
+        .unwrap_or_default()
+        .join("\n")
+}

@@ -42,6 +42,7 @@ pub struct FileError {
 
 impl FileError {
     /// `cannot <verb> <path>: <source>`
+    #[must_use]
     pub fn new(verb: &'static str, path: &Path, source: io::Error) -> Self {
         Self {
             verb,

@@ -2,7 +2,6 @@
 //! (netdevice(7)) and two files.
 
 use std::fmt;
-use std::fs;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,12 +11,16 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use super::cmdline::StaticAddress;
 use crate::install::{Access, FileError, install};
 use crate::policy::Network;
 
 /// The machine's own name.
 pub const HOSTNAME: &str = "pipelock";
 const INTERFACE: &str = "eth0";
+// libc has them as c_int; the structures hold shorts.
+const IFF_UP: libc::c_short = 1;
+const AF_INET: libc::sa_family_t = 2;
 
 /// Something about the network that could not be set up.
 #[derive(Debug)]
@@ -59,27 +62,27 @@ pub fn prepare() -> Result<(), NetworkError> {
     bring_up("lo")
 }
 
-/// Gives [`INTERFACE`] the manifest's address, and writes the names. Without an
-/// address the kernel's `ip=` has done it, or nobody has.
-pub fn configure(network: &Network) -> Result<(), NetworkError> {
-    write_names(network)?;
-    if let Some((address, prefix)) = network.address {
+/// Gives [`INTERFACE`] the manifest's address, else the one of the kernel's `ip=`, and
+/// writes the names.
+pub fn configure(network: &Network, ip: Option<&StaticAddress>) -> Result<(), NetworkError> {
+    write_names(network, ip)?;
+    if let Some((address, prefix)) = network.address.or(ip.map(|ip| ip.address)) {
         set_address(address, prefix)?;
         bring_up(INTERFACE)?;
     }
-    if let Some(gateway) = network.gateway {
+    if let Some(gateway) = network.gateway.or(ip.and_then(|ip| ip.gateway)) {
         add_default_route(gateway)?;
     }
     Ok(())
 }
 
 /// Writes `/etc/hosts` and `/etc/resolv.conf`.
-pub fn write_names(network: &Network) -> Result<(), NetworkError> {
+pub fn write_names(network: &Network, ip: Option<&StaticAddress>) -> Result<(), NetworkError> {
     let write = |path: &str, text: &str| {
         install(Path::new(path), text.as_bytes(), Access::PUBLIC).map_err(NetworkError::File)
     };
     write("/etc/hosts", &render_hosts(network))?;
-    match render_resolvers(network) {
+    match render_resolvers(network, ip) {
         Some(resolvers) => write("/etc/resolv.conf", &resolvers),
         None => Ok(()),
     }
@@ -95,26 +98,18 @@ pub fn render_hosts(network: &Network) -> String {
     text
 }
 
-/// The text of `/etc/resolv.conf`: the manifest's servers, else those the kernel
-/// learned by `ip=`.
-fn render_resolvers(network: &Network) -> Option<String> {
-    if network.dns.is_empty() {
-        let learned = fs::read_to_string("/proc/net/pnp").ok()?;
-        return learned.contains("nameserver").then(|| {
-            learned
-                .lines()
-                .filter(|line| line.starts_with("nameserver ") || line.starts_with("domain "))
-                .map(|line| format!("{line}\n"))
-                .collect()
-        });
-    }
-    Some(
-        network
-            .dns
+/// The text of `/etc/resolv.conf`: the manifest's servers, else those of `ip=`.
+fn render_resolvers(network: &Network, ip: Option<&StaticAddress>) -> Option<String> {
+    let servers = match ip {
+        Some(ip) if network.dns.is_empty() => &ip.dns,
+        _ => &network.dns,
+    };
+    (!servers.is_empty()).then(|| {
+        servers
             .iter()
             .map(|server| format!("nameserver {server}\n"))
-            .collect(),
-    )
+            .collect()
+    })
 }
 
 fn control_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
@@ -147,7 +142,7 @@ fn bring_up(name: &str) -> Result<(), NetworkError> {
     #[allow(unsafe_code)]
     // SAFETY: SIOCGIFFLAGS has just filled this member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags | IFF_UP;
     control(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &mut request).map_err(failed)
 }
 
@@ -158,12 +153,12 @@ fn ipv4_sockaddr(address: Ipv4Addr) -> libc::sockaddr {
         *to = from.cast_signed();
     }
     libc::sockaddr {
-        sa_family: libc::AF_INET as libc::sa_family_t,
+        sa_family: AF_INET,
         sa_data: data,
     }
 }
 
-/// `struct in6_ifreq` of linux/ipv6.h, which libc leaves out.
+/// `struct in6_ifreq` of `linux/ipv6.h`, which libc leaves out.
 #[repr(C)]
 struct Inet6InterfaceRequest {
     address: [u8; 16],
@@ -217,7 +212,7 @@ fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
     }
 }
 
-/// `struct in6_rtmsg` of linux/ipv6_route.h.
+/// `struct in6_rtmsg` of `linux/ipv6_route.h`.
 #[repr(C)]
 struct Inet6Route {
     destination: [u8; 16],

@@ -8,7 +8,7 @@ mod problem;
 
 use std::cell::Cell;
 
-use saphyr_parser::{BufferedInput, Event, Parser, ScalarStyle, ScanError, Span};
+use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScalarStyle, ScanError};
 
 pub use problem::{MAX_REPORTED, Position, Problem, Problems, Refusal, escaped, quoted};
 
@@ -19,6 +19,10 @@ pub const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// all tokens of a flow collection that might yet turn out to be a mapping's key,
 /// a hundred bytes for each; this bounds them.
 const MAX_LOOKAHEAD: usize = 256 * 1024;
+
+/// How deeply a value may be nested. The parser's own limit for brackets; it has
+/// none for indentation, and remembers every level.
+const MAX_DEPTH: usize = 255;
 
 /// A scalar as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,21 +277,24 @@ pub fn parse(bytes: &[u8]) -> Reading {
         }
     };
     // A flow collection at the very start may yet be a key, and the parser would
-    // hold all of a JSON manifest in tokens; after `---` it cannot be one.
-    let prefix = if starts_with_a_collection(text) {
-        "---\n"
-    } else {
-        ""
+    // hold all of a JSON manifest in tokens; right after `---` it cannot be one.
+    let (prefix, skipped) = match start_of_collection(text) {
+        Some(start) => ("--- ", start),
+        None => ("", 0),
     };
+    let (before, text) = text.split_at_checked(skipped).unwrap_or(("", text));
     let taken = Cell::new(0);
     let source = Source {
         chars: prefix.chars().chain(text.chars()),
         taken: &taken,
     };
+    let last_line = before.rsplit('\n').next().unwrap_or_default();
     let mut reader = Reader {
         events: Parser::new_from_iter(source),
         taken: &taken,
-        added_lines: u32::from(!prefix.is_empty()),
+        lines_before: small(before.matches('\n').count()),
+        columns_before: small(last_line.chars().count()),
+        columns_added: small(prefix.len()),
         ended: false,
         reading: Reading::default(),
     };
@@ -312,7 +319,7 @@ fn decode(bytes: &[u8]) -> Result<&str, Problem> {
             .iter()
             .rposition(|&b| b == b'\n')
             .map_or(0, |n| n + 1);
-        let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+        let line = before.split(|&b| b == b'\n').count();
         let column = String::from_utf8_lossy(before.get(start..).unwrap_or_default())
             .chars()
             .count()
@@ -343,13 +350,18 @@ fn decode(bytes: &[u8]) -> Result<&str, Problem> {
     Ok(text)
 }
 
-/// Whether the first thing in the document, after blanks and comments, is a flow
-/// collection.
-fn starts_with_a_collection(text: &str) -> bool {
-    text.lines()
-        .map(str::trim_start)
-        .find(|line| !line.is_empty() && !line.starts_with('#'))
-        .is_some_and(|line| line.starts_with(['{', '[']))
+/// Where the document starts, if that is with a flow collection: JSON, usually.
+fn start_of_collection(text: &str) -> Option<usize> {
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\r']);
+        if !rest.starts_with('#') {
+            break;
+        }
+        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    let found = rest.starts_with(['{', '[']);
+    found.then(|| text.len() - rest.len())
 }
 
 fn small(n: usize) -> u32 {
@@ -390,7 +402,10 @@ enum Node {
 struct Reader<'a, I: Iterator<Item = char>> {
     events: Parser<'a, BufferedInput<I>>,
     taken: &'a Cell<usize>,
-    added_lines: u32,
+    /// What was passed over before the parser's first line, and put into it.
+    lines_before: u32,
+    columns_before: u32,
+    columns_added: u32,
     ended: bool,
     reading: Reading,
 }
@@ -402,23 +417,20 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         match self.next() {
             Some((Event::DocumentStart(_), _)) => {}
             Some((_, at)) => {
-                self.problem(Some(at), String::new, || empty_manifest());
+                self.problem(Some(at), String::new, empty_manifest);
                 self.ended = true;
                 return;
             }
             None => return,
         }
-        if self.enter_mapping(Section::Manifest, "") {
-            self.manifest();
-        } else if self.reading.problems.is_empty() && !self.ended {
-            self.problem(None, String::new, || empty_manifest());
+        if !self.enter_mapping(Section::Manifest, "") {
+            if self.reading.problems.is_empty() {
+                self.problem(None, String::new, empty_manifest);
+            }
             self.ended = true;
-        } else {
-            self.ended = true;
-        }
-        if self.ended {
             return;
         }
+        self.manifest();
         self.next();
         if let Some((Event::DocumentStart(_), at)) = self.next() {
             self.problem(Some(at), String::new, || {
@@ -822,9 +834,8 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
 
     /// Passes over the next node, whatever it is.
     fn skip(&mut self) {
-        match self.next() {
-            Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) => self.skip_inside(),
-            Some(_) | None => {}
+        if let Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) = self.next() {
+            self.skip_inside();
         }
     }
 
@@ -833,7 +844,14 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         let mut depth = 1_usize;
         while depth > 0 {
             match self.next() {
-                Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
+                Some((Event::SequenceStart(..) | Event::MappingStart(..), at)) => {
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        self.problem(Some(at), String::new, too_deep);
+                        self.ended = true;
+                        return;
+                    }
+                }
                 Some((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
                 Some(_) => {}
                 None => return,
@@ -847,28 +865,34 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             return None;
         }
         let event = self.events.next_event();
-        let taken = self.taken.replace(0);
-        match event {
-            Some(Ok((event, span))) => Some((event, self.position(span))),
-            Some(Err(error)) => {
-                self.ended = true;
-                let at = self.position(Span::empty(*error.marker()));
-                self.problem(Some(at), String::new, || syntax(&error, taken));
-                None
-            }
+        // Past the limit the parser saw an end that is not there: no event counts.
+        let too_long = self.taken.replace(0) > MAX_LOOKAHEAD;
+        let (at, refusal) = match event {
+            Some(Ok((_, span))) if too_long => (span.start, too_long_for_one_event()),
+            Some(Ok((event, span))) => return Some((event, self.position(span.start))),
+            Some(Err(error)) if too_long => (*error.marker(), too_long_for_one_event()),
+            Some(Err(error)) => (*error.marker(), syntax(&error)),
             None => {
                 self.ended = true;
-                None
+                return None;
             }
-        }
+        };
+        self.ended = true;
+        let at = self.position(at);
+        self.problem(Some(at), String::new, || refusal);
+        None
     }
 
-    fn position(&self, span: Span) -> Position {
+    fn position(&self, at: Marker) -> Position {
+        let mut column = small(at.col() + 1);
+        if at.line() == 1 {
+            column = (column + self.columns_before)
+                .saturating_sub(self.columns_added)
+                .max(1);
+        }
         Position {
-            line: small(span.start.line())
-                .saturating_sub(self.added_lines)
-                .max(1),
-            column: small(span.start.col() + 1),
+            line: small(at.line()).saturating_add(self.lines_before),
+            column,
         }
     }
 
@@ -886,17 +910,21 @@ fn empty_manifest() -> Refusal {
     Refusal::new("the manifest is empty").hint("slug and bottle are required")
 }
 
-fn syntax(error: &ScanError, taken: usize) -> Refusal {
-    if taken > MAX_LOOKAHEAD {
-        return Refusal::new(format!(
-            "one value, or one entry of a list, is longer than {MAX_LOOKAHEAD} characters"
-        ));
-    }
-    let refusal = Refusal::new(format!("not YAML: {}", escaped(error.info())));
+fn too_long_for_one_event() -> Refusal {
+    Refusal::new(format!(
+        "one value, comment or list entry is longer than {MAX_LOOKAHEAD} characters"
+    ))
+}
+
+fn syntax(error: &ScanError) -> Refusal {
     match error.info() {
-        "recursion limit exceeded" => Refusal::new("brackets are nested deeper than 255"),
-        _ => refusal,
+        "recursion limit exceeded" => too_deep(),
+        info => Refusal::new(format!("not YAML: {}", escaped(info))),
     }
+}
+
+fn too_deep() -> Refusal {
+    Refusal::new(format!("nested deeper than {MAX_DEPTH} levels"))
 }
 
 /// The known key nearest to a mistyped one, if it is near at all.

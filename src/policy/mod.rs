@@ -238,7 +238,7 @@ impl Judge {
         scalar: Option<&Scalar>,
     ) -> Option<Result<String, ()>> {
         let scalar = scalar.filter(|s| !s.text.is_empty() && s.kind() != Kind::Null)?;
-        let judged = text(scalar, "host name").and_then(|text| host::normalize(text));
+        let judged = text(scalar, "host name").and_then(host::normalize);
         Some(judged.map_err(|refusal| self.refuse(Some(scalar.at), section.key(key), || refusal)))
     }
 
@@ -348,7 +348,7 @@ impl Judge {
                 ))),
                 judged => judged,
             };
-            let address = text(value, "IP address").and_then(|text| network::address(text));
+            let address = text(value, "IP address").and_then(network::address);
             match (judged, address) {
                 (Ok(name), Ok(address)) => {
                     seen.insert(name.clone());
@@ -380,7 +380,7 @@ impl Judge {
                 });
                 break;
             }
-            match text(scalar, "IP address").and_then(|text| network::address(text)) {
+            match text(scalar, "IP address").and_then(network::address) {
                 Ok(server) => servers.push(server),
                 Err(refusal) => self.refuse(Some(scalar.at), field(), || refusal),
             }

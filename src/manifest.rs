@@ -146,8 +146,8 @@ impl Section {
     #[must_use]
     pub fn key(self, key: &str) -> String {
         match self {
-            Self::Manifest => escaped(key),
-            _ => format!("{}.{}", self.path(), escaped(key)),
+            Self::Manifest => shown_key(key),
+            _ => format!("{}.{}", self.path(), shown_key(key)),
         }
     }
 
@@ -188,6 +188,16 @@ impl Section {
     /// Whether the section is written for the host's tool rather than for us.
     fn is_bottle(self) -> bool {
         matches!(self, Self::Bottle | Self::Egress | Self::Route(_))
+    }
+}
+
+/// A key as part of a path: in quotes if it could be taken for something else.
+fn shown_key(key: &str) -> String {
+    let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'<');
+    if !key.is_empty() && key.bytes().all(usual) {
+        escaped(key)
+    } else {
+        quoted(key)
     }
 }
 
@@ -393,8 +403,8 @@ enum Node {
     Scalar(Scalar),
     Sequence(Position),
     Mapping(Position),
-    /// An alias or a tagged node, refused and skipped already.
-    Refused,
+    /// An alias or a tagged node, passed over already.
+    Refused(Position, Refusal),
 }
 
 /// Reads events against the schema. After a syntax error it only sees ends, so
@@ -416,8 +426,8 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         self.next();
         match self.next() {
             Some((Event::DocumentStart(_), _)) => {}
-            Some((_, at)) => {
-                self.problem(Some(at), String::new, empty_manifest);
+            Some(_) => {
+                self.problem(None, String::new, empty_manifest);
                 self.ended = true;
                 return;
             }
@@ -504,7 +514,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         let section = Section::Route(index);
         let at = match node {
             Node::Mapping(at) => at,
-            Node::Refused => return,
+            Node::Refused(at, refusal) => {
+                self.problem(Some(at), || section.path(), || refusal);
+                return;
+            }
             Node::Scalar(scalar) => {
                 self.problem(
                     Some(scalar.at),
@@ -589,7 +602,7 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     }
                 }
                 Some(node) => {
-                    self.refuse_key(Section::Hosts, &node);
+                    self.refuse_key(Section::Hosts, node);
                     self.skip();
                 }
                 None => return,
@@ -602,7 +615,9 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         while let Some(node) = self.item() {
             match node {
                 Node::Scalar(scalar) => self.reading.manifest.network.dns.push(scalar),
-                Node::Refused => {}
+                Node::Refused(at, refusal) => {
+                    self.problem(Some(at), || format!("network.dns[{index}]"), || refusal);
+                }
                 Node::Sequence(at) | Node::Mapping(at) => {
                     self.problem(
                         Some(at),
@@ -652,7 +667,7 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             let scalar = match self.item()? {
                 Node::Scalar(scalar) => scalar,
                 node => {
-                    self.refuse_key(section, &node);
+                    self.refuse_key(section, node);
                     self.skip();
                     continue;
                 }
@@ -678,17 +693,20 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         }
     }
 
-    fn refuse_key(&mut self, section: Section, node: &Node) {
+    fn refuse_key(&mut self, section: Section, node: Node) {
         match node {
             Node::Sequence(at) | Node::Mapping(at) => {
                 self.problem(
-                    Some(*at),
+                    Some(at),
                     || section.path(),
                     || Refusal::new("a list or mapping stands where a key is wanted"),
                 );
                 self.skip_inside();
             }
-            Node::Refused | Node::Scalar(_) => {}
+            Node::Refused(at, refusal) => {
+                self.problem(Some(at), || section.path(), || refusal);
+            }
+            Node::Scalar(_) => {}
         }
     }
 
@@ -697,9 +715,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             let refusal = if &*key.text == "<<" {
                 Refusal::new("merge keys are not read").hint("write the keys out")
             } else {
-                let refusal = Refusal::new(match section {
-                    Section::Bottle | Section::Egress | Section::Route(_) => "unknown key, ignored",
-                    _ => "unknown key",
+                let refusal = Refusal::new(if section.is_bottle() {
+                    "not a key that is read here"
+                } else {
+                    "unknown key"
                 });
                 let near = nearest(&key.text, section.known());
                 let elsewhere = || section_of(&key.text).filter(|_| section == Section::Manifest);
@@ -725,7 +744,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
     fn scalar(&mut self, section: Section, key: &str) -> Option<Scalar> {
         match self.item()? {
             Node::Scalar(scalar) => Some(scalar),
-            Node::Refused => None,
+            Node::Refused(at, refusal) => {
+                self.problem(Some(at), || section.key(key), || refusal);
+                None
+            }
             Node::Sequence(at) => {
                 self.wrong_shape(at, section, key, "a list stands where one value is wanted");
                 None
@@ -762,7 +784,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     },
                 );
             }
-            Some(Node::Scalar(_) | Node::Refused) | None => {}
+            Some(Node::Refused(at, refusal)) => {
+                self.problem(Some(at), || section.key(key), || refusal);
+            }
+            Some(Node::Scalar(_)) | None => {}
         }
         false
     }
@@ -787,7 +812,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     },
                 );
             }
-            Some(Node::Scalar(_) | Node::Refused) | None => {}
+            Some(Node::Refused(at, refusal)) => {
+                self.problem(Some(at), || section.key(key), || refusal);
+            }
+            Some(Node::Scalar(_)) | None => {}
         }
         false
     }
@@ -812,24 +840,27 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             Event::SequenceStart(_, tag) => (Node::Sequence(at), tag),
             Event::MappingStart(_, tag) => (Node::Mapping(at), tag),
             Event::Alias(_) => {
-                self.problem(Some(at), String::new, || {
-                    Refusal::new("aliases (*name) are not read").hint("write the value out")
-                });
-                return Some(Node::Refused);
+                let refusal = Refusal::new("aliases (*name) are not read");
+                return Some(Node::Refused(at, refusal.hint("write the value out")));
             }
             _ => return None,
         };
         let Some(tag) = tag else {
             return Some(node);
         };
-        self.problem(Some(at), String::new, || {
-            Refusal::new(format!("the tag {} is not read", quoted(&tag.to_string())))
-                .hint("remove it; a quoted value is text")
-        });
         if !matches!(node, Node::Scalar(_)) {
             self.skip_inside();
         }
-        Some(Node::Refused)
+        let tag = if tag.is_yaml_core_schema() {
+            format!("!!{}", tag.suffix)
+        } else {
+            format!("{}{}", tag.handle, tag.suffix)
+        };
+        let refusal = Refusal::new(format!("the tag {} is not read", quoted(&tag)));
+        Some(Node::Refused(
+            at,
+            refusal.hint("remove it; a quoted value is text"),
+        ))
     }
 
     /// Passes over the next node, whatever it is.

@@ -305,6 +305,7 @@ pub fn parse(bytes: &[u8]) -> Reading {
         lines_before: small(before.matches('\n').count()),
         columns_before: small(last_line.chars().count()),
         columns_added: small(prefix.len()),
+        last: Marker::new(0, 1, 0),
         ended: false,
         reading: Reading::default(),
     };
@@ -416,6 +417,8 @@ struct Reader<'a, I: Iterator<Item = char>> {
     lines_before: u32,
     columns_before: u32,
     columns_added: u32,
+    /// Where the latest event was.
+    last: Marker,
     ended: bool,
     reading: Reading,
 }
@@ -899,9 +902,11 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         // Past the limit the parser saw an end that is not there: no event counts.
         let too_long = self.taken.replace(0) > MAX_LOOKAHEAD;
         let (at, refusal) = match event {
-            Some(Ok((_, span))) if too_long => (span.start, too_long_for_one_event()),
-            Some(Ok((event, span))) => return Some((event, self.position(span.start))),
-            Some(Err(error)) if too_long => (*error.marker(), too_long_for_one_event()),
+            Some(_) if too_long => (self.last, too_long_for_one_event()),
+            Some(Ok((event, span))) => {
+                self.last = span.start;
+                return Some((event, self.position(span.start)));
+            }
             Some(Err(error)) => (*error.marker(), syntax(&error)),
             None => {
                 self.ended = true;
@@ -943,7 +948,7 @@ fn empty_manifest() -> Refusal {
 
 fn too_long_for_one_event() -> Refusal {
     Refusal::new(format!(
-        "one value, comment or list entry is longer than {MAX_LOOKAHEAD} characters"
+        "a value, comment or list entry after this is longer than {MAX_LOOKAHEAD} characters"
     ))
 }
 

@@ -146,6 +146,8 @@ impl Section {
     #[must_use]
     pub fn key(self, key: &str) -> String {
         match self {
+            // The document itself.
+            Self::Manifest if key.is_empty() => String::new(),
             Self::Manifest => shown_key(key),
             _ => format!("{}.{}", self.path(), shown_key(key)),
         }
@@ -733,7 +735,11 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     },
                 }
             };
-            refusal.at(Some(key.at), section.key(&key.text))
+            let field = match (section, &*key.text) {
+                (Section::Manifest, "") => quoted(""),
+                (_, text) => section.key(text),
+            };
+            refusal.at(Some(key.at), field)
         };
         // A merge key could bring a host in: never to be passed over.
         if section.is_bottle() && &*key.text != "<<" {

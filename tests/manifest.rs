@@ -204,6 +204,9 @@ refuses! {
     refuses_an_unknown_key_in_a_section:
         "slug: a\nbottle: {}\nnetwork:\n  internal-cidr: 10.0.0.0/8\n"
         => "manifest.yaml:4: network.internal-cidr: unknown key\nhint: did you mean \"internal_cidr\"?";
+    names_an_empty_key:
+        "slug: a\nbottle: {}\n'': 1\n"
+        => "manifest.yaml:3: \"\": unknown key";
     escapes_an_unknown_key:
         "slug: a\nbottle: {}\n\"x\\e[2J\\nmanifest.yaml:1\": 1\n"
         => "manifest.yaml:3: \"x\\u{1b}[2J\\nmanifest.yaml:1\": unknown key";
@@ -374,10 +377,10 @@ refuses! {
         => "manifest.yaml: the manifest is empty\nhint: slug and bottle are required";
     refuses_a_manifest_that_is_a_list:
         "- a\n"
-        => "manifest.yaml:1: \"\": a list stands where a mapping is wanted";
+        => "manifest.yaml:1: a list stands where a mapping is wanted";
     refuses_a_manifest_that_is_a_word:
         "hello\n"
-        => "manifest.yaml:1: \"\": \"hello\" stands where a mapping is wanted";
+        => "manifest.yaml:1: \"hello\" stands where a mapping is wanted";
     refuses_a_second_document:
         "slug: a\nbottle: {}\n---\nslug: b\n"
         => "manifest.yaml:3: a second document starts here; a manifest is one document";

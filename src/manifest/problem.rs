@@ -130,6 +130,12 @@ impl Problems {
         self.kept.is_empty()
     }
 
+    /// Whether one of them is about this field.
+    #[must_use]
+    pub fn names(&self, field: &str) -> bool {
+        self.kept.iter().any(|problem| problem.field == field)
+    }
+
     /// Takes over the others.
     pub fn append(&mut self, others: Self) {
         self.kept.extend(others.kept);

@@ -254,6 +254,12 @@ fn mount_all(
             reporter.warn(warning.to_string());
         }
         console::reopen();
+        if let Err(errno) = shutdown::ask_before_reset() {
+            reporter.warn(format!(
+                "Ctrl-Alt-Del will reset this machine at once: {}",
+                errno.desc()
+            ));
+        }
     }
     ensure_directory(&paths.run_dir).map_err(cannot_write)?;
     reporter.tell_in(&paths.run_dir).map_err(cannot_write)?;

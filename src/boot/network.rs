@@ -121,7 +121,7 @@ fn interface_request(name: &str) -> libc::ifreq {
     // SAFETY: ifreq is plain data; all zeroes is a valid value of it.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request
 }
@@ -150,7 +150,7 @@ fn ipv4_sockaddr(address: Ipv4Addr) -> libc::sockaddr {
     let [a, b, c, d] = address.octets();
     let mut data = [0; 14];
     for (to, from) in data.iter_mut().skip(2).zip([a, b, c, d]) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     libc::sockaddr {
         sa_family: AF_INET,

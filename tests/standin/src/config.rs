@@ -241,10 +241,10 @@ pub fn load(path: &str) -> Result<Config, Error> {
 
 /// The SHA-256 of `bytes`, in hex.
 pub fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
+    let digest = Sha256::digest(bytes);
+    digest
         .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn decode(text: &str, path: &str, directory: &Path) -> Result<Config, Error> {
@@ -335,6 +335,7 @@ impl Config {
     }
 
     /// What `updated` would loosen, as (field, message).
+    #[allow(clippy::too_many_lines)]
     pub fn downgrades(&self, updated: &Self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let rank = |mode: &str| match mode {

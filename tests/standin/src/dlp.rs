@@ -94,9 +94,8 @@ fn percent_decoded(text: &str) -> String {
 
 /// Control and zero-width characters are how a key is split to get past.
 fn without_invisible(text: &str) -> String {
-    let visible = |c: &char| {
-        !(c.is_control() && !c.is_whitespace()) && !('\u{200b}'..='\u{200f}').contains(c)
-    };
+    let visible =
+        |c: &char| (!c.is_control() || c.is_whitespace()) && !matches!(c, '\u{200b}'..='\u{200f}');
     text.chars().filter(visible).collect()
 }
 

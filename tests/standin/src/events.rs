@@ -123,7 +123,9 @@ fn technique(scanner: &str) -> &'static str {
         "ssrf" => "T1046",
         "ratelimit" => "T1030",
         "core_dlp" | "dlp" | "body_dlp" | "header_dlp" => "T1048",
-        "tls_intercept" | "tls_authority_mismatch" => "T1557",
+        "tls_intercept" => "T1557",
+        "tls_authority_mismatch" => "T1090.004",
+        "tls_handshake_error" => "T1573",
         _ => "",
     }
 }

@@ -1,5 +1,6 @@
 //! What the proxy port itself answers: `/health`, `/metrics`, `/stats`.
 
+use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -137,9 +138,12 @@ fn metrics(shared: &Shared) -> String {
     ];
     let mut out = String::new();
     for (name, kind, help, samples) in families {
-        out += &format!("# HELP pipelock_{name} {help}\n# TYPE pipelock_{name} {kind}\n");
+        let _ = write!(
+            out,
+            "# HELP pipelock_{name} {help}\n# TYPE pipelock_{name} {kind}\n"
+        );
         for (labels, value) in samples {
-            out += &format!("pipelock_{name}{labels} {value}\n");
+            let _ = writeln!(out, "pipelock_{name}{labels} {value}");
         }
     }
     out

@@ -84,7 +84,8 @@ pub async fn serve(tunnel: Arc<Tunnel>, client: ClientStream) {
         async move { Ok::<_, Infallible>(answer(&tunnel, &upstreams, req).await) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().title_case_headers(true);
+    // pipelock 2.3.0 ends an HTTP/1.1 connection after its first response.
+    server.http1().title_case_headers(true).keep_alive(false);
     let connection = server.serve_connection(TokioIo::new(stream), service);
     let _ = tokio::time::timeout_at(deadline, connection).await;
 }

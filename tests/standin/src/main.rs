@@ -45,7 +45,8 @@ fn main() -> ExitCode {
         Ok(Command::Run(options)) => return run::run(&program, &options),
         Ok(Command::Check(path)) => return check(path.as_deref()),
         Ok(Command::Version) => {
-            println!("pipelock version {VERSION} (stand-in)\n  for tests, not a security product");
+            // On stderr, as pipelock's own; --version goes to stdout.
+            eprintln!("pipelock version {VERSION} (stand-in)\n  for tests, not a security product");
         }
         Ok(Command::VersionFlag) => println!("pipelock version {VERSION} (stand-in)"),
         Ok(Command::Help) => print!("{HELP}"),

@@ -19,12 +19,11 @@ use crate::upstream::root_cause;
 use crate::{dlp, guard, health, tunnel};
 
 /// Headers that end at each hop (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 9] = [
+const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
-    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",

@@ -273,9 +273,8 @@ async fn hello(
         .map_err(|_| malformed())?;
     let accepted = match acceptor.accept() {
         Ok(Some(accepted)) => accepted,
-        // A hello in several records: pipelock looks at the first alone.
-        Ok(None) => return Err(malformed()),
-        Err(_) => return Err(malformed()),
+        // `None` is a hello in several records: pipelock looks at the first alone.
+        Ok(None) | Err(_) => return Err(malformed()),
     };
     let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_lowercase();
     match accepted.client_hello().server_name() {

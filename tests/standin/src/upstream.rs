@@ -85,10 +85,11 @@ async fn open(shared: Arc<Shared>, uri: Uri) -> Result<Upstream, Error> {
         .connect(name, tcp)
         .await;
     let tls = tls.map_err(|e| Error(verification_words(&e, &host)))?;
-    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let multiplexed = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = TokioIo::new(Box::new(tls) as Box<dyn Io>);
     Ok(Upstream {
-        io: TokioIo::new(Box::new(tls)),
-        http2,
+        io,
+        http2: multiplexed,
     })
 }
 

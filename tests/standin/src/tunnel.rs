@@ -271,10 +271,9 @@ async fn hello(
     acceptor
         .read_tls(&mut prefix.as_slice())
         .map_err(|_| malformed())?;
-    let accepted = match acceptor.accept() {
-        Ok(Some(accepted)) => accepted,
-        // `None` is a hello in several records: pipelock looks at the first alone.
-        Ok(None) | Err(_) => return Err(malformed()),
+    // `Ok(None)` is a hello in several records: pipelock looks at the first alone.
+    let Ok(Some(accepted)) = acceptor.accept() else {
+        return Err(malformed());
     };
     let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_lowercase();
     match accepted.client_hello().server_name() {

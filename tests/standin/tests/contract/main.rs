@@ -16,6 +16,7 @@ mod ca;
 mod configuration;
 mod events;
 mod faults;
+mod output;
 mod rate;
 mod reload;
 mod signals;

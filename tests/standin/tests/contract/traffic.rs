@@ -309,3 +309,17 @@ fn ends_a_tunnel_whose_hello_names_another_host() {
     assert_eq!(event["sni_host"], "canary.invalid");
     assert_eq!(event["category"], "mismatch");
 }
+
+#[test]
+fn trusts_no_upstream_without_a_bundle() {
+    let bed = Bed::new();
+    let upstream = Echo::tls(&bed.upstream);
+    bed.install(&bed.render(&Rendered::default()));
+    let mut command = bed.command(&crate::bed::binary());
+    command.env_remove("SSL_CERT_FILE");
+    let daemon = crate::bed::Daemon::spawn(command, crate::bed::free_port());
+    daemon.wait_until_healthy();
+    daemon
+        .secure(&bed, upstream.port, "/", "", "")
+        .refuses(502, "upstream error");
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hudsucker::Proxy;
+use signal_hook::consts::{SIGUSR1, SIGUSR2};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +34,10 @@ pub fn run(program: &str, arguments: &Run) -> ExitCode {
         }
     };
     eprintln!("stand-in for pipelock {VERSION}: for tests, not a security product");
+    // Go's runtime takes these two from the first moment, heard or not.
+    for signal in [SIGUSR1, SIGUSR2] {
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
     faults.before_start();
     match prepared(arguments, faults) {
         Ok(shared) => start(program, arguments, Arc::new(shared)),

@@ -58,12 +58,25 @@ fn quit_dumps_and_exits_with_2() {
 }
 
 #[test]
-fn hup_right_after_exec_is_deadly() {
+fn hup_term_and_int_right_after_exec_kill_instead_of_being_heard() {
     let bed = Bed::new();
     bed.install(&bed.render(&Rendered::default()));
-    let mut daemon = bed.spawn();
-    daemon.signal(Signal::SIGHUP);
-    assert_eq!(daemon.wait().signal(), Some(Signal::SIGHUP as i32));
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = bed.spawn();
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().signal(), Some(signal as i32));
+    }
+}
+
+#[test]
+fn usr2_does_nothing() {
+    let bed = Bed::new();
+    let mut daemon = bed.start(&Rendered::default());
+    daemon.signal(Signal::SIGUSR2);
+    assert_eq!(daemon.health()["kill_switch_active"], false);
+    // Delivered before what is sent after it.
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub struct Config {
     pub mode: String,
     /// Whether findings block.
     pub enforce: bool,
-    /// Whether refusals carry `X-Pipelock-Hint`.
+    /// Whether refusals shall carry `X-Pipelock-Hint`; accepted, and not done here.
     pub explain_blocks: bool,
     /// Hosts that may be reached; enforced in strict mode only.
     pub api_allowlist: Vec<String>,

@@ -121,7 +121,7 @@ fn warns_when_everybody_can_reach_it() {
     let port = free_port();
     let mut command = bed.command(&binary());
     command.arg("--listen").arg(format!("0.0.0.0:{port}"));
-    // The bed's own --listen comes after and must win; so this one is spawned apart.
+    // Spawned apart: the bed's daemons listen on loopback only.
     let mut child = command
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -144,7 +144,7 @@ fn warns_when_everybody_can_reach_it() {
 }
 
 #[test]
-fn the_last_listen_on_the_command_line_overrides_the_file() {
+fn the_command_lines_listen_overrides_the_files() {
     let bed = Bed::new();
     let elsewhere = format!("\nfetch_proxy:\n  listen: \"127.0.0.1:{}\"\n", free_port());
     let daemon = bed.start(&Rendered {

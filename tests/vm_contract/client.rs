@@ -63,7 +63,13 @@ impl Curl {
         let mut command = Command::new("curl");
         // The report as JSON, one line a transfer, apart from the bodies.
         command
-            .args(["--disable", "--silent", "--max-time", "120"])
+            .args([
+                "--disable",
+                "--silent",
+                "--no-progress-meter",
+                "--max-time",
+                "120",
+            ])
             .args(["--write-out", "%{stderr}%{json}\\n"])
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap());
@@ -119,7 +125,9 @@ impl Curl {
         let output = self.args(["--output", "/dev/null"]).output(url, None);
         let reports = String::from_utf8(output.stderr).unwrap();
         let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        let reports = reports.lines().map(parse);
+        // Parallel transfers draw their progress in between, whatever one says.
+        let reports = reports.lines().filter(|line| line.starts_with('{'));
+        let reports = reports.map(parse);
         reports
             .map(|r: Value| Answer::new(&r, Vec::new()))
             .collect()
@@ -132,7 +140,8 @@ impl Curl {
 
     /// The SHA-256 of the body, by coreutils, for bodies that fill no memory.
     pub fn get_sha256(mut self, url: &str) -> String {
-        let mut curl = self.0.arg(url).stdout(Stdio::piped()).spawn().unwrap();
+        let curl = self.0.arg(url).stdout(Stdio::piped());
+        let mut curl = curl.stderr(Stdio::null()).spawn().unwrap();
         let hash = Command::new("sha256sum")
             .stdin(curl.stdout.take().unwrap())
             .output()

@@ -101,6 +101,17 @@ impl Curl {
         self.args(["--header", header])
     }
 
+    /// So many transfers at a time, each over a connection of its own.
+    pub fn in_parallel(self, count: u32) -> Self {
+        let count = count.to_string();
+        self.args([
+            "--parallel",
+            "--parallel-immediate",
+            "--parallel-max",
+            &count,
+        ])
+    }
+
     pub fn get(self, url: &str) -> Answer {
         self.finish(url, None)
     }

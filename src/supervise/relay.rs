@@ -18,7 +18,7 @@ const BUDGET: usize = 1024 * 1024;
 const PIPE_SIZE: i32 = 1024 * 1024;
 /// Lines kept for the final record, and the bytes kept of each.
 const KEPT_LINES: usize = 20;
-const KEPT_BYTES: usize = 512;
+const KEPT_BYTES: usize = 8 * 1024;
 /// No line of the daemon may look like one of ours.
 const OUR_PREFIX: &[u8] = b"sidecar-init:";
 const QUOTE_PREFIX: &[u8] = b"pipelock: ";

@@ -140,19 +140,14 @@ fn sync_within(patience: Duration) {
 /// other root refuses it with `ENOTTY`, which is as good.
 #[allow(unsafe_code)]
 fn hand_code_to_libkrun(code: u8) {
-    const KRUN_EXIT_CODE: libc::c_ulong = 0x7602;
+    const KRUN_EXIT_CODE: libc::Ioctl = 0x7602;
     let root = match fs::File::open("/") {
         Ok(root) => root,
         Err(error) => return log::debug!("cannot open /: {error}"),
     };
     // SAFETY: the request takes its argument by value.
-    let result = unsafe {
-        libc::ioctl(
-            root.as_raw_fd(),
-            KRUN_EXIT_CODE as libc::Ioctl,
-            libc::c_ulong::from(code),
-        )
-    };
+    let result =
+        unsafe { libc::ioctl(root.as_raw_fd(), KRUN_EXIT_CODE, libc::c_ulong::from(code)) };
     if result != 0 {
         log::debug!(
             "no libkrun takes the exit code: {}",

@@ -163,14 +163,17 @@ fn generates_a_ca_then_checks_it_then_refuses_half_of_it() {
         "{}",
         err(&made)
     );
-    let mode = |name: &str| {
+    let permissions = |name: &str| {
         fs::metadata(scratch.join(name))
             .unwrap()
             .permissions()
             .mode()
             & 0o7777
     };
-    assert_eq!((mode("ca.pem"), mode("key.pem")), (0o644, 0o600));
+    assert_eq!(
+        (permissions("ca.pem"), permissions("key.pem")),
+        (0o644, 0o600)
+    );
     let checked = ca(&[]);
     assert_eq!(
         out(&checked).replace("usable:", "generated:"),

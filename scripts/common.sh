@@ -70,12 +70,19 @@ install_bundle_packages() {
 }
 
 RUSTUP_VERSION=1.29.0
-RUSTUP_SHA256_x86_64=4acc9acc76d5079515b46346a485974457b5a79893cfb01112423c89aeb5aa10
-RUSTUP_SHA256_aarch64=9732d6c5e2a098d3521fca8145d826ae0aaa067ef2385ead08e6feac88fa5792
+
+rustup_sha256() {
+    case $1 in
+    x86_64) echo 4acc9acc76d5079515b46346a485974457b5a79893cfb01112423c89aeb5aa10 ;;
+    aarch64) echo 9732d6c5e2a098d3521fca8145d826ae0aaa067ef2385ead08e6feac88fa5792 ;;
+    *) fail "cannot install Rust: no installer is pinned for $1" ;;
+    esac
+}
 
 # Rust's own installer, pinned: Debian has a package of it since 13 only.
 install_rustup() {
-    local sum=RUSTUP_SHA256_$arch installer
+    local sum installer
+    sum=$(rustup_sha256 "$arch")
     install_packages curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates
     installer=$(mktemp -d)/rustup-init
     say "installing rustup $RUSTUP_VERSION"
@@ -83,7 +90,7 @@ install_rustup() {
         "https://static.rust-lang.org/rustup/archive/$RUSTUP_VERSION/$arch-unknown-linux-gnu/rustup-init" ||
         fail "cannot install Rust: its installer cannot be downloaded, see above
 hint: install rustup from https://rustup.rs and start this again"
-    echo "${!sum}  $installer" | sha256sum --check --quiet >&2 ||
+    echo "$sum  $installer" | sha256sum --check --quiet >&2 ||
         fail "cannot install Rust: its installer is not the pinned one"
     chmod +x "$installer"
     "$installer" -y --quiet --no-modify-path --default-toolchain none --profile minimal >&2 ||
@@ -95,8 +102,6 @@ hint: install rustup from https://rustup.rs and start this again"
 install_rust() {
     local channel
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
-    # An earlier run of this script may have put it there.
-    PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
     if ! command -v cargo >/dev/null 2>&1; then
         if apt-cache show rustup >/dev/null 2>&1; then
             install_packages rustup:rustup

@@ -51,6 +51,9 @@ hint: install what your system calls these packages"
         fail "cannot install ${missing[*]}: apt-get failed, see above"
 }
 
+# Whether this Debian can install a package of that name; some are known and cannot.
+has_package() { apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'; }
+
 # What building the bundle and booting it takes.
 install_bundle_packages() {
     local qemu="qemu-system-x86_64:qemu-system-x86"
@@ -61,7 +64,7 @@ install_bundle_packages() {
     python3 -m pip --version >/dev/null 2>&1 || install_packages /nonexistent:python3-pip
     if [ ! -x /usr/libexec/virtiofsd ] && [ ! -x /usr/lib/qemu/virtiofsd ]; then
         # A package of its own since Debian 13, a part of another before.
-        if apt-cache show virtiofsd >/dev/null 2>&1; then
+        if has_package virtiofsd; then
             install_packages /usr/libexec/virtiofsd:virtiofsd
         else
             install_packages /usr/lib/qemu/virtiofsd:qemu-system-common
@@ -103,7 +106,7 @@ install_rust() {
     local channel
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
     if ! command -v cargo >/dev/null 2>&1; then
-        if apt-cache show rustup >/dev/null 2>&1; then
+        if has_package rustup; then
             install_packages rustup:rustup
         else
             install_rustup

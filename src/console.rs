@@ -18,6 +18,10 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
 /// What waits for a slow reader before lines are dropped, in bytes.
 const QUEUE_LIMIT: usize = 256 * 1024;
+/// Our own lines may use this much more: a daemon that floods the console must not
+/// crowd out the result.
+const RESERVE: usize = 256 * 1024;
+const OUR_PREFIX: &[u8] = b"sidecar-init:";
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +175,7 @@ impl Sink {
     }
 
     fn push(&mut self, mut lines: &[u8]) {
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.unreported > 0 {
             self.flush_ready();
         }
         if self.queue.is_empty() {
@@ -181,13 +185,35 @@ impl Sink {
         if lines.is_empty() {
             return;
         }
-        if self.closed || self.queue.len() >= QUEUE_LIMIT {
-            let count = memchr::memchr_iter(b'\n', lines).count() as u64;
-            self.dropped += count;
-            self.unreported += count;
+        let limit = if lines.starts_with(OUR_PREFIX) {
+            QUEUE_LIMIT + RESERVE
         } else {
-            self.queue.extend(lines);
+            QUEUE_LIMIT
+        };
+        if self.closed || self.queue.len() >= limit {
+            self.drop_lines(lines);
+            return;
         }
+        // Said where the gap is, and so never after the result.
+        if let Some(notice) = self.notice_of_drops() {
+            self.queue.extend(notice.as_bytes());
+        }
+        self.queue.extend(lines);
+    }
+
+    fn drop_lines(&mut self, lines: &[u8]) {
+        let count = memchr::memchr_iter(b'\n', lines).count() as u64;
+        self.dropped += count;
+        self.unreported += count;
+    }
+
+    fn notice_of_drops(&mut self) -> Option<String> {
+        let count = std::mem::take(&mut self.unreported);
+        (count > 0).then(|| {
+            format!(
+                "sidecar-init: warning: {count} lines dropped: the console was not read fast enough\n"
+            )
+        })
     }
 
     fn flush_ready(&mut self) {
@@ -196,50 +222,83 @@ impl Sink {
             if front.is_empty() {
                 break;
             }
-            let target = &self.target;
-            match write_all_ready(target, front) {
-                (0, closed) => {
-                    self.closed |= closed;
-                    if closed {
-                        self.queue.clear();
-                    }
-                    return;
-                }
-                (written, _) => drop(self.queue.drain(..written)),
+            let (written, halt) = write_ready(&self.target, front);
+            drop(self.queue.drain(..written));
+            match halt {
+                None => {}
+                Some(Halt::Full) => return,
+                Some(stop) => return self.give_up(stop),
             }
         }
-        if self.unreported > 0 && !self.closed {
-            let count = std::mem::take(&mut self.unreported);
-            let notice = format!(
-                "sidecar-init: warning: {count} lines dropped: the console was not read fast enough\n"
-            );
-            let written = self.write(notice.as_bytes());
-            self.queue.extend(notice.as_bytes().iter().skip(written));
+        let missing = self.unreported;
+        if !self.closed
+            && let Some(notice) = self.notice_of_drops()
+        {
+            let notice = notice.as_bytes();
+            match write_ready(&self.target, notice) {
+                (written, None | Some(Halt::Full)) => {
+                    self.queue.extend(notice.iter().skip(written));
+                }
+                // Said again later; the notice itself is no loss.
+                (_, Some(halt)) => {
+                    self.closed |= halt == Halt::Gone;
+                    self.unreported = missing;
+                }
+            }
         }
+    }
+
+    /// Waiting would not help: what is queued is dropped.
+    fn give_up(&mut self, halt: Halt) {
+        self.closed |= halt == Halt::Gone;
+        let lost: Vec<u8> = std::mem::take(&mut self.queue).into();
+        self.drop_lines(&lost);
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
         if self.closed {
             return 0;
         }
-        let (written, closed) = write_all_ready(&self.target, bytes);
-        self.closed |= closed;
-        written
+        match write_ready(&self.target, bytes) {
+            (written, None | Some(Halt::Full)) => written,
+            (written, Some(halt)) => {
+                self.closed |= halt == Halt::Gone;
+                self.drop_lines(bytes.get(written..).unwrap_or_default());
+                bytes.len()
+            }
+        }
     }
 }
 
-/// Writes until the reader is full; how much, and whether the reader is gone.
-fn write_all_ready(target: &Target, bytes: &[u8]) -> (usize, bool) {
+/// Why no more could be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    /// The reader is behind; poll(2) tells when there is room.
+    Full,
+    /// No space on the disk. poll(2) calls such a file writable, so waiting for room
+    /// would be spinning.
+    NoSpace,
+    /// The reader is gone.
+    Gone,
+}
+
+/// Writes as much as can be written now; how much, and what ended it early.
+fn write_ready(target: &Target, bytes: &[u8]) -> (usize, Option<Halt>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-        match target.write(rest) {
-            Ok(0) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOSPC) => break,
-            Ok(n) => written += n,
-            Err(Errno::EINTR) => {}
-            Err(_) => return (written, true),
-        }
+        let halt = match target.write(rest) {
+            Ok(count) if count > 0 => {
+                written += count;
+                continue;
+            }
+            Err(Errno::EINTR) => continue,
+            Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Halt::Full,
+            Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => Halt::NoSpace,
+            Err(_) => Halt::Gone,
+        };
+        return (written, Some(halt));
     }
-    (written, false)
+    (written, None)
 }
 
 fn open_target(fd: RawFd) -> Target {

@@ -196,7 +196,7 @@ impl Prober {
                     if question == Question::Fitness {
                         return self.begin(question, Step::Canary, deadline);
                     }
-                    self.finish(Answer::Fit)
+                    self.finish(Answer::Healthy)
                 }
                 Err(why) => self.unfit(why),
             },

@@ -21,6 +21,10 @@ const QUEUE_LIMIT: usize = 256 * 1024;
 /// Our own lines may use this much more: a daemon that floods the console must not
 /// crowd out the result.
 const RESERVE: usize = 256 * 1024;
+/// A full queue holds its writer back this long before lines are dropped, so that a
+/// burst is no loss where somebody reads; longer would stall the daemon, which waits
+/// for its own output. A new hold begins when half of the queue has been read.
+const HOLD: Duration = Duration::from_millis(100);
 const OUR_PREFIX: &[u8] = b"sidecar-init:";
 
 /// Which of the two.
@@ -52,6 +56,7 @@ struct Sink {
     dropped: u64,
     unreported: u64,
     closed: bool,
+    full_since: Option<Instant>,
 }
 
 /// The two streams; one sink serves both where they are the same file.
@@ -101,6 +106,34 @@ impl Console {
         }
     }
 
+    /// Whether lines for `stream` should be written now: there is room, or waiting for
+    /// room has been in vain.
+    pub fn takes_more(&mut self, stream: Stream, now: Instant) -> bool {
+        self.sink(stream).is_none_or(|sink| sink.takes_more(now))
+    }
+
+    /// When [`Console::takes_more`] will be true whatever the readers do; `None` where
+    /// it is already.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        [&self.error, &self.output]
+            .into_iter()
+            .flatten()
+            .filter(|sink| sink.queue.len() >= QUEUE_LIMIT)
+            .filter_map(|sink| Some(sink.full_since? + HOLD))
+            .filter(|end| *end > now)
+            .min()
+    }
+
+    /// Waits for room for `stream`, at most until `end` and as long as that helps.
+    pub fn wait_for_room(&mut self, stream: Stream, end: Instant) {
+        if let Some(sink) = self.sink(stream)
+            && !sink.takes_more(Instant::now())
+        {
+            sink.flush_until(end, QUEUE_LIMIT / 2);
+        }
+    }
+
     /// Lines dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -131,18 +164,7 @@ impl Console {
     pub fn flush_within(&mut self, patience: Duration) {
         let end = Instant::now() + patience;
         for sink in [&mut self.error, &mut self.output].into_iter().flatten() {
-            loop {
-                sink.flush_ready();
-                let left = end.saturating_duration_since(Instant::now());
-                if sink.queue.is_empty() || left.is_zero() {
-                    break;
-                }
-                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-                let mut waiting = [PollFd::new(sink.target.fd(), PollFlags::POLLOUT)];
-                if matches!(poll(&mut waiting, timeout), Err(errno) if errno != Errno::EINTR) {
-                    break;
-                }
-            }
+            sink.flush_until(end, 0);
         }
     }
 }
@@ -171,7 +193,15 @@ impl Sink {
             dropped: 0,
             unreported: 0,
             closed: false,
+            full_since: None,
         }
+    }
+
+    fn takes_more(&mut self, now: Instant) -> bool {
+        if self.queue.len() < QUEUE_LIMIT / 2 {
+            self.full_since = None;
+        }
+        self.queue.len() < QUEUE_LIMIT || now >= *self.full_since.get_or_insert(now) + HOLD
     }
 
     fn push(&mut self, mut lines: &[u8]) {
@@ -244,6 +274,22 @@ impl Sink {
                     self.closed |= halt == Halt::Gone;
                     self.unreported = missing;
                 }
+            }
+        }
+    }
+
+    /// Writes until no more than `rest` bytes are queued, or until `end`.
+    fn flush_until(&mut self, end: Instant, rest: usize) {
+        loop {
+            self.flush_ready();
+            let left = end.saturating_duration_since(Instant::now());
+            if self.queue.len() <= rest || left.is_zero() {
+                return;
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let mut waiting = [PollFd::new(self.target.fd(), PollFlags::POLLOUT)];
+            if matches!(poll(&mut waiting, timeout), Err(errno) if errno != Errno::EINTR) {
+                return;
             }
         }
     }

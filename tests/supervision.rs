@@ -291,7 +291,7 @@ fn a_stop_ends_what_the_daemon_left_behind() {
         assert_eq!(grandchildren.len(), 1);
         let (end, took) = init.stop();
         assert_eq!(end.code, 0);
-        assert_eq!(end.result["reaped"], 2);
+        assert_eq!(end.result["reaped"], 2, "{place:?}\n{}", end.console_text());
         assert!(proc_field(grandchildren[0], "State").is_none());
         assert!(took < STOP_BOUND, "{took:?}");
     }
@@ -722,21 +722,26 @@ fn every_line_is_either_carried_or_counted_as_dropped() {
 }
 
 #[test]
-fn a_full_disk_behind_the_console_costs_lines_and_no_processor_time() {
-    let mut init = Bed::new().start_on(Place::Child, Console::FullDisk);
-    init.wait_ready();
-    let (begin, before) = (Instant::now(), processor_ticks(init.pid()));
-    init.bed.allow(&["a.example", "b.example"]);
-    // Found by polling, so that there is a while to be idle in.
-    let status = init.wait_applied(2);
-    let used = Duration::from_millis(10 * (processor_ticks(init.pid()) - before));
-    assert!(
-        used < begin.elapsed() / 2,
-        "{used:?} of {:?}",
-        begin.elapsed()
-    );
-    assert!(status["dropped_lines"].as_u64() > Some(0));
-    assert_eq!(init.stop().0.code, 0);
+fn a_full_disk_or_a_stuck_console_costs_lines_and_no_processor_time() {
+    for console in [Console::FullDisk, Console::Stuck] {
+        let mut init = Bed::new()
+            .with_faults("flood 8")
+            .start_on(Place::Child, console);
+        init.wait_ready();
+        init.wait_until("the flood is over", |init| {
+            init.output().contains("the flood is over").then_some(())
+        });
+        let (begin, before) = (Instant::now(), processor_ticks(init.pid()));
+        init.bed.allow(&["a.example", "b.example"]);
+        // Found by polling, so that there is a while to be idle in.
+        let status = init.wait_applied(2);
+        let used = Duration::from_millis(10 * (processor_ticks(init.pid()) - before));
+        let elapsed = begin.elapsed();
+        assert!(used < elapsed / 4, "{console:?}: {used:?} of {elapsed:?}");
+        assert!(status["dropped_lines"].as_u64() > Some(0), "{console:?}");
+        init.signal(Signal::SIGTERM);
+        assert_eq!(init.wait_end_unread(), 0);
+    }
 }
 
 // Orphans.

@@ -331,7 +331,7 @@ impl Machine {
         self.failures
     }
 
-    /// The newest failure, if there was one.
+    /// The newest failure, until the daemon is ready again.
     #[must_use]
     pub fn last_failure(&self) -> Option<&Failure> {
         self.last_failure.as_ref()
@@ -735,6 +735,7 @@ impl Machine {
                 misses: 0,
                 reload: Reload::None,
             };
+            self.last_failure = None;
             return vec![Action::AnnounceReady];
         }
         vec![]

@@ -196,23 +196,11 @@ impl Supervisor<'_> {
 
     /// The only wait: for a signal, the daemon's output, an answer, or a deadline.
     fn wait(&self, signals: &Signals) {
-        let deadline = [
-            Some(self.watch.deadline()),
-            self.machine.deadline(),
-            self.prober.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        let mut timeout = deadline.map_or(PollTimeout::NONE, round_up);
-        if self.reap_again {
-            timeout = PollTimeout::ZERO;
-        }
-        let console = console();
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         if let Some(child) = &self.child {
             for relay in [&child.output, &child.error] {
-                waiting.extend(relay.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+                let carries = relay.as_fd().filter(|_| relay.has_room());
+                waiting.extend(carries.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             }
             if let Some(report) = &child.exec_report {
                 waiting.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
@@ -220,6 +208,20 @@ impl Supervisor<'_> {
         }
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
+        }
+        let console = console();
+        let deadline = [
+            Some(self.watch.deadline()),
+            self.machine.deadline(),
+            self.prober.deadline(),
+            console.deadline(Instant::now()),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let mut timeout = deadline.map_or(PollTimeout::NONE, round_up);
+        if self.reap_again {
+            timeout = PollTimeout::ZERO;
         }
         waiting.extend(
             console
@@ -644,10 +646,7 @@ impl Supervisor<'_> {
         };
         status.halted = machine.is_halted();
         status.failures = machine.failures();
-        status.error = match machine.phase() {
-            Phase::Ready | Phase::Draining | Phase::Halted => None,
-            _ => machine.last_failure().map(ToString::to_string),
-        };
+        status.error = machine.last_failure().map(ToString::to_string);
         self.reporter.publish();
     }
 }

@@ -573,7 +573,8 @@ impl Machine {
 
     fn answered(&mut self, answer: Answer, now: Instant) -> Vec<Action> {
         let probe_every = self.timing.probe;
-        match (&mut self.state, answer.clone()) {
+        let healthy_only = answer == Answer::Healthy;
+        match (&mut self.state, answer) {
             (State::Starting { fit, last, .. }, Answer::Fit) => {
                 *fit = true;
                 "it serves, but has not announced its configuration".clone_into(last);
@@ -608,7 +609,7 @@ impl Machine {
             ) => {
                 *misses = 0;
                 // An answer from before the reload proves nothing about it.
-                if answer == Answer::Healthy && matches!(reload, Reload::Proving(_)) {
+                if healthy_only && matches!(reload, Reload::Proving(_)) {
                     return vec![];
                 }
                 *next_probe = Some(now + probe_every);

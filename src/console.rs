@@ -391,7 +391,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Sends `log`'s records to the console. `filter` is env_logger's syntax; `info` by default.
+/// Sends `log`'s records to the console. `filter` is `env_logger`'s syntax; `info` by default.
 pub fn init_logging(filter: Option<&str>) {
     let mut builder = env_logger::Builder::new();
     builder

@@ -31,6 +31,7 @@ const CONSOLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Ends every process this one is responsible for, and reaps them. Returns how many
 /// children were reaped.
+#[must_use]
 pub fn end_everything(mode: Mode, signals: &Signals) -> u64 {
     let mut reaped = 0;
     for (signal, patience) in [

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -235,6 +235,8 @@ impl Prober {
         self.finish(Answer::Unfit(why))
     }
 
+    /// Always some finding; an `Option` because its callers may have none yet.
+    #[allow(clippy::unnecessary_wraps)]
     fn finish(&mut self, answer: Answer) -> Option<Finding> {
         self.exchange = None;
         Some(Finding {
@@ -275,7 +277,6 @@ fn begin_connect(target: SocketAddr) -> Result<TcpStream, Errno> {
         SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    use std::os::fd::AsRawFd;
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(target)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(fd)),
         Err(errno) => Err(errno),

@@ -74,7 +74,7 @@ impl Signals {
         let delivery = SignalDelivery::with_pipe(
             read,
             write,
-            SignalOnly::default(),
+            SignalOnly,
             TABLE.iter().map(|(number, _)| *number),
         )?;
         nix::sys::signal::SigSet::empty().thread_set_mask()?;

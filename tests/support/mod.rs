@@ -508,7 +508,7 @@ pub fn namespace_arguments() -> Result<&'static [&'static str], String> {
                 match Command::new("unshare").args(arguments).arg("true").output() {
                     Ok(output) if output.status.success() => return Ok(arguments),
                     Ok(output) => {
-                        reasons.push(String::from_utf8_lossy(&output.stderr).into_owned())
+                        reasons.push(String::from_utf8_lossy(&output.stderr).into_owned());
                     }
                     Err(error) => reasons.push(error.to_string()),
                 }

@@ -53,7 +53,8 @@ pub enum Console {
 /// A directory with a manifest and a daemon; gone with its owner.
 pub struct Bed {
     directory: PathBuf,
-    address: String,
+    /// Where the daemon listens.
+    pub address: String,
     supervisor: String,
 }
 

@@ -736,6 +736,7 @@ fn any_timing() -> impl Strategy<Value = Timing> {
 }
 
 /// The daemon and the kernel, as far as the machine can tell, and every promise.
+#[allow(clippy::struct_excessive_bools)]
 struct World {
     machine: Machine,
     timing: Timing,

@@ -42,6 +42,7 @@ pub struct FileError {
 
 impl FileError {
     /// `cannot <verb> <path>: <source>`
+    #[must_use]
     pub fn new(verb: &'static str, path: &Path, source: io::Error) -> Self {
         Self {
             verb,
@@ -76,18 +77,32 @@ impl std::error::Error for FileError {
     }
 }
 
-/// Replaces `path` by `bytes`: a temporary file beside it, fsync, rename. Where
+/// Replaces `path` by `bytes`, so that a cut at any moment leaves the old file or the
+/// new one: a temporary file beside it, fsync, rename, fsync of the directory. Where
 /// `path` is a symbolic link its target is replaced and the link stays: that is how
 /// a read-only `/etc` points into `/run`.
 pub fn install(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileError> {
+    replace(path, bytes, access, true)
+}
+
+/// [`install`] without waiting for a disk: for what is worthless after this boot.
+pub fn publish(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileError> {
+    replace(path, bytes, access, false)
+}
+
+fn replace(path: &Path, bytes: &[u8], access: Access, durable: bool) -> Result<(), FileError> {
     let target = follow_link(path);
     let name = target.file_name().unwrap_or_default();
     let mut temporary_name = std::ffi::OsString::from(".");
     temporary_name.push(name);
     temporary_name.push(".new");
     let temporary = target.with_file_name(temporary_name);
-    let result =
-        write_new(&temporary, bytes, access).and_then(|()| fs::rename(&temporary, &target));
+    let result = write_new(&temporary, bytes, access, durable)
+        .and_then(|()| fs::rename(&temporary, &target))
+        .and_then(|()| match target.parent() {
+            Some(directory) if durable => File::open(Path::new(".").join(directory))?.sync_all(),
+            _ => Ok(()),
+        });
     result.map_err(|source| {
         // Never leave a half-written file; the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
@@ -95,7 +110,7 @@ pub fn install(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileErro
     })
 }
 
-fn write_new(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], access: Access, durable: bool) -> io::Result<()> {
     // A remainder of a boot that was cut off; O_EXCL below keeps links out.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -112,7 +127,7 @@ fn write_new(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     }
     file.write_all(bytes)?;
     file.set_permissions(Permissions::from_mode(access.mode))?;
-    file.sync_all()
+    if durable { file.sync_all() } else { Ok(()) }
 }
 
 /// Where a link at `path` leads, one level: the image's links are direct.

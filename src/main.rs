@@ -1,5 +1,9 @@
 //! Arguments, dispatch, the only exit.
 
+// Where `build.rs` leaves the unwind tables out.
+#[cfg(all(panic = "abort", target_env = "musl"))]
+mod no_unwind;
+
 use std::process::ExitCode as ProcessExit;
 
 use sidecar_init::boot::mode::{self, Mode};

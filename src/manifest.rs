@@ -8,7 +8,7 @@ mod problem;
 
 use std::cell::Cell;
 
-use saphyr_parser::{BufferedInput, Event, Parser, ScalarStyle, ScanError, Span};
+use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScalarStyle, ScanError};
 
 pub use problem::{MAX_REPORTED, Position, Problem, Problems, Refusal, escaped, quoted};
 
@@ -19,6 +19,10 @@ pub const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// all tokens of a flow collection that might yet turn out to be a mapping's key,
 /// a hundred bytes for each; this bounds them.
 const MAX_LOOKAHEAD: usize = 256 * 1024;
+
+/// How deeply a value may be nested. The parser's own limit for brackets; it has
+/// none for indentation, and remembers every level.
+const MAX_DEPTH: usize = 255;
 
 /// A scalar as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,14 +95,24 @@ fn number(text: &str) -> Kind {
     if matches!(digits, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return Kind::Float;
     }
-    let starts_well = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    let shaped = digits
-        .bytes()
-        .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
-    if starts_well && shaped && digits.parse::<f64>().is_ok() {
+    if is_decimal(digits) {
         return Kind::Float;
     }
     Kind::Text
+}
+
+/// A number with a fraction or an exponent, without its sign. `parse::<f64>` would
+/// say the same, and bring 17 KiB of tables to know a value nobody wants.
+fn is_decimal(text: &str) -> bool {
+    let all_digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    (!whole.is_empty() || !fraction.is_empty())
+        && all_digits(whole)
+        && all_digits(fraction)
+        && !exponent.is_empty()
+        && all_digits(exponent)
 }
 
 /// The sections of a manifest, as the places of its fields.
@@ -142,8 +156,10 @@ impl Section {
     #[must_use]
     pub fn key(self, key: &str) -> String {
         match self {
-            Self::Manifest => escaped(key),
-            _ => format!("{}.{}", self.path(), escaped(key)),
+            // The document itself.
+            Self::Manifest if key.is_empty() => String::new(),
+            Self::Manifest => shown_key(key),
+            _ => format!("{}.{}", self.path(), shown_key(key)),
         }
     }
 
@@ -184,6 +200,16 @@ impl Section {
     /// Whether the section is written for the host's tool rather than for us.
     fn is_bottle(self) -> bool {
         matches!(self, Self::Bottle | Self::Egress | Self::Route(_))
+    }
+}
+
+/// A key as part of a path: in quotes if it could be taken for something else.
+fn shown_key(key: &str) -> String {
+    let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'<');
+    if !key.is_empty() && key.bytes().all(usual) {
+        escaped(key)
+    } else {
+        quoted(key)
     }
 }
 
@@ -273,21 +299,25 @@ pub fn parse(bytes: &[u8]) -> Reading {
         }
     };
     // A flow collection at the very start may yet be a key, and the parser would
-    // hold all of a JSON manifest in tokens; after `---` it cannot be one.
-    let prefix = if starts_with_a_collection(text) {
-        "---\n"
-    } else {
-        ""
+    // hold all of a JSON manifest in tokens; right after `---` it cannot be one.
+    let (prefix, skipped) = match start_of_collection(text) {
+        Some(start) => ("--- ", start),
+        None => ("", 0),
     };
+    let (before, text) = text.split_at_checked(skipped).unwrap_or(("", text));
     let taken = Cell::new(0);
     let source = Source {
         chars: prefix.chars().chain(text.chars()),
         taken: &taken,
     };
+    let last_line = before.rsplit('\n').next().unwrap_or_default();
     let mut reader = Reader {
         events: Parser::new_from_iter(source),
         taken: &taken,
-        added_lines: u32::from(!prefix.is_empty()),
+        lines_before: small(before.matches('\n').count()),
+        columns_before: small(last_line.chars().count()),
+        columns_added: small(prefix.len()),
+        last: Marker::new(0, 1, 0),
         ended: false,
         reading: Reading::default(),
     };
@@ -312,7 +342,7 @@ fn decode(bytes: &[u8]) -> Result<&str, Problem> {
             .iter()
             .rposition(|&b| b == b'\n')
             .map_or(0, |n| n + 1);
-        let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+        let line = before.split(|&b| b == b'\n').count();
         let column = String::from_utf8_lossy(before.get(start..).unwrap_or_default())
             .chars()
             .count()
@@ -343,13 +373,18 @@ fn decode(bytes: &[u8]) -> Result<&str, Problem> {
     Ok(text)
 }
 
-/// Whether the first thing in the document, after blanks and comments, is a flow
-/// collection.
-fn starts_with_a_collection(text: &str) -> bool {
-    text.lines()
-        .map(str::trim_start)
-        .find(|line| !line.is_empty() && !line.starts_with('#'))
-        .is_some_and(|line| line.starts_with(['{', '[']))
+/// Where the document starts, if that is with a flow collection: JSON, usually.
+fn start_of_collection(text: &str) -> Option<usize> {
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\r']);
+        if !rest.starts_with('#') {
+            break;
+        }
+        rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    let found = rest.starts_with(['{', '[']);
+    found.then(|| text.len() - rest.len())
 }
 
 fn small(n: usize) -> u32 {
@@ -381,8 +416,8 @@ enum Node {
     Scalar(Scalar),
     Sequence(Position),
     Mapping(Position),
-    /// An alias or a tagged node, refused and skipped already.
-    Refused,
+    /// An alias or a tagged node, passed over already.
+    Refused(Position, Refusal),
 }
 
 /// Reads events against the schema. After a syntax error it only sees ends, so
@@ -390,7 +425,12 @@ enum Node {
 struct Reader<'a, I: Iterator<Item = char>> {
     events: Parser<'a, BufferedInput<I>>,
     taken: &'a Cell<usize>,
-    added_lines: u32,
+    /// What was passed over before the parser's first line, and put into it.
+    lines_before: u32,
+    columns_before: u32,
+    columns_added: u32,
+    /// Where the latest event was.
+    last: Marker,
     ended: bool,
     reading: Reading,
 }
@@ -401,24 +441,21 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         self.next();
         match self.next() {
             Some((Event::DocumentStart(_), _)) => {}
-            Some((_, at)) => {
-                self.problem(Some(at), String::new, || empty_manifest());
+            Some(_) => {
+                self.problem(None, String::new, empty_manifest);
                 self.ended = true;
                 return;
             }
             None => return,
         }
-        if self.enter_mapping(Section::Manifest, "") {
-            self.manifest();
-        } else if self.reading.problems.is_empty() && !self.ended {
-            self.problem(None, String::new, || empty_manifest());
+        if !self.enter_mapping(Section::Manifest, "") {
+            if self.reading.problems.is_empty() {
+                self.problem(None, String::new, empty_manifest);
+            }
             self.ended = true;
-        } else {
-            self.ended = true;
-        }
-        if self.ended {
             return;
         }
+        self.manifest();
         self.next();
         if let Some((Event::DocumentStart(_), at)) = self.next() {
             self.problem(Some(at), String::new, || {
@@ -492,7 +529,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         let section = Section::Route(index);
         let at = match node {
             Node::Mapping(at) => at,
-            Node::Refused => return,
+            Node::Refused(at, refusal) => {
+                self.problem(Some(at), || section.path(), || refusal);
+                return;
+            }
             Node::Scalar(scalar) => {
                 self.problem(
                     Some(scalar.at),
@@ -577,7 +617,7 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     }
                 }
                 Some(node) => {
-                    self.refuse_key(Section::Hosts, &node);
+                    self.refuse_key(Section::Hosts, node);
                     self.skip();
                 }
                 None => return,
@@ -590,7 +630,9 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         while let Some(node) = self.item() {
             match node {
                 Node::Scalar(scalar) => self.reading.manifest.network.dns.push(scalar),
-                Node::Refused => {}
+                Node::Refused(at, refusal) => {
+                    self.problem(Some(at), || format!("network.dns[{index}]"), || refusal);
+                }
                 Node::Sequence(at) | Node::Mapping(at) => {
                     self.problem(
                         Some(at),
@@ -640,7 +682,7 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             let scalar = match self.item()? {
                 Node::Scalar(scalar) => scalar,
                 node => {
-                    self.refuse_key(section, &node);
+                    self.refuse_key(section, node);
                     self.skip();
                     continue;
                 }
@@ -666,17 +708,20 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         }
     }
 
-    fn refuse_key(&mut self, section: Section, node: &Node) {
+    fn refuse_key(&mut self, section: Section, node: Node) {
         match node {
             Node::Sequence(at) | Node::Mapping(at) => {
                 self.problem(
-                    Some(*at),
+                    Some(at),
                     || section.path(),
                     || Refusal::new("a list or mapping stands where a key is wanted"),
                 );
                 self.skip_inside();
             }
-            Node::Refused | Node::Scalar(_) => {}
+            Node::Refused(at, refusal) => {
+                self.problem(Some(at), || section.path(), || refusal);
+            }
+            Node::Scalar(_) => {}
         }
     }
 
@@ -685,9 +730,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             let refusal = if &*key.text == "<<" {
                 Refusal::new("merge keys are not read").hint("write the keys out")
             } else {
-                let refusal = Refusal::new(match section {
-                    Section::Bottle | Section::Egress | Section::Route(_) => "unknown key, ignored",
-                    _ => "unknown key",
+                let refusal = Refusal::new(if section.is_bottle() {
+                    "not a key that is read here"
+                } else {
+                    "unknown key"
                 });
                 let near = nearest(&key.text, section.known());
                 let elsewhere = || section_of(&key.text).filter(|_| section == Section::Manifest);
@@ -699,7 +745,11 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     },
                 }
             };
-            refusal.at(Some(key.at), section.key(&key.text))
+            let field = match (section, &*key.text) {
+                (Section::Manifest, "") => quoted(""),
+                (_, text) => section.key(text),
+            };
+            refusal.at(Some(key.at), field)
         };
         // A merge key could bring a host in: never to be passed over.
         if section.is_bottle() && &*key.text != "<<" {
@@ -713,7 +763,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
     fn scalar(&mut self, section: Section, key: &str) -> Option<Scalar> {
         match self.item()? {
             Node::Scalar(scalar) => Some(scalar),
-            Node::Refused => None,
+            Node::Refused(at, refusal) => {
+                self.problem(Some(at), || section.key(key), || refusal);
+                None
+            }
             Node::Sequence(at) => {
                 self.wrong_shape(at, section, key, "a list stands where one value is wanted");
                 None
@@ -750,7 +803,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     },
                 );
             }
-            Some(Node::Scalar(_) | Node::Refused) | None => {}
+            Some(Node::Refused(at, refusal)) => {
+                self.problem(Some(at), || section.key(key), || refusal);
+            }
+            Some(Node::Scalar(_)) | None => {}
         }
         false
     }
@@ -775,7 +831,10 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                     },
                 );
             }
-            Some(Node::Scalar(_) | Node::Refused) | None => {}
+            Some(Node::Refused(at, refusal)) => {
+                self.problem(Some(at), || section.key(key), || refusal);
+            }
+            Some(Node::Scalar(_)) | None => {}
         }
         false
     }
@@ -800,31 +859,33 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             Event::SequenceStart(_, tag) => (Node::Sequence(at), tag),
             Event::MappingStart(_, tag) => (Node::Mapping(at), tag),
             Event::Alias(_) => {
-                self.problem(Some(at), String::new, || {
-                    Refusal::new("aliases (*name) are not read").hint("write the value out")
-                });
-                return Some(Node::Refused);
+                let refusal = Refusal::new("aliases (*name) are not read");
+                return Some(Node::Refused(at, refusal.hint("write the value out")));
             }
             _ => return None,
         };
         let Some(tag) = tag else {
             return Some(node);
         };
-        self.problem(Some(at), String::new, || {
-            Refusal::new(format!("the tag {} is not read", quoted(&tag.to_string())))
-                .hint("remove it; a quoted value is text")
-        });
         if !matches!(node, Node::Scalar(_)) {
             self.skip_inside();
         }
-        Some(Node::Refused)
+        let tag = if tag.is_yaml_core_schema() {
+            format!("!!{}", tag.suffix)
+        } else {
+            format!("{}{}", tag.handle, tag.suffix)
+        };
+        let refusal = Refusal::new(format!("the tag {} is not read", quoted(&tag)));
+        Some(Node::Refused(
+            at,
+            refusal.hint("remove it; a quoted value is text"),
+        ))
     }
 
     /// Passes over the next node, whatever it is.
     fn skip(&mut self) {
-        match self.next() {
-            Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) => self.skip_inside(),
-            Some(_) | None => {}
+        if let Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) = self.next() {
+            self.skip_inside();
         }
     }
 
@@ -833,7 +894,14 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         let mut depth = 1_usize;
         while depth > 0 {
             match self.next() {
-                Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) => depth += 1,
+                Some((Event::SequenceStart(..) | Event::MappingStart(..), at)) => {
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        self.problem(Some(at), String::new, too_deep);
+                        self.ended = true;
+                        return;
+                    }
+                }
                 Some((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
                 Some(_) => {}
                 None => return,
@@ -847,28 +915,36 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
             return None;
         }
         let event = self.events.next_event();
-        let taken = self.taken.replace(0);
-        match event {
-            Some(Ok((event, span))) => Some((event, self.position(span))),
-            Some(Err(error)) => {
-                self.ended = true;
-                let at = self.position(Span::empty(*error.marker()));
-                self.problem(Some(at), String::new, || syntax(&error, taken));
-                None
+        // Past the limit the parser saw an end that is not there: no event counts.
+        let too_long = self.taken.replace(0) > MAX_LOOKAHEAD;
+        let (at, refusal) = match event {
+            Some(_) if too_long => (self.last, too_long_for_one_event()),
+            Some(Ok((event, span))) => {
+                self.last = span.start;
+                return Some((event, self.position(span.start)));
             }
+            Some(Err(error)) => (*error.marker(), syntax(&error)),
             None => {
                 self.ended = true;
-                None
+                return None;
             }
-        }
+        };
+        self.ended = true;
+        let at = self.position(at);
+        self.problem(Some(at), String::new, || refusal);
+        None
     }
 
-    fn position(&self, span: Span) -> Position {
+    fn position(&self, at: Marker) -> Position {
+        let mut column = small(at.col() + 1);
+        if at.line() == 1 {
+            column = (column + self.columns_before)
+                .saturating_sub(self.columns_added)
+                .max(1);
+        }
         Position {
-            line: small(span.start.line())
-                .saturating_sub(self.added_lines)
-                .max(1),
-            column: small(span.start.col() + 1),
+            line: small(at.line()).saturating_add(self.lines_before),
+            column,
         }
     }
 
@@ -886,17 +962,21 @@ fn empty_manifest() -> Refusal {
     Refusal::new("the manifest is empty").hint("slug and bottle are required")
 }
 
-fn syntax(error: &ScanError, taken: usize) -> Refusal {
-    if taken > MAX_LOOKAHEAD {
-        return Refusal::new(format!(
-            "one value, or one entry of a list, is longer than {MAX_LOOKAHEAD} characters"
-        ));
-    }
-    let refusal = Refusal::new(format!("not YAML: {}", escaped(error.info())));
+fn too_long_for_one_event() -> Refusal {
+    Refusal::new(format!(
+        "a value, comment or list entry after this is longer than {MAX_LOOKAHEAD} characters"
+    ))
+}
+
+fn syntax(error: &ScanError) -> Refusal {
     match error.info() {
-        "recursion limit exceeded" => Refusal::new("brackets are nested deeper than 255"),
-        _ => refusal,
+        "recursion limit exceeded" => too_deep(),
+        info => Refusal::new(format!("not YAML: {}", escaped(info))),
     }
+}
+
+fn too_deep() -> Refusal {
+    Refusal::new(format!("nested deeper than {MAX_DEPTH} levels"))
 }
 
 /// The known key nearest to a mistyped one, if it is near at all.
@@ -947,4 +1027,27 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_decimal;
+
+    #[test]
+    fn takes_for_a_decimal_number_what_the_standard_library_does() {
+        let mut texts = vec![String::new()];
+        let mut decimal = 0;
+        for _ in 0..6 {
+            texts = texts
+                .iter()
+                .flat_map(|text| "07.eE+-x".chars().map(move |c| format!("{text}{c}")))
+                .collect();
+            for text in texts.iter().filter(|text| !text.starts_with(['+', '-'])) {
+                assert_eq!(is_decimal(text), text.parse::<f64>().is_ok(), "{text:?}");
+                decimal += usize::from(is_decimal(text));
+            }
+        }
+        assert!(decimal > 1000, "{decimal}");
+        assert!(!is_decimal(""));
+    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,6 +28,12 @@ const KILL_PATIENCE: Duration = Duration::from_millis(500);
 const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 /// The console gets this long to take the last lines.
 const CONSOLE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Turns Ctrl-Alt-Del, and a VMM's way of pressing it, from an instant reset into a
+/// SIGINT to PID 1: a clean stop (reboot(2), `RB_DISABLE_CAD`).
+pub fn ask_before_reset() -> Result<(), Errno> {
+    set_cad_enabled(false)
+}
 
 /// Ends every process this one is responsible for, and reaps them. Returns how many
 /// children were reaped.
@@ -134,19 +140,14 @@ fn sync_within(patience: Duration) {
 /// other root refuses it with `ENOTTY`, which is as good.
 #[allow(unsafe_code)]
 fn hand_code_to_libkrun(code: u8) {
-    const KRUN_EXIT_CODE: libc::c_ulong = 0x7602;
+    const KRUN_EXIT_CODE: libc::Ioctl = 0x7602;
     let root = match fs::File::open("/") {
         Ok(root) => root,
         Err(error) => return log::debug!("cannot open /: {error}"),
     };
     // SAFETY: the request takes its argument by value.
-    let result = unsafe {
-        libc::ioctl(
-            root.as_raw_fd(),
-            KRUN_EXIT_CODE as libc::Ioctl,
-            libc::c_ulong::from(code),
-        )
-    };
+    let result =
+        unsafe { libc::ioctl(root.as_raw_fd(), KRUN_EXIT_CODE, libc::c_ulong::from(code)) };
     if result != 0 {
         log::debug!(
             "no libkrun takes the exit code: {}",

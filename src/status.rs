@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::boot::mode::Mode;
 use crate::console::{Stream, console};
 use crate::exit::ExitCode;
-use crate::install::{Access, FileError, install};
+use crate::install::{Access, FileError, publish};
 
 /// The schema's version; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -300,7 +300,7 @@ impl Reporter {
         self.places.push(directory.to_owned());
         self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
         let text = self.json();
-        install(&directory.join(FILE), text.as_bytes(), Access::PUBLIC)
+        publish(&directory.join(FILE), text.as_bytes(), Access::PUBLIC)
     }
 
     /// Publishes if something changed. A place that cannot be written is told about
@@ -318,7 +318,7 @@ impl Reporter {
         let text = self.json();
         let mut failures = Vec::new();
         for place in &self.places {
-            if let Err(error) = install(&place.join(FILE), text.as_bytes(), Access::PUBLIC) {
+            if let Err(error) = publish(&place.join(FILE), text.as_bytes(), Access::PUBLIC) {
                 failures.push(error.to_string());
             }
         }

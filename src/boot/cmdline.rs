@@ -1,6 +1,7 @@
 //! The kernel's command line, as far as it speaks to the init. Pure.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// A file system to mount: `virtiofs:TAG`, `ext4:/dev/vdb`, `erofs:/dev/vdb`, `9p:TAG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,50 @@ impl fmt::Display for Source {
     }
 }
 
+/// The static form of the kernel's `ip=` (Documentation/admin-guide/nfs/nfsroot.rst).
+/// Kernels without `CONFIG_IP_PNP`, as libkrunfw's, leave it to the init.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticAddress {
+    /// The machine's own address and its prefix length.
+    pub address: (IpAddr, u8),
+    /// The default route.
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+}
+
+impl StaticAddress {
+    /// `CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS0:DNS1`; `None` where
+    /// it asks for no static address or cannot be read.
+    fn parse(value: &str) -> Option<Self> {
+        let mut fields = value.split(':');
+        let mut field = || fields.next().unwrap_or_default();
+        let (client, _server, gateway, netmask) = (field(), field(), field(), field());
+        let (_hostname, _device, autoconf) = (field(), field(), field());
+        let dns = [field(), field()];
+        if !matches!(autoconf, "" | "off" | "none") {
+            return None;
+        }
+        let client: Ipv4Addr = client.parse().ok()?;
+        let mask = u32::from(
+            netmask
+                .parse::<Ipv4Addr>()
+                .unwrap_or(Ipv4Addr::new(255, 255, 255, 0)),
+        );
+        let prefix = mask.leading_ones();
+        let contiguous = mask.checked_shl(prefix).unwrap_or(0) == 0;
+        let address = |text: &str| text.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+        Some(Self {
+            address: (
+                IpAddr::V4(client),
+                u8::try_from(prefix).ok().filter(|_| contiguous)?,
+            ),
+            gateway: address(gateway),
+            dns: dns.into_iter().filter_map(address).collect(),
+        })
+    }
+}
+
 /// What the command line asks of the init.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Arguments {
@@ -26,6 +71,8 @@ pub struct Arguments {
     pub export: Option<Source>,
     /// `sidecar.state=`: where the CA outlives a boot.
     pub state: Option<Source>,
+    /// `ip=`: an address, where the manifest has none.
+    pub ip: Option<StaticAddress>,
     /// `sidecar.log=`: the log's filter.
     pub log: Option<String>,
     /// `sidecar.…` arguments that are not understood, each a sentence.
@@ -41,6 +88,10 @@ impl Arguments {
     pub fn parse(cmdline: &str) -> Self {
         let mut arguments = Self::default();
         for word in cmdline.split_whitespace() {
+            if let Some(value) = word.strip_prefix("ip=") {
+                arguments.ip = StaticAddress::parse(value);
+                continue;
+            }
             let Some(rest) = word.strip_prefix("sidecar.") else {
                 continue;
             };
@@ -100,6 +151,21 @@ mod tests {
         );
         assert_eq!(arguments.log.as_deref(), Some("debug"));
         assert_eq!((arguments.state, arguments.problems.len()), (None, 0));
+    }
+
+    #[test]
+    fn reads_a_static_address_as_the_kernel_would() {
+        let ip = |text: &str| Arguments::parse(&format!("ip={text}")).ip;
+        let full = ip("10.0.2.15::10.0.2.2:255.255.255.0:pipelock:eth0:off:10.0.2.3").unwrap();
+        assert_eq!(full.address, ("10.0.2.15".parse().unwrap(), 24));
+        assert_eq!(full.gateway, Some("10.0.2.2".parse().unwrap()));
+        assert_eq!(full.dns, ["10.0.2.3".parse::<IpAddr>().unwrap()]);
+        assert_eq!(ip("192.168.0.9").unwrap().gateway, None);
+        assert_eq!(ip("1.2.3.4:::255.255.255.255").unwrap().address.1, 32);
+        assert_eq!(ip("1.2.3.4:::0.0.0.0").unwrap().address.1, 0);
+        for not_static in ["dhcp", ":::::eth0:dhcp", "off", "", "1.2.3.4:::255.0.255.0"] {
+            assert_eq!(ip(not_static), None, "{not_static}");
+        }
     }
 
     #[test]

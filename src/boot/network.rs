@@ -2,7 +2,6 @@
 //! (netdevice(7)) and two files.
 
 use std::fmt;
-use std::fs;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,12 +11,16 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use super::cmdline::StaticAddress;
 use crate::install::{Access, FileError, install};
 use crate::policy::Network;
 
 /// The machine's own name.
 pub const HOSTNAME: &str = "pipelock";
 const INTERFACE: &str = "eth0";
+// libc has them as c_int; the structures hold shorts.
+const IFF_UP: libc::c_short = 1;
+const AF_INET: libc::sa_family_t = 2;
 
 /// Something about the network that could not be set up.
 #[derive(Debug)]
@@ -59,27 +62,27 @@ pub fn prepare() -> Result<(), NetworkError> {
     bring_up("lo")
 }
 
-/// Gives [`INTERFACE`] the manifest's address, and writes the names. Without an
-/// address the kernel's `ip=` has done it, or nobody has.
-pub fn configure(network: &Network) -> Result<(), NetworkError> {
-    write_names(network)?;
-    if let Some((address, prefix)) = network.address {
+/// Gives [`INTERFACE`] the manifest's address, else the one of the kernel's `ip=`, and
+/// writes the names.
+pub fn configure(network: &Network, ip: Option<&StaticAddress>) -> Result<(), NetworkError> {
+    write_names(network, ip)?;
+    if let Some((address, prefix)) = network.address.or(ip.map(|ip| ip.address)) {
         set_address(address, prefix)?;
         bring_up(INTERFACE)?;
     }
-    if let Some(gateway) = network.gateway {
+    if let Some(gateway) = network.gateway.or(ip.and_then(|ip| ip.gateway)) {
         add_default_route(gateway)?;
     }
     Ok(())
 }
 
 /// Writes `/etc/hosts` and `/etc/resolv.conf`.
-pub fn write_names(network: &Network) -> Result<(), NetworkError> {
+pub fn write_names(network: &Network, ip: Option<&StaticAddress>) -> Result<(), NetworkError> {
     let write = |path: &str, text: &str| {
         install(Path::new(path), text.as_bytes(), Access::PUBLIC).map_err(NetworkError::File)
     };
     write("/etc/hosts", &render_hosts(network))?;
-    match render_resolvers(network) {
+    match render_resolvers(network, ip) {
         Some(resolvers) => write("/etc/resolv.conf", &resolvers),
         None => Ok(()),
     }
@@ -95,26 +98,18 @@ pub fn render_hosts(network: &Network) -> String {
     text
 }
 
-/// The text of `/etc/resolv.conf`: the manifest's servers, else those the kernel
-/// learned by `ip=`.
-fn render_resolvers(network: &Network) -> Option<String> {
-    if network.dns.is_empty() {
-        let learned = fs::read_to_string("/proc/net/pnp").ok()?;
-        return learned.contains("nameserver").then(|| {
-            learned
-                .lines()
-                .filter(|line| line.starts_with("nameserver ") || line.starts_with("domain "))
-                .map(|line| format!("{line}\n"))
-                .collect()
-        });
-    }
-    Some(
-        network
-            .dns
+/// The text of `/etc/resolv.conf`: the manifest's servers, else those of `ip=`.
+fn render_resolvers(network: &Network, ip: Option<&StaticAddress>) -> Option<String> {
+    let servers = match ip {
+        Some(ip) if network.dns.is_empty() => &ip.dns,
+        _ => &network.dns,
+    };
+    (!servers.is_empty()).then(|| {
+        servers
             .iter()
             .map(|server| format!("nameserver {server}\n"))
-            .collect(),
-    )
+            .collect()
+    })
 }
 
 fn control_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
@@ -126,16 +121,23 @@ fn interface_request(name: &str) -> libc::ifreq {
     // SAFETY: ifreq is plain data; all zeroes is a valid value of it.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request
 }
 
-#[allow(unsafe_code)]
-fn control<T>(socket: &OwnedFd, request: libc::Ioctl, argument: &mut T) -> Result<(), Errno> {
+// musl takes the request as an int; every one of them fits.
+#[allow(unsafe_code, clippy::cast_possible_truncation)]
+fn control<T>(socket: &OwnedFd, request: libc::c_ulong, argument: &mut T) -> Result<(), Errno> {
     // SAFETY: every caller passes the structure that belongs to the request, and it
     // lives through the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+    let result = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            request as libc::Ioctl,
+            std::ptr::from_mut(argument),
+        )
+    };
     Errno::result(result).map(drop)
 }
 
@@ -143,27 +145,27 @@ fn bring_up(name: &str) -> Result<(), NetworkError> {
     let failed = |errno| NetworkError::Set(format!("bring interface {name} up"), errno);
     let socket = control_socket(AddressFamily::Inet).map_err(failed)?;
     let mut request = interface_request(name);
-    control(&socket, libc::SIOCGIFFLAGS as libc::Ioctl, &mut request).map_err(failed)?;
+    control(&socket, libc::SIOCGIFFLAGS, &mut request).map_err(failed)?;
     #[allow(unsafe_code)]
     // SAFETY: SIOCGIFFLAGS has just filled this member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
-    control(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &mut request).map_err(failed)
+    request.ifr_ifru.ifru_flags = flags | IFF_UP;
+    control(&socket, libc::SIOCSIFFLAGS, &mut request).map_err(failed)
 }
 
 fn ipv4_sockaddr(address: Ipv4Addr) -> libc::sockaddr {
     let [a, b, c, d] = address.octets();
     let mut data = [0; 14];
     for (to, from) in data.iter_mut().skip(2).zip([a, b, c, d]) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     libc::sockaddr {
-        sa_family: libc::AF_INET as libc::sa_family_t,
+        sa_family: AF_INET,
         sa_data: data,
     }
 }
 
-/// `struct in6_ifreq` of linux/ipv6.h, which libc leaves out.
+/// `struct in6_ifreq` of `linux/ipv6.h`, which libc leaves out.
 #[repr(C)]
 struct Inet6InterfaceRequest {
     address: [u8; 16],
@@ -173,7 +175,7 @@ struct Inet6InterfaceRequest {
 
 fn interface_index(socket: &OwnedFd, name: &str) -> Result<i32, Errno> {
     let mut request = interface_request(name);
-    control(socket, libc::SIOCGIFINDEX as libc::Ioctl, &mut request)?;
+    control(socket, libc::SIOCGIFINDEX, &mut request)?;
     #[allow(unsafe_code)]
     // SAFETY: SIOCGIFINDEX has just filled this member of the union.
     Ok(unsafe { request.ifr_ifru.ifru_ifindex })
@@ -196,7 +198,7 @@ fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
             ] {
                 let mut request = interface_request(INTERFACE);
                 request.ifr_ifru.ifru_addr = ipv4_sockaddr(value);
-                control(&socket, operation as libc::Ioctl, &mut request).map_err(failed)?;
+                control(&socket, operation, &mut request).map_err(failed)?;
             }
             Ok(())
         }
@@ -209,7 +211,7 @@ fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
                 prefix: u32::from(prefix),
                 index: interface_index(&socket, INTERFACE).map_err(failed)?,
             };
-            match control(&socket, libc::SIOCSIFADDR as libc::Ioctl, &mut request) {
+            match control(&socket, libc::SIOCSIFADDR, &mut request) {
                 Ok(()) | Err(Errno::EEXIST) => Ok(()),
                 Err(errno) => Err(failed(errno)),
             }
@@ -217,7 +219,7 @@ fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
     }
 }
 
-/// `struct in6_rtmsg` of linux/ipv6_route.h.
+/// `struct in6_rtmsg` of `linux/ipv6_route.h`.
 #[repr(C)]
 struct Inet6Route {
     destination: [u8; 16],
@@ -245,7 +247,7 @@ fn add_default_route(gateway: IpAddr) -> Result<(), NetworkError> {
             route.rt_genmask = ipv4_sockaddr(Ipv4Addr::UNSPECIFIED);
             route.rt_gateway = ipv4_sockaddr(ip);
             route.rt_flags = flags;
-            control(&socket, libc::SIOCADDRT as libc::Ioctl, &mut route)
+            control(&socket, libc::SIOCADDRT, &mut route)
         }
         IpAddr::V6(ip) => {
             let socket = control_socket(AddressFamily::Inet6).map_err(failed)?;
@@ -261,7 +263,7 @@ fn add_default_route(gateway: IpAddr) -> Result<(), NetworkError> {
                 flags: u32::from(flags),
                 index: interface_index(&socket, INTERFACE).map_err(failed)?,
             };
-            control(&socket, libc::SIOCADDRT as libc::Ioctl, &mut route)
+            control(&socket, libc::SIOCADDRT, &mut route)
         }
     };
     match result {

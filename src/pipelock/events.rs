@@ -81,6 +81,31 @@ pub fn parse(line: &[u8]) -> Option<Event> {
     }
 }
 
+/// A line of output fit to be kept and shown to others: of an event, only what says
+/// what happened. Its URL, target and error may hold the very secret that was refused
+/// (`core_dlp` logs the whole URL).
+#[must_use]
+pub fn without_secrets(line: &str) -> String {
+    const LONGEST: usize = 512;
+    let kept = if line.starts_with('{') {
+        match serde_json::from_str::<Line>(line) {
+            Ok(event) => {
+                let reloads = event.method.as_deref() == Some("CONFIG_RELOAD");
+                let why = event.reason.or(event.error.filter(|_| reloads));
+                [Some(event.event), event.scanner, why]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(": ")
+            }
+            Err(_) => "(a line of JSON that is no event)".to_owned(),
+        }
+    } else {
+        line.to_owned()
+    };
+    kept.chars().take(LONGEST).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +140,20 @@ mod tests {
                 scanner: "allowlist".into(),
                 reason: "domain not in allowlist: no.example".into()
             })
+        );
+    }
+
+    #[test]
+    fn keeps_no_url_and_no_target_for_the_record() {
+        let blocked = r#"{"level":"warn","event":"blocked","method":"GET","url":"http://x/?k=AKIAIOSFODNN7EXAMPLE","target":"AKIAIOSFODNN7EXAMPLE","scanner":"core_dlp","reason":"AWS Access ID"}"#;
+        assert_eq!(without_secrets(blocked), "blocked: core_dlp: AWS Access ID");
+        let error =
+            r#"{"event":"error","method":"GET","url":"u","error":"Get http://x/?k=AKIA: refused"}"#;
+        assert_eq!(without_secrets(error), "error");
+        assert!(!without_secrets(&blocked[..60]).contains("AKIA"));
+        assert_eq!(
+            without_secrets("panic: out of memory"),
+            "panic: out of memory"
         );
     }
 

@@ -148,11 +148,12 @@ fn host_inside(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next()?;
     let text = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+    let text = text.split('%').next()?;
     let host = match text.strip_prefix('[') {
         Some(rest) => rest.split(']').next()?,
+        None if text.matches(':').count() > 1 => text,
         None => text.split(':').next()?,
     };
-    let host = host.split('%').next()?;
     // Only what needs no further correction; otherwise one hint would follow another.
     let sound = host.parse::<Ipv6Addr>().is_ok()
         || !host.is_empty()

@@ -238,7 +238,8 @@ impl Judge {
         scalar: Option<&Scalar>,
     ) -> Option<Result<String, ()>> {
         let scalar = scalar.filter(|s| !s.text.is_empty() && s.kind() != Kind::Null)?;
-        let judged = text(scalar, "host name").and_then(|text| host::normalize(text));
+        let judged = text_or_quotes(scalar, "host name", |text| host::normalize(text).is_ok())
+            .and_then(host::normalize);
         Some(judged.map_err(|refusal| self.refuse(Some(scalar.at), section.key(key), || refusal)))
     }
 
@@ -348,7 +349,7 @@ impl Judge {
                 ))),
                 judged => judged,
             };
-            let address = text(value, "IP address").and_then(|text| network::address(text));
+            let address = text(value, "IP address").and_then(network::address);
             match (judged, address) {
                 (Ok(name), Ok(address)) => {
                     seen.insert(name.clone());
@@ -380,7 +381,7 @@ impl Judge {
                 });
                 break;
             }
-            match text(scalar, "IP address").and_then(|text| network::address(text)) {
+            match text(scalar, "IP address").and_then(network::address) {
                 Ok(server) => servers.push(server),
                 Err(refusal) => self.refuse(Some(scalar.at), field(), || refusal),
             }
@@ -403,9 +404,12 @@ impl Judge {
     }
 
     fn missing(&mut self, field: &str, hint: &str) {
-        self.refuse(None, field.to_owned(), || {
-            Refusal::new("required, and not there").hint(hint)
-        });
+        // What is there in a wrong shape was reported as that.
+        if !self.problems.names(field) {
+            self.refuse(None, field.to_owned(), || {
+                Refusal::new("required, and not there").hint(hint)
+            });
+        }
     }
 
     /// The rule's result for a field that is there; YAML's null is not there.
@@ -446,9 +450,23 @@ fn text<'a>(scalar: &'a Scalar, wanted: &str) -> Result<&'a str, Refusal> {
     };
     Err(Refusal::new(format!(
         "{} is {what}, not {article} {wanted}",
-        escaped(&scalar.text)
-    ))
-    .hint("YAML takes values without quotes for numbers or booleans; put text in quotes"))
+        quoted(&scalar.text)
+    )))
+}
+
+/// As [`text`], with a hint where quotes would make the value a valid one.
+fn text_or_quotes<'a>(
+    scalar: &'a Scalar,
+    wanted: &str,
+    valid: impl FnOnce(&str) -> bool,
+) -> Result<&'a str, Refusal> {
+    text(scalar, wanted).map_err(|refusal| {
+        if valid(&scalar.text) {
+            refusal.hint(format!("put it in quotes: \"{}\"", escaped(&scalar.text)))
+        } else {
+            refusal
+        }
+    })
 }
 
 fn judge_version(scalar: &Scalar) -> Result<(), Refusal> {
@@ -458,7 +476,7 @@ fn judge_version(scalar: &Scalar) -> Result<(), Refusal> {
             "{} is not a version this program reads",
             quoted(&scalar.text)
         ))
-        .hint("write 1")),
+        .hint("write 1, without quotes")),
     }
 }
 
@@ -517,13 +535,15 @@ fn judge_slug(scalar: &Scalar) -> Result<String, Refusal> {
 
 /// A container network's name, in Docker's form.
 fn network_name(scalar: &Scalar) -> Result<String, Refusal> {
-    let name = text(scalar, "network name")?;
-    let sound = (1..=128).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if sound {
+    let sound = |name: &str| {
+        (1..=128).contains(&name.len())
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    };
+    let name = text_or_quotes(scalar, "network name", sound)?;
+    if sound(name) {
         Ok(name.to_owned())
     } else {
         Err(Refusal::new(format!(

@@ -149,7 +149,7 @@ fn start(
     reporter.enter(Stage::Network);
     if mode == Mode::Machine {
         network::prepare()
-            .and_then(|()| network::configure(&desired.policy.network))
+            .and_then(|()| network::configure(&desired.policy.network, arguments.ip.as_ref()))
             .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
     }
     reporter.enter(Stage::Ca);
@@ -173,11 +173,12 @@ fn start(
         return Ok(Ending::Stopped);
     }
     reporter.enter(Stage::Spawn);
-    supervise_until_the_end(mode, paths, sandbox, desired, signals, reporter)
+    supervise_until_the_end(mode, arguments, paths, sandbox, desired, signals, reporter)
 }
 
 fn supervise_until_the_end(
     mode: Mode,
+    arguments: &Arguments,
     paths: &Paths,
     sandbox: Sandbox,
     desired: Desired,
@@ -194,7 +195,8 @@ fn supervise_until_the_end(
     }
     let read = || read_desired(paths).map_err(|error| error.text);
     let apply = |policy: &Policy| match mode {
-        Mode::Machine => network::write_names(&policy.network).map_err(|error| error.to_string()),
+        Mode::Machine => network::write_names(&policy.network, arguments.ip.as_ref())
+            .map_err(|error| error.to_string()),
         Mode::Container | Mode::Child => Ok(()),
     };
     let setup = Setup {
@@ -244,6 +246,12 @@ fn mount_all(
             reporter.warn(warning.to_string());
         }
         console::reopen();
+        if let Err(errno) = shutdown::ask_before_reset() {
+            reporter.warn(format!(
+                "Ctrl-Alt-Del will reset this machine at once: {}",
+                errno.desc()
+            ));
+        }
     }
     ensure_directory(&paths.run_dir).map_err(cannot_write)?;
     reporter.tell_in(&paths.run_dir).map_err(cannot_write)?;

@@ -113,7 +113,7 @@ impl Prober {
                 });
                 None
             }
-            Err(errno) => self.silent(errno.desc()),
+            Err(errno) => Some(self.silent(errno.desc())),
         }
     }
 
@@ -144,7 +144,7 @@ impl Prober {
                 Ok(count) => exchange.unsent = exchange.unsent.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if waits(&error) => return self.unless_late(now),
-                Err(error) => return self.silent(&reason(&error)),
+                Err(error) => return Some(self.silent(&reason(&error))),
             }
         }
         let mut buffer = [0_u8; 4096];
@@ -155,14 +155,14 @@ impl Prober {
                     exchange.received.extend(buffer.iter().take(count));
                     if exchange.received.len() > LONGEST_ANSWER {
                         let question = exchange.step;
-                        return self.unfit(format!(
+                        return Some(self.unfit(format!(
                             "its answer to {question:?} is longer than {LONGEST_ANSWER} bytes"
-                        ));
+                        )));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if waits(&error) => break false,
-                Err(error) => return self.silent(&reason(&error)),
+                Err(error) => return Some(self.silent(&reason(&error))),
             }
         };
         let complete = pipelock::http::Response::parse(
@@ -176,9 +176,9 @@ impl Prober {
                     (exchange.question, exchange.step, exchange.deadline);
                 self.judge(question, step, deadline, &response)
             }
-            Ok(None) if ended => self.silent("the connection closed before the answer ended"),
+            Ok(None) if ended => Some(self.silent("the connection closed before the answer ended")),
             Ok(None) => self.unless_late(now),
-            Err(why) => self.unfit(why),
+            Err(why) => Some(self.unfit(why)),
         }
     }
 
@@ -196,17 +196,17 @@ impl Prober {
                     if question == Question::Fitness {
                         return self.begin(question, Step::Canary, deadline);
                     }
-                    self.finish(Answer::Healthy)
+                    Some(self.finish(Answer::Healthy))
                 }
-                Err(why) => self.unfit(why),
+                Err(why) => Some(self.unfit(why)),
             },
             Step::Canary => match pipelock::judge_canary(response) {
-                Ok(()) => self.finish(Answer::Fit),
-                Err(why) => self.unfit(why),
+                Ok(()) => Some(self.finish(Answer::Fit)),
+                Err(why) => Some(self.unfit(why)),
             },
             Step::Metrics => match pipelock::open_tunnels(response) {
-                Ok(count) => self.finish(Answer::Tunnels(count)),
-                Err(why) => self.silent(&why),
+                Ok(count) => Some(self.finish(Answer::Tunnels(count))),
+                Err(why) => Some(self.silent(&why)),
             },
         }
     }
@@ -214,12 +214,12 @@ impl Prober {
     fn unless_late(&mut self, now: Instant) -> Option<Finding> {
         let late = self.deadline().is_some_and(|deadline| now >= deadline);
         if late {
-            return self.silent(&format!("no answer within {} s", PATIENCE.as_secs()));
+            return Some(self.silent(&format!("no answer within {} s", PATIENCE.as_secs())));
         }
         None
     }
 
-    fn silent(&mut self, why: &str) -> Option<Finding> {
+    fn silent(&mut self, why: &str) -> Finding {
         let step = self
             .exchange
             .as_ref()
@@ -231,18 +231,16 @@ impl Prober {
         )))
     }
 
-    fn unfit(&mut self, why: String) -> Option<Finding> {
+    fn unfit(&mut self, why: String) -> Finding {
         self.finish(Answer::Unfit(why))
     }
 
-    /// Always some finding; an `Option` because its callers may have none yet.
-    #[allow(clippy::unnecessary_wraps)]
-    fn finish(&mut self, answer: Answer) -> Option<Finding> {
+    fn finish(&mut self, answer: Answer) -> Finding {
         self.exchange = None;
-        Some(Finding {
+        Finding {
             answer,
             version: self.version.clone(),
-        })
+        }
     }
 }
 

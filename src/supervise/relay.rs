@@ -22,7 +22,7 @@ const PIPE_SIZE: i32 = 1024 * 1024;
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Lines kept for the final record, and the bytes kept of each.
 const KEPT_LINES: usize = 20;
-const KEPT_BYTES: usize = 512;
+const KEPT_BYTES: usize = 8 * 1024;
 /// No line of the daemon may look like one of ours.
 const OUR_PREFIX: &[u8] = b"sidecar-init:";
 const QUOTE_PREFIX: &[u8] = b"pipelock: ";

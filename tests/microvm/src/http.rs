@@ -1,6 +1,6 @@
 //! As much of an HTTP/1.1 client as asking a proxy takes.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -67,7 +67,12 @@ fn ask(
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).map_err(Error::io(attempt()))? == 0 {
+        if stream
+            .read(&mut byte)
+            .map_err(in_words)
+            .map_err(Error::io(attempt()))?
+            == 0
+        {
             break;
         }
         head.extend(byte);
@@ -83,7 +88,9 @@ fn ask(
         })?;
     let mut body = Vec::new();
     if method != "CONNECT" || status != 200 {
-        read_body(&mut stream, headers, &mut body).map_err(Error::io(attempt()))?;
+        read_body(&mut stream, headers, &mut body)
+            .map_err(in_words)
+            .map_err(Error::io(attempt()))?;
     }
     let body = String::from_utf8_lossy(&body).into_owned();
     Ok((
@@ -96,8 +103,17 @@ fn ask(
     ))
 }
 
+/// A read that times out says EAGAIN (socket(7), `SO_RCVTIMEO`), which tells nobody anything.
+fn in_words(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let words = format!("no answer within {} s", ANSWER_DEADLINE.as_secs());
+        return io::Error::new(io::ErrorKind::TimedOut, words);
+    }
+    error
+}
+
 /// By its length if it has one, else to the end of the stream.
-fn read_body(stream: &mut TcpStream, headers: &str, body: &mut Vec<u8>) -> std::io::Result<()> {
+fn read_body(stream: &mut TcpStream, headers: &str, body: &mut Vec<u8>) -> io::Result<()> {
     let length = headers.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length")

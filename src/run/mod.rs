@@ -25,7 +25,7 @@ use crate::shutdown;
 use crate::status::{self, Reporter, Stage};
 use crate::supervise::machine::{Failure, Outcome};
 use crate::supervise::sandbox::{Privileges, Sandbox};
-use crate::supervise::signals::{Request, Signals};
+use crate::supervise::signals::Signals;
 use crate::supervise::{Desired, Setup, reaper, supervise};
 
 pub use commands::{check, generate_or_check_ca, healthcheck, print_status, render_config};
@@ -103,7 +103,7 @@ pub fn run(paths: &Paths) -> ! {
         Ok(ending) => ending,
         Err(error) => Ending::Failed(error),
     };
-    reporter.status.state = "stopping".to_owned();
+    "stopping".clone_into(&mut reporter.status.state);
     reporter.status.reaped += shutdown::end_everything(mode, &signals);
     let code = conclude(&mut reporter, ending);
     shutdown::end(Some(mode), code.number())
@@ -169,8 +169,8 @@ fn start(
     }
     reporter.status.ca = Some(ca);
     reporter.enter(Stage::Config);
-    if let Some(ending) = stop_asked(signals) {
-        return Ok(ending);
+    if signals.stop_asked() {
+        return Ok(Ending::Stopped);
     }
     reporter.enter(Stage::Spawn);
     supervise_until_the_end(mode, arguments, paths, sandbox, desired, signals, reporter)
@@ -231,14 +231,6 @@ fn given_up(failure: &Failure, last_line: Option<&str>) -> StartError {
         code,
         format!("giving up after repeated failures: {failure}{said}"),
     )
-}
-
-fn stop_asked(signals: &mut Signals) -> Option<Ending> {
-    let asked = signals.take();
-    asked
-        .iter()
-        .any(|(_, request)| *request == Request::Stop)
-        .then_some(Ending::Stopped)
 }
 
 /// Kernel file systems, the state volume, the export, the run directory.

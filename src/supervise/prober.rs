@@ -196,7 +196,7 @@ impl Prober {
                     if question == Question::Fitness {
                         return self.begin(question, Step::Canary, deadline);
                     }
-                    Some(self.finish(Answer::Fit))
+                    Some(self.finish(Answer::Healthy))
                 }
                 Err(why) => Some(self.unfit(why)),
             },

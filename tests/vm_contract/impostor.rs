@@ -55,4 +55,7 @@ fn a_daemon_that_is_healthy_and_allows_everything_never_counts_as_ready() {
         "{console}"
     );
     assert!(!console.contains("sidecar-init: ready"), "{console}");
+    // Nor does it pass itself off as the real one.
+    assert!(console.contains("stand-in for pipelock"), "{console}");
+    assert!(console.contains("not a security product"), "{console}");
 }

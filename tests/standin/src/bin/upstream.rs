@@ -146,7 +146,10 @@ async fn answer(
 ) -> Result<Response<Reply>, Infallible> {
     let (parts, body) = request.into_parts();
     // Cut short: it is recorded with what came.
-    let body = body.collect().await.map(|b| b.to_bytes());
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes);
     let complete = body.is_ok();
     let body = body.unwrap_or_default();
     let path = parts.uri.path().to_owned();
@@ -315,7 +318,8 @@ impl Drop for Reply {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    digits.collect::<Vec<_>>().concat()
 }
 
 /// One line; nobody reads on when the test is over.

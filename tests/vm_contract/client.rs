@@ -101,17 +101,6 @@ impl Curl {
         self.args(["--header", header])
     }
 
-    /// So many transfers at a time, each over a connection of its own.
-    pub fn in_parallel(self, count: usize) -> Self {
-        let count = count.to_string();
-        self.args([
-            "--parallel",
-            "--parallel-immediate",
-            "--parallel-max",
-            &count,
-        ])
-    }
-
     pub fn get(self, url: &str) -> Answer {
         self.finish(url, None)
     }
@@ -136,9 +125,7 @@ impl Curl {
         let output = self.args(["--output", "/dev/null"]).output(url, None);
         let reports = String::from_utf8(output.stderr).unwrap();
         let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        // Parallel transfers draw their progress in between, whatever one says.
-        let reports = reports.lines().filter(|line| line.starts_with('{'));
-        let reports = reports.map(parse);
+        let reports = reports.lines().map(parse);
         reports
             .map(|r: Value| Answer::new(&r, Vec::new()))
             .collect()

@@ -102,7 +102,7 @@ fn carries_an_upload_through_a_tunnel_intact(sidecar: &Sidecar) {
 }
 
 fn serves_two_hundred_tunnels_at_once(sidecar: &Sidecar) {
-    sidecar.assert_serves_at_once(200, 20, MODEL, || curl(sidecar));
+    sidecar.assert_serves_at_once(200, MODEL, || curl(sidecar));
 }
 
 fn survives_a_tunnels_client_that_goes_away_in_the_middle(sidecar: &Sidecar) {

@@ -47,7 +47,7 @@ cases!(bottle:
     allows_a_host_written_in_capitals_with_a_trailing_dot,
     serves_more_requests_a_minute_than_the_default,
     serves_a_stream_for_longer_than_a_short_tunnel_life,
-    serves_forty_intercepted_connections_at_once,
+    serves_two_hundred_intercepted_connections_at_once,
     survives_clients_that_go_away_in_the_middle,
 );
 
@@ -281,8 +281,8 @@ fn serves_a_stream_for_longer_than_a_short_tunnel_life(sidecar: &Sidecar) {
     assert_eq!(answer.text().matches("data: tick").count(), 24);
 }
 
-fn serves_forty_intercepted_connections_at_once(sidecar: &Sidecar) {
-    sidecar.assert_serves_at_once(40, 8, "a.wild.test", || sidecar.curl());
+fn serves_two_hundred_intercepted_connections_at_once(sidecar: &Sidecar) {
+    sidecar.assert_serves_at_once(200, "a.wild.test", || sidecar.curl());
 }
 
 fn survives_clients_that_go_away_in_the_middle(sidecar: &Sidecar) {

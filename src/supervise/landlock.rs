@@ -157,8 +157,8 @@ pub(super) fn enter(rules: RawFd) -> Result<(), Errno> {
     }
 }
 
-/// Whether a program needs no other file to run: ELF, and no interpreter named in it.
-/// What cannot be read is judged by the exec.
+/// Whether a program needs no other file to run: neither a script nor an ELF file that
+/// names an interpreter. What is no program at all is judged by the exec.
 #[must_use]
 pub fn is_static(program: &Path) -> bool {
     const PT_INTERP: u32 = 3;
@@ -172,7 +172,7 @@ pub fn is_static(program: &Path) -> bool {
         Some(usize::from(u16::from_le_bytes(bytes)))
     };
     if !head.starts_with(b"\x7fELF\x02\x01") {
-        return false;
+        return !head.starts_with(b"#!");
     }
     // e_phoff is 64 in every file a linker wrote; e_phentsize and e_phnum.
     let (Some(size), Some(count)) = (half(54), half(56)) else {

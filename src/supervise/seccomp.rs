@@ -15,6 +15,9 @@ use seccompiler::{
     SeccompCondition as Condition, SeccompFilter, SeccompRule as Rule, TargetArch, sock_filter,
 };
 
+/// Since Linux 6.6, the same number everywhere; the C library's headers lack it.
+const FCHMODAT2: libc::c_long = 452;
+
 /// Refused with `EPERM`, whatever their arguments.
 const DENIED: &[libc::c_long] = &[
     // Other processes.
@@ -76,6 +79,19 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_set_mempolicy,
     libc::SYS_migrate_pages,
     libc::SYS_move_pages,
+    // What Landlock leaves open of writing: modes, owners, times and attributes.
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
     // Files behind the back of paths, and programs behind the back of files: Landlock
     // sees neither a handle nor a memfd.
     libc::SYS_name_to_handle_at,
@@ -88,6 +104,12 @@ const DENIED: &[libc::c_long] = &[
 /// The same, where only x86 has them.
 #[cfg(target_arch = "x86_64")]
 const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
     libc::SYS_iopl,
     libc::SYS_ioperm,
     libc::SYS_modify_ldt,

@@ -78,15 +78,14 @@ fn transitions_that_happen() -> BTreeSet<(&'static str, &'static str)> {
             prelude.extend(becomes_ready);
         }
         for _ in 0..40 {
-            let event = match prelude.pop_front() {
-                Some(event) => {
-                    now += Duration::from_secs(1);
-                    event
-                }
-                None => {
-                    now += Duration::from_millis([0, 10, 300, 9_000, 31_000][random.below(5)]);
-                    any_event(&mut random)
-                }
+            let event = if let Some(event) = prelude.pop_front() {
+                now += Duration::from_secs(1);
+                event
+            } else {
+                let pauses = [0, 10, 300, 9_000, 31_000];
+                let pause = pauses.get(random.below(pauses.len())).unwrap_or(&0);
+                now += Duration::from_millis(*pause);
+                any_event(&mut random)
             };
             machine.step(event, now);
             let to = machine.phase();

@@ -540,6 +540,21 @@ fn a_halt_during_start_up_holds_and_a_stop_ends_it() {
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
+#[test]
+fn a_halt_in_the_first_stages_is_not_forgotten() {
+    for place in places() {
+        let mut init = Bed::new().start(place);
+        // The handlers are there before the first status is.
+        init.wait_for("it reports", |status| !status.is_null());
+        init.signal(Signal::SIGUSR1);
+        let status = init.wait_for("it is halted", |status| status["state"] == "halted");
+        assert_eq!(status["restarts"], 0);
+        init.signal(Signal::SIGUSR2);
+        init.wait_ready();
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
 // Draining.
 
 #[test]

@@ -44,21 +44,19 @@ struct Line<'a> {
     reason: Option<Cow<'a, str>>,
 }
 
+const KEY: &[u8] = b"\"event\":\"";
+
 /// The event in a line of output; `None` for everything else, which is most lines.
 #[must_use]
 pub fn parse(line: &[u8]) -> Option<Event> {
-    // Most of a busy daemon's lines end here, before anything is parsed.
-    let interesting = [
-        &b"\"event\":\"startup\""[..],
-        b"\"event\":\"config_reload\"",
-        b"\"event\":\"blocked\"",
-        b"\"method\":\"CONFIG_RELOAD\"",
-    ];
-    if !line.starts_with(b"{")
-        || !interesting
-            .iter()
-            .any(|event| memchr::memmem::find(line, event).is_some())
-    {
+    // Most of a busy daemon's lines end here, before anything is parsed. One search,
+    // because this is what the relay's speed depends on.
+    const NAMES: [&[u8]; 4] = [b"startup\"", b"config_reload\"", b"blocked\"", b"error\""];
+    let interesting = |at: usize| {
+        let name = line.get(at + KEY.len()..).unwrap_or_default();
+        NAMES.iter().any(|wanted| name.starts_with(wanted))
+    };
+    if !line.starts_with(b"{") || !memchr::memmem::find_iter(line, KEY).any(interesting) {
         return None;
     }
     let line: Line = serde_json::from_slice(line).ok()?;

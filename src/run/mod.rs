@@ -103,7 +103,7 @@ pub fn run(paths: &Paths) -> ! {
         Ok(ending) => ending,
         Err(error) => Ending::Failed(error),
     };
-    reporter.status.state = "stopping".to_owned();
+    "stopping".clone_into(&mut reporter.status.state);
     reporter.status.reaped += shutdown::end_everything(mode, &signals);
     let code = conclude(&mut reporter, ending);
     shutdown::end(Some(mode), code.number())

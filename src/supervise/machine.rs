@@ -518,8 +518,6 @@ impl Machine {
             self.timing.grace
         };
         match &mut self.state {
-            // The next start reads the new configuration anyway.
-            State::Idle | State::Waiting { .. } | State::Halted | State::Ended => vec![],
             // It may have read the old file already, and may not be asked to reload yet.
             State::Starting { .. } => self.bring_down(grace, Then::Restart(None), now),
             State::Ready { reload, .. } => match change {
@@ -542,7 +540,8 @@ impl Machine {
                 *at = (*at).min(now + grace);
                 vec![]
             }
-            State::Draining { .. } | State::Stopping { .. } => vec![],
+            // The next start, if there is one, reads the new configuration anyway.
+            _ => vec![],
         }
     }
 
@@ -573,7 +572,7 @@ impl Machine {
 
     fn answered(&mut self, answer: Answer, now: Instant) -> Vec<Action> {
         let probe_every = self.timing.probe;
-        let healthy_only = answer == Answer::Healthy;
+        let only_healthy = answer == Answer::Healthy;
         match (&mut self.state, answer) {
             (State::Starting { fit, last, .. }, Answer::Fit) => {
                 *fit = true;
@@ -609,7 +608,7 @@ impl Machine {
             ) => {
                 *misses = 0;
                 // An answer from before the reload proves nothing about it.
-                if healthy_only && matches!(reload, Reload::Proving(_)) {
+                if only_healthy && matches!(reload, Reload::Proving(_)) {
                     return vec![];
                 }
                 *next_probe = Some(now + probe_every);

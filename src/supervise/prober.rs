@@ -235,7 +235,9 @@ impl Prober {
         self.finish(Answer::Unfit(why))
     }
 
-    fn finish(&mut self, answer: Answer) -> Finding {
+    /// Always some finding; an `Option` because its callers may have none yet.
+    #[allow(clippy::unnecessary_wraps)]
+    fn finish(&mut self, answer: Answer) -> Option<Finding> {
         self.exchange = None;
         Finding {
             answer,

@@ -12,9 +12,9 @@ pub const DAEMON_ID: u32 = 65534;
 /// What the init itself is allowed to do to its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Privileges {
-    /// May change user and groups: effective CAP_SETUID and CAP_SETGID.
+    /// May change user and groups: effective `CAP_SETUID` and `CAP_SETGID`.
     pub set_identity: bool,
-    /// May empty the bounding set: effective CAP_SETPCAP.
+    /// May empty the bounding set: effective `CAP_SETPCAP`.
     pub drop_bounding: bool,
     /// The init's own user, the daemon's where it cannot be changed.
     pub own_uid: u32,
@@ -279,7 +279,7 @@ pub enum Step {
     Descriptors = 1,
     /// Signal mask and dispositions.
     Signals,
-    /// RLIMIT_CORE.
+    /// `RLIMIT_CORE`.
     CoreSize,
     /// chdir to /.
     WorkingDirectory,
@@ -293,7 +293,7 @@ pub enum Step {
     User,
     /// The remaining capability sets.
     Capabilities,
-    /// PR_SET_NO_NEW_PRIVS.
+    /// `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivileges,
     /// The exec itself.
     Exec,

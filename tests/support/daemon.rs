@@ -115,7 +115,13 @@ fn main() {
         }
     });
     if let Some(megabytes) = faults.number("flood") {
-        thread::spawn(move || flood(megabytes));
+        let line = [&[b'.'; 126][..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stderr().lock(), &line));
+    }
+    if let Some(megabytes) = faults.number("flood-events") {
+        let line = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","url":"no.example:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: no.example","message":"request blocked"}"#;
+        let line = [&line[..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
     }
     watch(&config, &program, text);
 }
@@ -255,24 +261,21 @@ fn print_oddities(faults: &Faults) {
     }
 }
 
-/// Megabytes of numbered lines on standard error, as fast as they are taken; for ever
-/// where the number is 0.
-fn flood(megabytes: u64) {
-    let line = [&[b'.'; 126][..], b"\n"].concat();
+/// Megabytes of one line, as fast as they are taken; for ever where the number is 0.
+fn flood(megabytes: u64, mut sink: impl Write, line: &[u8]) {
     let block = line.repeat(512);
     let mut left = if megabytes == 0 {
         u64::MAX
     } else {
         megabytes * 1024 * 1024
     };
-    let mut error = std::io::stderr().lock();
     while left > 0 {
-        if error.write_all(&block).is_err() {
+        if sink.write_all(&block).is_err() {
             return;
         }
         left = left.saturating_sub(block.len() as u64);
     }
-    drop(error);
+    drop(sink);
     say("the flood is over");
 }
 

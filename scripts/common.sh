@@ -51,6 +51,9 @@ hint: install what your system calls these packages"
         fail "cannot install ${missing[*]}: apt-get failed, see above"
 }
 
+# Whether this Debian can install a package of that name; some are known and cannot.
+has_package() { apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'; }
+
 # What building the bundle and booting it takes.
 install_bundle_packages() {
     local qemu="qemu-system-x86_64:qemu-system-x86"
@@ -61,7 +64,7 @@ install_bundle_packages() {
     python3 -m pip --version >/dev/null 2>&1 || install_packages /nonexistent:python3-pip
     if [ ! -x /usr/libexec/virtiofsd ] && [ ! -x /usr/lib/qemu/virtiofsd ]; then
         # A package of its own since Debian 13, a part of another before.
-        if apt-cache show virtiofsd >/dev/null 2>&1; then
+        if has_package virtiofsd; then
             install_packages /usr/libexec/virtiofsd:virtiofsd
         else
             install_packages /usr/lib/qemu/virtiofsd:qemu-system-common
@@ -69,12 +72,45 @@ install_bundle_packages() {
     fi
 }
 
+RUSTUP_VERSION=1.29.0
+
+rustup_sha256() {
+    case $1 in
+    x86_64) echo 4acc9acc76d5079515b46346a485974457b5a79893cfb01112423c89aeb5aa10 ;;
+    aarch64) echo 9732d6c5e2a098d3521fca8145d826ae0aaa067ef2385ead08e6feac88fa5792 ;;
+    *) fail "cannot install Rust: no installer is pinned for $1" ;;
+    esac
+}
+
+# Rust's own installer, pinned: Debian has a package of it since 13 only.
+install_rustup() {
+    local sum installer
+    sum=$(rustup_sha256 "$arch")
+    install_packages curl:curl /etc/ssl/certs/ca-certificates.crt:ca-certificates
+    installer=$(mktemp -d)/rustup-init
+    say "installing rustup $RUSTUP_VERSION"
+    curl --fail --silent --show-error --location --output "$installer" \
+        "https://static.rust-lang.org/rustup/archive/$RUSTUP_VERSION/$arch-unknown-linux-gnu/rustup-init" ||
+        fail "cannot install Rust: its installer cannot be downloaded, see above
+hint: install rustup from https://rustup.rs and start this again"
+    echo "$sum  $installer" | sha256sum --check --quiet >&2 ||
+        fail "cannot install Rust: its installer is not the pinned one"
+    chmod +x "$installer"
+    "$installer" -y --quiet --no-modify-path --default-toolchain none --profile minimal >&2 ||
+        fail "cannot install Rust: its installer failed, see above"
+    rm -r "$(dirname "$installer")"
+}
+
 # The toolchain that rust-toolchain.toml names, with the musl target.
 install_rust() {
     local channel
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
-    if ! command -v cargo >/dev/null 2>&1 && apt-cache show rustup >/dev/null 2>&1; then
-        install_packages rustup:rustup
+    if ! command -v cargo >/dev/null 2>&1; then
+        if has_package rustup; then
+            install_packages rustup:rustup
+        else
+            install_rustup
+        fi
     fi
     if command -v rustup >/dev/null 2>&1; then
         rustup run "$channel" cargo --version >/dev/null 2>&1 ||

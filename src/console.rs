@@ -18,6 +18,14 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
 /// What waits for a slow reader before lines are dropped, in bytes.
 const QUEUE_LIMIT: usize = 256 * 1024;
+/// Our own lines may use this much more: a daemon that floods the console must not
+/// crowd out the result.
+const RESERVE: usize = 256 * 1024;
+/// A full queue holds its writer back this long before lines are dropped, so that a
+/// burst is no loss where somebody reads; longer would stall the daemon, which waits
+/// for its own output. A new hold begins when half of the queue has been read.
+const HOLD: Duration = Duration::from_millis(100);
+const OUR_PREFIX: &[u8] = b"sidecar-init:";
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +56,7 @@ struct Sink {
     dropped: u64,
     unreported: u64,
     closed: bool,
+    full_since: Option<Instant>,
 }
 
 /// The two streams; one sink serves both where they are the same file.
@@ -97,6 +106,34 @@ impl Console {
         }
     }
 
+    /// Whether lines for `stream` should be written now: there is room, or waiting for
+    /// room has been in vain.
+    pub fn takes_more(&mut self, stream: Stream, now: Instant) -> bool {
+        self.sink(stream).is_none_or(|sink| sink.takes_more(now))
+    }
+
+    /// When [`Console::takes_more`] will be true whatever the readers do; `None` where
+    /// it is already.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        [&self.error, &self.output]
+            .into_iter()
+            .flatten()
+            .filter(|sink| sink.queue.len() >= QUEUE_LIMIT)
+            .filter_map(|sink| Some(sink.full_since? + HOLD))
+            .filter(|end| *end > now)
+            .min()
+    }
+
+    /// Waits for room for `stream`, at most until `end` and as long as that helps.
+    pub fn wait_for_room(&mut self, stream: Stream, end: Instant) {
+        if let Some(sink) = self.sink(stream)
+            && !sink.takes_more(Instant::now())
+        {
+            sink.flush_until(end, QUEUE_LIMIT / 2);
+        }
+    }
+
     /// Lines dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -127,18 +164,7 @@ impl Console {
     pub fn flush_within(&mut self, patience: Duration) {
         let end = Instant::now() + patience;
         for sink in [&mut self.error, &mut self.output].into_iter().flatten() {
-            loop {
-                sink.flush_ready();
-                let left = end.saturating_duration_since(Instant::now());
-                if sink.queue.is_empty() || left.is_zero() {
-                    break;
-                }
-                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-                let mut waiting = [PollFd::new(sink.target.fd(), PollFlags::POLLOUT)];
-                if matches!(poll(&mut waiting, timeout), Err(errno) if errno != Errno::EINTR) {
-                    break;
-                }
-            }
+            sink.flush_until(end, 0);
         }
     }
 }
@@ -167,11 +193,19 @@ impl Sink {
             dropped: 0,
             unreported: 0,
             closed: false,
+            full_since: None,
         }
     }
 
+    fn takes_more(&mut self, now: Instant) -> bool {
+        if self.queue.len() < QUEUE_LIMIT / 2 {
+            self.full_since = None;
+        }
+        self.queue.len() < QUEUE_LIMIT || now >= *self.full_since.get_or_insert(now) + HOLD
+    }
+
     fn push(&mut self, mut lines: &[u8]) {
-        if !self.queue.is_empty() {
+        if !self.queue.is_empty() || self.unreported > 0 {
             self.flush_ready();
         }
         if self.queue.is_empty() {
@@ -181,13 +215,35 @@ impl Sink {
         if lines.is_empty() {
             return;
         }
-        if self.closed || self.queue.len() >= QUEUE_LIMIT {
-            let count = memchr::memchr_iter(b'\n', lines).count() as u64;
-            self.dropped += count;
-            self.unreported += count;
+        let limit = if lines.starts_with(OUR_PREFIX) {
+            QUEUE_LIMIT + RESERVE
         } else {
-            self.queue.extend(lines);
+            QUEUE_LIMIT
+        };
+        if self.closed || self.queue.len() >= limit {
+            self.drop_lines(lines);
+            return;
         }
+        // Said where the gap is, and so never after the result.
+        if let Some(notice) = self.notice_of_drops() {
+            self.queue.extend(notice.as_bytes());
+        }
+        self.queue.extend(lines);
+    }
+
+    fn drop_lines(&mut self, lines: &[u8]) {
+        let count = memchr::memchr_iter(b'\n', lines).count() as u64;
+        self.dropped += count;
+        self.unreported += count;
+    }
+
+    fn notice_of_drops(&mut self) -> Option<String> {
+        let count = std::mem::take(&mut self.unreported);
+        (count > 0).then(|| {
+            format!(
+                "sidecar-init: warning: {count} lines dropped: the console was not read fast enough\n"
+            )
+        })
     }
 
     fn flush_ready(&mut self) {
@@ -196,50 +252,99 @@ impl Sink {
             if front.is_empty() {
                 break;
             }
-            let target = &self.target;
-            match write_all_ready(target, front) {
-                (0, closed) => {
-                    self.closed |= closed;
-                    if closed {
-                        self.queue.clear();
-                    }
-                    return;
-                }
-                (written, _) => drop(self.queue.drain(..written)),
+            let (written, halt) = write_ready(&self.target, front);
+            drop(self.queue.drain(..written));
+            match halt {
+                None => {}
+                Some(Halt::Full) => return,
+                Some(stop) => return self.give_up(stop),
             }
         }
-        if self.unreported > 0 && !self.closed {
-            let count = std::mem::take(&mut self.unreported);
-            let notice = format!(
-                "sidecar-init: warning: {count} lines dropped: the console was not read fast enough\n"
-            );
-            let written = self.write(notice.as_bytes());
-            self.queue.extend(notice.as_bytes().iter().skip(written));
+        let missing = self.unreported;
+        if !self.closed
+            && let Some(notice) = self.notice_of_drops()
+        {
+            let notice = notice.as_bytes();
+            match write_ready(&self.target, notice) {
+                (written, None | Some(Halt::Full)) => {
+                    self.queue.extend(notice.iter().skip(written));
+                }
+                // Said again later; the notice itself is no loss.
+                (_, Some(halt)) => {
+                    self.closed |= halt == Halt::Gone;
+                    self.unreported = missing;
+                }
+            }
         }
+    }
+
+    /// Writes until no more than `rest` bytes are queued, or until `end`.
+    fn flush_until(&mut self, end: Instant, rest: usize) {
+        loop {
+            self.flush_ready();
+            let left = end.saturating_duration_since(Instant::now());
+            if self.queue.len() <= rest || left.is_zero() {
+                return;
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let mut waiting = [PollFd::new(self.target.fd(), PollFlags::POLLOUT)];
+            if matches!(poll(&mut waiting, timeout), Err(errno) if errno != Errno::EINTR) {
+                return;
+            }
+        }
+    }
+
+    /// Waiting would not help: what is queued is dropped.
+    fn give_up(&mut self, halt: Halt) {
+        self.closed |= halt == Halt::Gone;
+        let lost: Vec<u8> = std::mem::take(&mut self.queue).into();
+        self.drop_lines(&lost);
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
         if self.closed {
             return 0;
         }
-        let (written, closed) = write_all_ready(&self.target, bytes);
-        self.closed |= closed;
-        written
+        match write_ready(&self.target, bytes) {
+            (written, None | Some(Halt::Full)) => written,
+            (written, Some(halt)) => {
+                self.closed |= halt == Halt::Gone;
+                self.drop_lines(bytes.get(written..).unwrap_or_default());
+                bytes.len()
+            }
+        }
     }
 }
 
-/// Writes until the reader is full; how much, and whether the reader is gone.
-fn write_all_ready(target: &Target, bytes: &[u8]) -> (usize, bool) {
+/// Why no more could be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    /// The reader is behind; poll(2) tells when there is room.
+    Full,
+    /// No space on the disk. poll(2) calls such a file writable, so waiting for room
+    /// would be spinning.
+    NoSpace,
+    /// The reader is gone.
+    Gone,
+}
+
+/// Writes as much as can be written now; how much, and what ended it early.
+fn write_ready(target: &Target, bytes: &[u8]) -> (usize, Option<Halt>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-        match target.write(rest) {
-            Ok(0) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOSPC) => break,
-            Ok(n) => written += n,
-            Err(Errno::EINTR) => {}
-            Err(_) => return (written, true),
-        }
+        let halt = match target.write(rest) {
+            Ok(count) if count > 0 => {
+                written += count;
+                continue;
+            }
+            Err(Errno::EINTR) => continue,
+            Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Halt::Full,
+            Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => Halt::NoSpace,
+            Err(_) => Halt::Gone,
+        };
+        return (written, Some(halt));
     }
-    (written, false)
+    (written, None)
 }
 
 fn open_target(fd: RawFd) -> Target {

@@ -100,7 +100,7 @@ fn replace(path: &Path, bytes: &[u8], access: Access, durable: bool) -> Result<(
     let result = write_new(&temporary, bytes, access, durable)
         .and_then(|()| fs::rename(&temporary, &target))
         .and_then(|()| match target.parent() {
-            Some(directory) if durable => File::open(directory)?.sync_all(),
+            Some(directory) if durable => File::open(Path::new(".").join(directory))?.sync_all(),
             _ => Ok(()),
         });
     result.map_err(|source| {

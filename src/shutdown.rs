@@ -23,11 +23,11 @@ use crate::supervise::signals::Signals;
 /// process with something to finish, is gone already.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(500);
 /// A killed process that is not gone by then is stuck in the kernel.
-const KILL_PATIENCE: Duration = Duration::from_secs(1);
+const KILL_PATIENCE: Duration = Duration::from_millis(500);
 /// Disks and shares get this long to take what was written.
 const SYNC_PATIENCE: Duration = Duration::from_secs(2);
 /// The console gets this long to take the last lines.
-const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
+const CONSOLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Turns Ctrl-Alt-Del, and a VMM's way of pressing it, from an instant reset into a
 /// SIGINT to PID 1: a clean stop (reboot(2), `RB_DISABLE_CAD`).
@@ -61,14 +61,14 @@ pub fn end_everything(mode: Mode, signals: &Signals) -> u64 {
             }
             // Orphans of what just died are ours now and need the signal too.
             signal_everything(mode, signal);
-            // Woken by SIGCHLD through the handlers' pipe; drained by the short cap,
-            // since a stop request may keep the pipe readable.
+            // Woken by SIGCHLD through the handlers' pipe.
             let timeout = PollTimeout::try_from(left.min(Duration::from_millis(20)))
                 .unwrap_or(PollTimeout::ZERO);
             let _ = poll(
                 &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
                 timeout,
             );
+            signals.drain();
         }
     }
     reaped
@@ -140,19 +140,14 @@ fn sync_within(patience: Duration) {
 /// other root refuses it with `ENOTTY`, which is as good.
 #[allow(unsafe_code)]
 fn hand_code_to_libkrun(code: u8) {
-    const KRUN_EXIT_CODE: libc::c_ulong = 0x7602;
+    const KRUN_EXIT_CODE: libc::Ioctl = 0x7602;
     let root = match fs::File::open("/") {
         Ok(root) => root,
         Err(error) => return log::debug!("cannot open /: {error}"),
     };
     // SAFETY: the request takes its argument by value.
-    let result = unsafe {
-        libc::ioctl(
-            root.as_raw_fd(),
-            KRUN_EXIT_CODE as libc::Ioctl,
-            libc::c_ulong::from(code),
-        )
-    };
+    let result =
+        unsafe { libc::ioctl(root.as_raw_fd(), KRUN_EXIT_CODE, libc::c_ulong::from(code)) };
     if result != 0 {
         log::debug!(
             "no libkrun takes the exit code: {}",

@@ -126,11 +126,18 @@ fn interface_request(name: &str) -> libc::ifreq {
     request
 }
 
-#[allow(unsafe_code)]
-fn control<T>(socket: &OwnedFd, request: libc::Ioctl, argument: &mut T) -> Result<(), Errno> {
+// musl takes the request as an int; every one of them fits.
+#[allow(unsafe_code, clippy::cast_possible_truncation)]
+fn control<T>(socket: &OwnedFd, request: libc::c_ulong, argument: &mut T) -> Result<(), Errno> {
     // SAFETY: every caller passes the structure that belongs to the request, and it
     // lives through the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+    let result = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            request as libc::Ioctl,
+            std::ptr::from_mut(argument),
+        )
+    };
     Errno::result(result).map(drop)
 }
 
@@ -138,12 +145,12 @@ fn bring_up(name: &str) -> Result<(), NetworkError> {
     let failed = |errno| NetworkError::Set(format!("bring interface {name} up"), errno);
     let socket = control_socket(AddressFamily::Inet).map_err(failed)?;
     let mut request = interface_request(name);
-    control(&socket, libc::SIOCGIFFLAGS as libc::Ioctl, &mut request).map_err(failed)?;
+    control(&socket, libc::SIOCGIFFLAGS, &mut request).map_err(failed)?;
     #[allow(unsafe_code)]
     // SAFETY: SIOCGIFFLAGS has just filled this member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     request.ifr_ifru.ifru_flags = flags | IFF_UP;
-    control(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &mut request).map_err(failed)
+    control(&socket, libc::SIOCSIFFLAGS, &mut request).map_err(failed)
 }
 
 fn ipv4_sockaddr(address: Ipv4Addr) -> libc::sockaddr {
@@ -168,7 +175,7 @@ struct Inet6InterfaceRequest {
 
 fn interface_index(socket: &OwnedFd, name: &str) -> Result<i32, Errno> {
     let mut request = interface_request(name);
-    control(socket, libc::SIOCGIFINDEX as libc::Ioctl, &mut request)?;
+    control(socket, libc::SIOCGIFINDEX, &mut request)?;
     #[allow(unsafe_code)]
     // SAFETY: SIOCGIFINDEX has just filled this member of the union.
     Ok(unsafe { request.ifr_ifru.ifru_ifindex })
@@ -191,7 +198,7 @@ fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
             ] {
                 let mut request = interface_request(INTERFACE);
                 request.ifr_ifru.ifru_addr = ipv4_sockaddr(value);
-                control(&socket, operation as libc::Ioctl, &mut request).map_err(failed)?;
+                control(&socket, operation, &mut request).map_err(failed)?;
             }
             Ok(())
         }
@@ -204,7 +211,7 @@ fn set_address(address: IpAddr, prefix: u8) -> Result<(), NetworkError> {
                 prefix: u32::from(prefix),
                 index: interface_index(&socket, INTERFACE).map_err(failed)?,
             };
-            match control(&socket, libc::SIOCSIFADDR as libc::Ioctl, &mut request) {
+            match control(&socket, libc::SIOCSIFADDR, &mut request) {
                 Ok(()) | Err(Errno::EEXIST) => Ok(()),
                 Err(errno) => Err(failed(errno)),
             }
@@ -240,7 +247,7 @@ fn add_default_route(gateway: IpAddr) -> Result<(), NetworkError> {
             route.rt_genmask = ipv4_sockaddr(Ipv4Addr::UNSPECIFIED);
             route.rt_gateway = ipv4_sockaddr(ip);
             route.rt_flags = flags;
-            control(&socket, libc::SIOCADDRT as libc::Ioctl, &mut route)
+            control(&socket, libc::SIOCADDRT, &mut route)
         }
         IpAddr::V6(ip) => {
             let socket = control_socket(AddressFamily::Inet6).map_err(failed)?;
@@ -256,7 +263,7 @@ fn add_default_route(gateway: IpAddr) -> Result<(), NetworkError> {
                 flags: u32::from(flags),
                 index: interface_index(&socket, INTERFACE).map_err(failed)?,
             };
-            control(&socket, libc::SIOCADDRT as libc::Ioctl, &mut route)
+            control(&socket, libc::SIOCADDRT, &mut route)
         }
     };
     match result {

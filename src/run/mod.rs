@@ -28,7 +28,7 @@ use crate::supervise::cgroup::{self, Group};
 use crate::supervise::machine::{Failure, Outcome};
 use crate::supervise::memory;
 use crate::supervise::sandbox::{Privileges, Sandbox};
-use crate::supervise::signals::{Request, Signals};
+use crate::supervise::signals::Signals;
 use crate::supervise::{Desired, Setup, reaper, supervise};
 
 pub use commands::{check, generate_or_check_ca, healthcheck, print_status, render_config};
@@ -112,7 +112,7 @@ pub fn run(paths: &Paths) -> ! {
         Ok(ending) => ending,
         Err(error) => Ending::Failed(error),
     };
-    reporter.status.state = "stopping".to_owned();
+    "stopping".clone_into(&mut reporter.status.state);
     reporter.status.reaped += shutdown::end_everything(mode, &signals);
     let code = conclude(&mut reporter, ending);
     shutdown::end(Some(mode), code.number())
@@ -170,8 +170,8 @@ fn start(
     }
     reporter.status.ca = Some(ca);
     reporter.enter(Stage::Config);
-    if let Some(ending) = stop_asked(signals) {
-        return Ok(ending);
+    if signals.stop_asked() {
+        return Ok(Ending::Stopped);
     }
     reporter.enter(Stage::Spawn);
     let require_sandbox =
@@ -284,14 +284,6 @@ fn given_up(failure: &Failure, last_line: Option<&str>) -> StartError {
         code,
         format!("giving up after repeated failures: {failure}{said}"),
     )
-}
-
-fn stop_asked(signals: &mut Signals) -> Option<Ending> {
-    let asked = signals.take();
-    asked
-        .iter()
-        .any(|(_, request)| *request == Request::Stop)
-        .then_some(Ending::Stopped)
 }
 
 /// Kernel file systems, the state volume, the export, the run directory.

@@ -9,7 +9,7 @@ pub const FIRST_DELAY: Duration = Duration::from_millis(100);
 pub const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// Failures closer together than this are counted together, and health that lasts
 /// as long forgets them.
-pub const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_mins(1);
 /// This many failures within [`WINDOW`], or in a row without once being ready, are a crash loop.
 pub const CRASH_LOOP: usize = 5;
 

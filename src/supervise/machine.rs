@@ -18,6 +18,9 @@ pub const SHORT_GRACE: Duration = Duration::from_secs(1);
 /// A reload is acknowledged within this or the daemon is restarted: pipelock takes
 /// 100 ms of debounce (PIPELOCK.md) and a few milliseconds.
 pub const RELOAD_DEADLINE: Duration = Duration::from_secs(3);
+/// A daemon that SIGKILL did not end by then is stuck in the kernel: a stop goes on
+/// without it. A restart waits, because the port is still its.
+pub const ABANDON: Duration = Duration::from_millis(500);
 /// Between two looks at the open tunnels while draining.
 pub const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two readiness probes, once the daemon has said it is about to listen.
@@ -53,6 +56,8 @@ pub enum Change {
 pub enum Answer {
     /// Healthy, strict, intercepting; and it refused what it had to refuse.
     Fit,
+    /// Healthy, strict, intercepting; it was not asked to refuse anything.
+    Healthy,
     /// No answer, or not in time.
     Silent(String),
     /// It answered, but not as a firewall that is on would.
@@ -194,10 +199,14 @@ enum State {
     Draining {
         until: Instant,
         next_count: Option<Instant>,
+        counting: bool,
         then: Then,
     },
     Stopping {
+        /// `None` once it was killed.
         kill_at: Option<Instant>,
+        /// Set once it was killed and nobody waits for it to be replaced.
+        abandon_at: Option<Instant>,
         then: Then,
     },
     Ended,
@@ -322,7 +331,7 @@ impl Machine {
         self.failures
     }
 
-    /// The newest failure, if there was one.
+    /// The newest failure, until the daemon is ready again.
     #[must_use]
     pub fn last_failure(&self) -> Option<&Failure> {
         self.last_failure.as_ref()
@@ -350,7 +359,11 @@ impl Machine {
             State::Draining {
                 until, next_count, ..
             } => earliest(Some(*until), *next_count),
-            State::Stopping { kill_at, .. } => *kill_at,
+            State::Stopping {
+                kill_at,
+                abandon_at,
+                ..
+            } => kill_at.or(*abandon_at),
         }
     }
 
@@ -396,8 +409,14 @@ impl Machine {
             }
             Event::ReloadAcknowledged => self.acknowledged(now),
             Event::DenyAllAcknowledged => {
-                if let State::Draining { next_count, .. } = &mut self.state {
+                if let State::Draining {
+                    next_count,
+                    counting,
+                    ..
+                } = &mut self.state
+                {
                     *next_count = None;
+                    *counting = true;
                     return vec![Action::CountTunnels];
                 }
                 vec![]
@@ -435,8 +454,19 @@ impl Machine {
             State::Ready { .. } => self.drain(Then::Stop, now),
             // Asked twice while draining: whoever asks again wants it now.
             State::Draining { .. } if again => self.bring_down(self.timing.grace, Then::Stop, now),
-            State::Draining { then, .. } | State::Stopping { then, .. } => {
+            State::Draining { then, .. } => {
                 *then = Then::Stop;
+                vec![]
+            }
+            State::Stopping {
+                kill_at,
+                abandon_at,
+                then,
+            } => {
+                *then = Then::Stop;
+                if kill_at.is_none() && abandon_at.is_none() {
+                    *abandon_at = Some(now + ABANDON);
+                }
                 vec![]
             }
             State::Ended => vec![],
@@ -457,7 +487,7 @@ impl Machine {
                 // An emergency brake: pipelock writes nothing that a kill could spoil.
                 self.bring_down(Duration::ZERO, Then::Halt, now)
             }
-            State::Stopping { then, kill_at } => {
+            State::Stopping { then, kill_at, .. } => {
                 *then = Then::Halt;
                 if kill_at.take().is_some() {
                     return vec![Action::Kill];
@@ -488,8 +518,6 @@ impl Machine {
             self.timing.grace
         };
         match &mut self.state {
-            // The next start reads the new configuration anyway.
-            State::Idle | State::Waiting { .. } | State::Halted | State::Ended => vec![],
             // It may have read the old file already, and may not be asked to reload yet.
             State::Starting { .. } => self.bring_down(grace, Then::Restart(None), now),
             State::Ready { reload, .. } => match change {
@@ -512,7 +540,8 @@ impl Machine {
                 *at = (*at).min(now + grace);
                 vec![]
             }
-            State::Draining { .. } | State::Stopping { .. } => vec![],
+            // The next start, if there is one, reads the new configuration anyway.
+            _ => vec![],
         }
     }
 
@@ -543,9 +572,11 @@ impl Machine {
 
     fn answered(&mut self, answer: Answer, now: Instant) -> Vec<Action> {
         let probe_every = self.timing.probe;
+        let only_healthy = answer == Answer::Healthy;
         match (&mut self.state, answer) {
-            (State::Starting { fit, .. }, Answer::Fit) => {
+            (State::Starting { fit, last, .. }, Answer::Fit) => {
                 *fit = true;
+                "it serves, but has not announced its configuration".clone_into(last);
                 self.ready_if_proved(now)
             }
             (
@@ -573,9 +604,13 @@ impl Machine {
                     reload,
                     ..
                 },
-                Answer::Fit,
+                Answer::Fit | Answer::Healthy,
             ) => {
                 *misses = 0;
+                // An answer from before the reload proves nothing about it.
+                if only_healthy && matches!(reload, Reload::Proving(_)) {
+                    return vec![];
+                }
                 *next_probe = Some(now + probe_every);
                 if matches!(reload, Reload::Proving(_)) {
                     *reload = Reload::None;
@@ -611,7 +646,14 @@ impl Machine {
                 let then = then.clone();
                 self.bring_down(self.timing.grace, then, now)
             }
-            (State::Draining { next_count, .. }, _) => {
+            (
+                State::Draining {
+                    next_count,
+                    counting: true,
+                    ..
+                },
+                _,
+            ) => {
                 *next_count = Some(now + DRAIN_INTERVAL);
                 vec![]
             }
@@ -661,10 +703,20 @@ impl Machine {
                 *next_count = None;
                 vec![Action::CountTunnels]
             }
-            State::Stopping { kill_at, .. } if kill_at.is_some_and(|at| now >= at) => {
+            State::Stopping {
+                kill_at,
+                abandon_at,
+                ..
+            } if kill_at.is_some_and(|at| now >= at) => {
                 *kill_at = None;
+                *abandon_at = self.stopping.then(|| now + ABANDON);
                 vec![Action::Kill]
             }
+            State::Stopping {
+                kill_at: None,
+                abandon_at: Some(at),
+                ..
+            } if now >= *at => self.end(Outcome::Stopped),
             _ => vec![],
         }
     }
@@ -683,6 +735,7 @@ impl Machine {
                 misses: 0,
                 reload: Reload::None,
             };
+            self.last_failure = None;
             return vec![Action::AnnounceReady];
         }
         vec![]
@@ -695,19 +748,24 @@ impl Machine {
         self.state = State::Draining {
             until: now + self.timing.drain,
             next_count: None,
+            counting: false,
             then,
         };
         vec![Action::InstallDenyAll]
     }
 
     fn bring_down(&mut self, grace: Duration, then: Then, now: Instant) -> Vec<Action> {
-        let (kill_at, action) = if grace.is_zero() {
-            (None, Action::Kill)
-        } else {
-            (Some(now + grace), Action::Terminate)
+        let killed = grace.is_zero();
+        self.state = State::Stopping {
+            kill_at: (!killed).then(|| now + grace),
+            abandon_at: (killed && self.stopping).then(|| now + ABANDON),
+            then,
         };
-        self.state = State::Stopping { kill_at, then };
-        vec![action]
+        vec![if killed {
+            Action::Kill
+        } else {
+            Action::Terminate
+        }]
     }
 
     /// The daemon that was told to go has gone.

@@ -120,7 +120,6 @@ pub fn supervise(
         desired,
         reporter,
         child: None,
-        installed: String::new(),
         last_lines: LastLines::default(),
         events: VecDeque::from([Event::Begin]),
         outcome: None,
@@ -147,6 +146,12 @@ struct Running {
     config_sha256: String,
     /// What its control group had counted by then.
     oom_kills: u64,
+    /// What it was given: the wanted one at its start or at the last reload.
+    generation: u64,
+    /// Its configuration with nothing allowed. Not the wanted configuration's: a
+    /// reload that changes anything but hosts is refused, and nothing would drain.
+    deny_all: String,
+    deny_all_sha256: String,
 }
 
 struct Supervisor<'a> {
@@ -157,8 +162,6 @@ struct Supervisor<'a> {
     desired: Desired,
     reporter: &'a mut Reporter,
     child: Option<Running>,
-    /// SHA-256 of the configuration file as it is now.
-    installed: String,
     last_lines: LastLines,
     events: VecDeque<Event>,
     outcome: Option<Outcome>,
@@ -220,23 +223,11 @@ impl Supervisor<'_> {
 
     /// The only wait: for a signal, the daemon's output, an answer, or a deadline.
     fn wait(&self, signals: &Signals) {
-        let deadline = [
-            Some(self.watch.deadline()),
-            self.machine.deadline(),
-            self.prober.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        let mut timeout = deadline.map_or(PollTimeout::NONE, round_up);
-        if self.reap_again {
-            timeout = PollTimeout::ZERO;
-        }
-        let console = console();
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         if let Some(child) = &self.child {
             for relay in [&child.output, &child.error] {
-                waiting.extend(relay.as_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+                let carries = relay.as_fd().filter(|_| relay.has_room());
+                waiting.extend(carries.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             }
             if let Some(report) = &child.exec_report {
                 waiting.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
@@ -244,6 +235,20 @@ impl Supervisor<'_> {
         }
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
+        }
+        let console = console();
+        let deadline = [
+            Some(self.watch.deadline()),
+            self.machine.deadline(),
+            self.prober.deadline(),
+            console.deadline(Instant::now()),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let mut timeout = deadline.map_or(PollTimeout::NONE, round_up);
+        if self.reap_again {
+            timeout = PollTimeout::ZERO;
         }
         waiting.extend(
             console
@@ -311,7 +316,11 @@ impl Supervisor<'_> {
         }
         self.prober.reset(self.desired.policy.listen);
         let status = &mut self.reporter.status;
-        status.last_lines = self.last_lines.iter().map(str::to_owned).collect();
+        status.last_lines = self
+            .last_lines
+            .iter()
+            .map(events::without_secrets)
+            .collect();
         status.daemon.pid = None;
         status.daemon.sandbox_verified = false;
         status.config.applied_sha256 = None;
@@ -404,9 +413,11 @@ impl Supervisor<'_> {
                 child.config_sha256
             ))),
             Line::Reloaded { config_hash } => {
+                // Both, for a bottle that allows nothing anyway.
                 if config_hash == self.desired.config_sha256 {
                     self.events.push_back(Event::ReloadAcknowledged);
-                } else if config_hash == self.desired.deny_all_sha256 {
+                }
+                if config_hash == child.deny_all_sha256 {
                     self.events.push_back(Event::DenyAllAcknowledged);
                 }
                 self.reporter.status.config.applied_sha256 = Some(config_hash);
@@ -481,8 +492,13 @@ impl Supervisor<'_> {
         match plan {
             Plan::Nothing => {
                 log::info!("generation {generation}: the daemon's configuration is unchanged");
-                if self.machine.phase() == Phase::Ready && !self.machine.is_reloading() {
-                    self.reporter.status.config.applied_generation = generation;
+                if let Some(child) = &mut self.child
+                    && child.generation + 1 == generation
+                {
+                    child.generation = generation;
+                    if self.machine.phase() == Phase::Ready && !self.machine.is_reloading() {
+                        self.reporter.status.config.applied_generation = generation;
+                    }
                 }
             }
             Plan::Reload => {
@@ -524,19 +540,16 @@ impl Supervisor<'_> {
             Action::ProbeHealth => self.ask(Question::Health),
             Action::CountTunnels => self.ask(Question::Tunnels),
             Action::InstallConfig => {
-                if let Err(why) = self.install_config() {
-                    self.reporter.warn(why);
+                let generation = self.reporter.status.config.generation;
+                match (self.install_config(), &mut self.child) {
+                    (Err(why), _) => self.reporter.warn(why),
+                    (Ok(()), Some(child)) => child.generation = generation,
+                    (Ok(()), None) => {}
                 }
             }
             Action::InstallDenyAll => {
-                self.installed.clone_from(&self.desired.deny_all_sha256);
-                let written = install(
-                    self.setup.config,
-                    self.desired.deny_all.as_bytes(),
-                    Access::private(self.setup.sandbox.file_owner()),
-                );
-                if let Err(error) = written {
-                    self.reporter.warn(error.to_string());
+                if let Err(why) = self.install_deny_all() {
+                    self.reporter.warn(why);
                 }
             }
             Action::AnnounceReady => self.announce_ready(),
@@ -546,8 +559,12 @@ impl Supervisor<'_> {
 
     fn announce_ready(&mut self) {
         let status = &mut self.reporter.status;
-        status.config.applied_generation = status.config.generation;
-        let generation = status.config.generation;
+        // Not the newest there is: another may have been read in this very moment.
+        let generation = self
+            .child
+            .as_ref()
+            .map_or(status.config.applied_generation, |child| child.generation);
+        status.config.applied_generation = generation;
         if self.proved_once {
             log::info!("ready again, generation {generation}");
         } else {
@@ -567,22 +584,36 @@ impl Supervisor<'_> {
         }
     }
 
-    fn install_config(&mut self) -> Result<(), String> {
+    fn install_config(&self) -> Result<(), String> {
         install(
             self.setup.config,
             self.desired.config.as_bytes(),
             Access::private(self.setup.sandbox.file_owner()),
         )
+        .map_err(|error| error.to_string())
+    }
+
+    fn install_deny_all(&mut self) -> Result<(), String> {
+        let Some(child) = &self.child else {
+            return Ok(());
+        };
+        install(
+            self.setup.config,
+            child.deny_all.as_bytes(),
+            Access::private(self.setup.sandbox.file_owner()),
+        )
         .map_err(|error| error.to_string())?;
-        self.installed.clone_from(&self.desired.config_sha256);
+        if self.reporter.status.config.applied_sha256.as_ref() == Some(&child.deny_all_sha256) {
+            // pipelock drops a reload of what it runs on, so nobody would acknowledge.
+            self.events.push_back(Event::DenyAllAcknowledged);
+        }
         Ok(())
     }
 
     fn spawn(&mut self) -> Result<(), (i32, String)> {
         let io_error = |why: String| (nix::libc::EIO, why);
-        if self.installed != self.desired.config_sha256 {
-            self.install_config().map_err(io_error)?;
-        }
+        // Each time: the file is the daemon's, and the last one may have changed it.
+        self.install_config().map_err(io_error)?;
         let mut environment: Vec<String> = memory::go_memory_limit()
             .into_iter()
             .map(|limit| format!("GOMEMLIMIT={limit}"))
@@ -628,7 +659,10 @@ impl Supervisor<'_> {
             error: Relay::new(child.stderr, Stream::Error),
             exec_report: Some(child.exec_report),
             exec_error: None,
-            config_sha256: self.installed.clone(),
+            config_sha256: self.desired.config_sha256.clone(),
+            generation: self.reporter.status.config.generation,
+            deny_all: self.desired.deny_all.clone(),
+            deny_all_sha256: self.desired.deny_all_sha256.clone(),
             oom_kills,
         });
         if !self.proved_once && self.reporter.status.stage == Stage::Spawn {
@@ -663,10 +697,7 @@ impl Supervisor<'_> {
         };
         status.halted = machine.is_halted();
         status.failures = machine.failures();
-        status.error = match machine.phase() {
-            Phase::Ready | Phase::Draining | Phase::Halted => None,
-            _ => machine.last_failure().map(ToString::to_string),
-        };
+        status.error = machine.last_failure().map(ToString::to_string);
         self.reporter.publish();
     }
 }

@@ -196,7 +196,7 @@ impl Prober {
                     if question == Question::Fitness {
                         return self.begin(question, Step::Canary, deadline);
                     }
-                    Some(self.finish(Answer::Fit))
+                    Some(self.finish(Answer::Healthy))
                 }
                 Err(why) => Some(self.unfit(why)),
             },
@@ -235,7 +235,9 @@ impl Prober {
         self.finish(Answer::Unfit(why))
     }
 
-    fn finish(&mut self, answer: Answer) -> Finding {
+    /// Always some finding; an `Option` because its callers may have none yet.
+    #[allow(clippy::unnecessary_wraps)]
+    fn finish(&mut self, answer: Answer) -> Option<Finding> {
         self.exchange = None;
         Finding {
             answer,

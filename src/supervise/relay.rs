@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -16,9 +17,12 @@ const LONGEST_LINE: usize = 64 * 1024;
 const BUDGET: usize = 1024 * 1024;
 /// The pipes' size, in bytes: room for the daemon while PID 1 is busy elsewhere.
 const PIPE_SIZE: i32 = 1024 * 1024;
+/// The end of a daemon waits this long for the console to take its last words: the
+/// reason is among them.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Lines kept for the final record, and the bytes kept of each.
 const KEPT_LINES: usize = 20;
-const KEPT_BYTES: usize = 512;
+const KEPT_BYTES: usize = 8 * 1024;
 /// No line of the daemon may look like one of ours.
 const OUR_PREFIX: &[u8] = b"sidecar-init:";
 const QUOTE_PREFIX: &[u8] = b"pipelock: ";
@@ -74,10 +78,16 @@ impl Relay {
         (!self.ended).then(|| self.pipe.as_fd())
     }
 
+    /// Whether the console takes more; while it does not, the pipe holds what comes.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        console().takes_more(self.stream, Instant::now())
+    }
+
     /// Carries what is there, up to [`BUDGET`], and shows each line to `see`.
     pub fn carry(&mut self, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
         let mut carried = 0;
-        while !self.ended && carried < BUDGET {
+        while !self.ended && carried < BUDGET && self.has_room() {
             let free = self.buffer.get_mut(self.partial..).unwrap_or_default();
             match self.pipe.read(free) {
                 Ok(0) => self.ended = true,
@@ -101,7 +111,9 @@ impl Relay {
         if !self.ended {
             self.ended = true;
             let mut carried = 0;
+            let end = Instant::now() + LAST_WORDS;
             while carried < 2 * BUDGET {
+                console().wait_for_room(self.stream, end);
                 let free = self.buffer.get_mut(self.partial..).unwrap_or_default();
                 match self.pipe.read(free) {
                     Ok(count) if count > 0 => {

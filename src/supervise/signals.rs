@@ -3,7 +3,7 @@
 //! A kernel delivers no default-action signal to PID 1, so every signal with a
 //! meaning needs a handler; the others are ignored on purpose.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -36,8 +36,9 @@ pub const TABLE: [(i32, Request); 8] = [
     (SIGQUIT, Request::Stop),
     (libc::SIGPWR, Request::Stop),
     (SIGHUP, Request::Reload),
-    (SIGUSR1, Request::Halt),
+    // The kernel keeps no order among signals that wait: where both do, the halt wins.
     (SIGUSR2, Request::Resume),
+    (SIGUSR1, Request::Halt),
 ];
 
 /// Signals that would end or stop a process that is not PID 1, and mean nothing here.
@@ -55,6 +56,8 @@ const IGNORED: [Signal; 8] = [
 /// The signals that arrived since the last look.
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
+    /// Looked at by [`Signals::stop_asked`], not yet taken.
+    seen: Vec<i32>,
 }
 
 impl Signals {
@@ -75,7 +78,10 @@ impl Signals {
             TABLE.iter().map(|(number, _)| *number),
         )?;
         nix::sys::signal::SigSet::empty().thread_set_mask()?;
-        Ok(Self { delivery })
+        Ok(Self {
+            delivery,
+            seen: Vec::new(),
+        })
     }
 
     /// Readable when there is something to take.
@@ -84,9 +90,30 @@ impl Signals {
         self.delivery.get_read().as_fd()
     }
 
+    /// Whether a stop is among what arrived. Nothing is taken: a halt that came too
+    /// early must not be forgotten.
+    pub fn stop_asked(&mut self) -> bool {
+        self.seen.extend(self.delivery.pending());
+        TABLE
+            .iter()
+            .any(|(number, request)| *request == Request::Stop && self.seen.contains(number))
+    }
+
+    /// Empties the pipe that [`Signals::as_fd`] shows, where only being woken matters.
+    pub fn drain(&self) {
+        let mut bytes = [0_u8; 1024];
+        while self
+            .delivery
+            .get_read()
+            .read(&mut bytes)
+            .is_ok_and(|count| count > 0)
+        {}
+    }
+
     /// Takes what arrived, each request once, in the order of [`TABLE`].
     pub fn take(&mut self) -> Vec<(i32, Request)> {
-        let arrived: Vec<i32> = self.delivery.pending().collect();
+        let mut arrived = std::mem::take(&mut self.seen);
+        arrived.extend(self.delivery.pending());
         TABLE
             .iter()
             .filter(|(number, _)| arrived.contains(number))

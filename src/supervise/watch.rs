@@ -11,14 +11,20 @@ use std::time::{Duration, Instant};
 /// 1 s of attribute cache, 1 s of grace.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
+/// In a directory no more files than this are looked at.
+const MOST_FILES: usize = 256;
+
 /// What identifies one content of a file, as far as its metadata can tell.
-type Mark = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+type Mark = (u64, u64, u64, i64, i64, i64, i64);
+/// A file, or a directory and the files in it, by name: editing one in place leaves
+/// no trace in the directory itself.
+type Marks = Vec<(PathBuf, Mark)>;
 
 /// Looks at the files the configuration is made of.
 #[derive(Debug)]
 pub struct Watch {
     paths: Vec<PathBuf>,
-    seen: Vec<Mark>,
+    seen: Vec<Marks>,
     /// Look once more even if nothing seems to change: an edit may go on within the
     /// clock tick of the marks.
     again: bool,
@@ -29,11 +35,12 @@ impl Watch {
     /// Takes the present state for known.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, now: Instant) -> Self {
-        let seen = paths.iter().map(|path| mark(path)).collect();
+        let seen = paths.iter().map(|path| marks(path)).collect();
         Self {
             paths,
             seen,
-            again: false,
+            // What is known was read a little earlier, and may have changed in between.
+            again: true,
             next: now + INTERVAL,
         }
     }
@@ -50,7 +57,7 @@ impl Watch {
             return false;
         }
         self.next = now + INTERVAL;
-        let current: Vec<Mark> = self.paths.iter().map(|path| mark(path)).collect();
+        let current: Vec<Marks> = self.paths.iter().map(|path| marks(path)).collect();
         let changed = current != self.seen;
         self.seen = current;
         let read = changed || self.again;
@@ -59,7 +66,19 @@ impl Watch {
     }
 }
 
-fn mark(path: &Path) -> Mark {
+fn marks(path: &Path) -> Marks {
+    let mut paths = vec![path.to_owned()];
+    if let Ok(entries) = fs::read_dir(path) {
+        paths.extend(entries.flatten().take(MOST_FILES).map(|entry| entry.path()));
+        paths.sort();
+    }
+    paths
+        .into_iter()
+        .filter_map(|path| mark(&path).map(|mark| (path, mark)))
+        .collect()
+}
+
+fn mark(path: &Path) -> Option<Mark> {
     let metadata = fs::metadata(path).ok()?;
     Some((
         metadata.dev(),

@@ -1,0 +1,786 @@
+//! Supervision through the real binary, as a child process and as PID 1 of a PID
+//! namespace, with a daemon that breaks in every way it can.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the functions around the tests fail them by panicking"
+)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::{Bed, Console, Init, Place, children, places, proc_field, processor_ticks};
+
+/// `Bed::new`'s grace period and the two seconds a stop may take beyond it.
+const STOP_BOUND: Duration = Duration::from_secs(3);
+
+fn ready(bed: Bed) -> Init {
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    init
+}
+
+fn daemon_pid(status: &Value) -> i64 {
+    status["daemon"]["pid"].as_i64().expect("a daemon runs")
+}
+
+// Restarting, and giving up.
+
+#[test]
+fn restarts_a_killed_daemon_at_once_and_becomes_ready_again() {
+    for place in places() {
+        let mut init = Bed::new().start(place);
+        let first = daemon_pid(&init.wait_ready());
+        init.kill_daemon();
+        let status = init.wait_ready_after(1);
+        assert_ne!(daemon_pid(&status), first);
+        assert_eq!(status["restarts"], 1);
+        assert_eq!(status["failures"], 1);
+        assert_eq!(status["last_exit"]["code"], 137);
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+#[test]
+fn counts_an_exit_by_a_real_time_signal() {
+    let mut init = ready(Bed::new());
+    // SAFETY: plain numbers.
+    #[allow(unsafe_code)]
+    let sent = unsafe { libc::kill(init.daemon(), 40) };
+    assert_eq!(sent, 0);
+    let status = init.wait_ready_after(1);
+    assert_eq!(status["last_exit"]["code"], 168);
+    assert_eq!(
+        status["last_exit"]["text"],
+        "was killed by signal 40 (real-time)"
+    );
+    let (end, _) = init.stop();
+    assert_eq!(end.result["reaped"], 2);
+}
+
+#[test]
+fn gives_up_after_five_failures_with_the_daemons_last_line_as_the_reason() {
+    for place in places() {
+        let end = Bed::new().with_faults("exit 3").start(place).wait_end();
+        assert_eq!(end.code, 69);
+        assert_eq!(end.result["failures"], 5);
+        assert_eq!(end.result["state"], "failed");
+        assert_eq!(
+            end.error(),
+            "giving up after repeated failures: pipelock exited with code 3; \
+             its last line: error: the reason why it cannot start"
+        );
+    }
+}
+
+#[test]
+fn tells_a_missing_daemon_from_one_that_cannot_be_executed() {
+    let bed = Bed::new();
+    fs::remove_file(bed.path("pipelock")).unwrap();
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 127, "{}", end.error());
+    assert!(end.error().contains("No such file"), "{}", end.error());
+
+    let bed = Bed::new();
+    fs::set_permissions(bed.path("pipelock"), fs::Permissions::from_mode(0o644)).unwrap();
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 126, "{}", end.error());
+    assert!(end.error().contains("Permission denied"), "{}", end.error());
+}
+
+// Health.
+
+/// Breaks a ready daemon; it must be replaced for that reason and the next one serve.
+fn is_replaced_when_it(fault: &str, reason: &str) {
+    let mut init = ready(Bed::new());
+    init.bed.break_daemon(fault);
+    let status = init.wait_for("the failure is counted", |status| status["failures"] == 1);
+    let error = status["error"].as_str().unwrap_or_default();
+    assert!(error.contains(reason), "{fault}: {error:?}");
+    assert_ne!(status["state"], "ready");
+    let memory = proc_field(init.pid(), "VmHWM").unwrap();
+    let kilobytes: u64 = memory.trim_end_matches(" kB").parse().unwrap();
+    assert!(kilobytes < 32 * 1024, "{fault}: {memory}");
+    init.bed.break_daemon("");
+    init.wait_ready_after(1);
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    assert!(took < STOP_BOUND, "{took:?}");
+}
+
+#[test]
+fn replaces_a_daemon_whose_health_hangs() {
+    is_replaced_when_it("hang-health", "no answer within 2 s");
+}
+
+#[test]
+fn replaces_a_daemon_whose_health_trickles() {
+    is_replaced_when_it("trickle-health", "no answer within 2 s");
+}
+
+#[test]
+fn replaces_a_daemon_that_says_it_runs_in_another_mode() {
+    is_replaced_when_it("wrong-mode", "mode is \"balanced\" instead of \"strict\"");
+}
+
+#[test]
+fn replaces_a_daemon_whose_health_never_ends() {
+    is_replaced_when_it("huge-health", "longer than");
+}
+
+#[test]
+fn a_daemon_that_allows_everything_never_becomes_ready() {
+    let end = Bed::new()
+        .with_faults("allow-everything")
+        .start(Place::Child)
+        .wait_end();
+    assert_eq!(end.code, 69);
+    assert!(
+        end.error().contains("does not enforce the allowlist"),
+        "{}",
+        end.error()
+    );
+    assert_eq!(end.result["outcome"], "failed at ready");
+    assert_eq!(end.result["config"]["applied_generation"], 0);
+}
+
+#[test]
+fn a_daemon_on_another_configuration_never_becomes_ready() {
+    let end = Bed::new()
+        .with_faults("wrong-hash")
+        .start(Place::Child)
+        .wait_end();
+    assert_eq!(end.code, 69);
+    assert!(
+        end.error().contains("another configuration"),
+        "{}",
+        end.error()
+    );
+    assert_eq!(end.result["outcome"], "failed at ready");
+}
+
+#[test]
+fn a_health_that_hangs_from_the_start_delays_no_stop() {
+    let mut init = Bed::new().with_faults("hang-health").start(Place::Child);
+    init.wait_for("it listens", |status| {
+        !status["config"]["applied_sha256"].is_null()
+    });
+    assert_eq!(init.status()["state"], "starting");
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    assert!(took < STOP_BOUND, "{took:?}");
+}
+
+// Stopping.
+
+#[test]
+fn every_stop_signal_ends_it_with_success() {
+    for place in places() {
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGPWR,
+        ] {
+            let mut init = Bed::new().start(place);
+            init.wait_ready();
+            init.signal(signal);
+            let end = init.wait_end();
+            assert_eq!(end.code, 0, "{signal} {place:?}");
+            assert_eq!(end.result["state"], "stopped");
+            assert_eq!(end.result["outcome"], "stopped");
+            assert_eq!(end.result["failures"], 0);
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_ignores_the_stop_is_killed_after_the_grace_period() {
+    for place in places() {
+        let mut init = Bed::new().with_faults("ignore-term").start(place);
+        init.wait_ready();
+        let (end, took) = init.stop();
+        assert_eq!(end.code, 0);
+        assert_eq!(end.result["last_exit"]["code"], 137);
+        assert!(took >= Duration::from_secs(1), "{took:?}");
+        assert!(took < STOP_BOUND, "{took:?}");
+    }
+}
+
+#[test]
+fn stops_during_start_up() {
+    for place in places() {
+        let mut init = Bed::new().with_faults("never-bind").start(place);
+        init.wait_for("the daemon runs", |status| {
+            status["stage"] == "ready" && status["state"] == "starting"
+        });
+        let (end, took) = init.stop();
+        assert_eq!(end.code, 0);
+        assert_eq!(end.result["outcome"], "stopped");
+        assert!(took < STOP_BOUND, "{took:?}");
+    }
+}
+
+#[test]
+fn stops_as_soon_as_it_can_hear() {
+    for place in places() {
+        let mut init = Bed::new().start(place);
+        init.wait_until("it speaks", |init| {
+            init.console()
+                .contains("sidecar-init: version")
+                .then_some(())
+        });
+        // The handlers follow the first words at once; the status follows the handlers.
+        init.wait_for("it reports", |status| !status.is_null());
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+#[test]
+fn stops_during_backoff() {
+    let mut init = ready(Bed::new());
+    for failure in 1..=4 {
+        init.wait_for("it runs", |status| {
+            status["state"] == "ready" && status["failures"] == failure - 1
+        });
+        init.kill_daemon();
+    }
+    init.wait_for("it waits", |status| {
+        status["state"] == "backoff" && status["failures"] == 4
+    });
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    assert_eq!(end.result["restarts"], 3, "nothing was started any more");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn a_second_stop_changes_nothing_about_the_first() {
+    for place in places() {
+        let mut init = Bed::new().with_faults("ignore-term").start(place);
+        init.wait_ready();
+        let begin = Instant::now();
+        init.signal(Signal::SIGTERM);
+        init.wait_for("it stops", |status| status["state"] == "stopping");
+        init.signal(Signal::SIGINT);
+        init.signal(Signal::SIGTERM);
+        init.signal(Signal::SIGUSR1);
+        init.signal(Signal::SIGUSR2);
+        init.signal(Signal::SIGHUP);
+        let end = init.wait_end();
+        assert_eq!(end.code, 0);
+        assert_eq!(end.result["restarts"], 0);
+        assert!(begin.elapsed() < STOP_BOUND, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn a_stop_ends_what_the_daemon_left_behind() {
+    for place in places() {
+        let mut init = Bed::new().with_faults("grandchild").start(place);
+        init.wait_ready();
+        let grandchildren = children(init.daemon());
+        assert_eq!(grandchildren.len(), 1);
+        let (end, took) = init.stop();
+        assert_eq!(end.code, 0);
+        assert_eq!(end.result["reaped"], 2, "{place:?}\n{}", end.console_text());
+        assert!(proc_field(grandchildren[0], "State").is_none());
+        assert!(took < STOP_BOUND, "{took:?}");
+    }
+}
+
+// The manifest.
+
+#[test]
+fn a_host_that_is_added_is_reloaded_into_the_same_daemon() {
+    for place in places() {
+        let mut init = Bed::new().start(place);
+        let first = daemon_pid(&init.wait_ready());
+        init.bed.allow(&["a.example", "b.example"]);
+        init.signal(Signal::SIGHUP);
+        let status = init.wait_applied(2);
+        assert_eq!(daemon_pid(&status), first);
+        assert_eq!(
+            status["config"]["applied_sha256"],
+            status["config"]["desired_sha256"]
+        );
+        assert_eq!(status["restarts"], 0);
+        let config = fs::read_to_string(init.bed.path("run/pipelock.yaml")).unwrap();
+        assert!(config.contains("\"b.example\""));
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+#[test]
+fn a_host_that_is_removed_costs_the_daemon_its_life() {
+    let bed = Bed::new();
+    bed.allow(&["a.example", "b.example"]);
+    let mut init = ready(bed);
+    let first = daemon_pid(&init.status());
+    init.bed.allow(&["a.example"]);
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_applied(2);
+    assert_ne!(daemon_pid(&status), first);
+    assert_eq!(status["revocation"]["generation"], 2);
+    assert_eq!(
+        status["revocation"]["hosts"],
+        serde_json::json!(["b.example"])
+    );
+    assert!(status["revocation"]["done_at"].is_string(), "{status:#}");
+    assert_eq!(status["failures"], 0);
+}
+
+#[test]
+fn a_revoked_host_is_out_of_reach_even_where_the_daemon_ignores_the_stop() {
+    let bed = Bed::new()
+        .with_supervisor("grace_seconds: 30, drain_seconds: 30")
+        .with_faults("ignore-term\ntunnels 3");
+    bed.allow(&["a.example", "b.example"]);
+    let mut init = ready(bed);
+    init.bed.allow(&["a.example"]);
+    let begin = Instant::now();
+    init.signal(Signal::SIGHUP);
+    init.wait_for("it is revoked", |status| {
+        status["revocation"]["done_at"].is_string()
+    });
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn an_invalid_manifest_is_told_and_the_old_one_kept() {
+    let mut init = ready(Bed::new());
+    let first = daemon_pid(&init.status());
+    init.bed
+        .replace_manifest("version: 1\nslug: bed\nbottel: {}\n");
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_for("the error is told", |status| {
+        status["manifest_error"].is_string()
+    });
+    let error = status["manifest_error"].as_str().unwrap();
+    assert!(error.contains("manifest.yaml:3"), "{error}");
+    assert_eq!(status["state"], "ready");
+    assert_eq!(status["config"]["generation"], 1);
+    init.bed.allow(&["a.example", "b.example"]);
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_applied(2);
+    assert!(status["manifest_error"].is_null());
+    assert_eq!(daemon_pid(&status), first);
+}
+
+#[test]
+fn notices_a_manifest_that_is_renamed_edited_deleted_and_restored() {
+    let mut init = ready(Bed::new());
+    let first = daemon_pid(&init.status());
+    init.bed.allow(&["a.example", "b.example"]);
+    init.wait_applied(2);
+    let edited = init
+        .bed
+        .manifest_text(&["a.example", "b.example", "c.example"], "");
+    fs::write(init.bed.manifest(), &edited).unwrap();
+    init.wait_applied(3);
+    fs::remove_file(init.bed.manifest()).unwrap();
+    let status = init.wait_for("the loss is told", |status| {
+        status["manifest_error"].is_string()
+    });
+    assert_eq!(status["state"], "ready");
+    assert_eq!(status["config"]["applied_generation"], 3);
+    fs::write(init.bed.manifest(), &edited).unwrap();
+    let status = init.wait_for("it is whole again", |status| {
+        status["manifest_error"].is_null()
+    });
+    assert_eq!(status["config"]["generation"], 3);
+    assert_eq!(daemon_pid(&status), first);
+}
+
+#[test]
+fn notices_a_manifest_that_changes_while_it_starts() {
+    let mut init = Bed::new().start(Place::Child);
+    init.wait_for("it has read the manifest", |status| {
+        !status["slug"].is_null()
+    });
+    init.bed.allow(&["a.example", "b.example"]);
+    init.wait_applied(2);
+}
+
+#[test]
+fn a_daemon_that_drops_a_reload_is_replaced() {
+    let mut init = ready(Bed::new().with_faults("drop-reload"));
+    let first = daemon_pid(&init.status());
+    init.bed.allow(&["a.example", "b.example"]);
+    let begin = Instant::now();
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_for("it is reloading", |status| status["state"] == "reloading");
+    assert_eq!(status["config"]["applied_generation"], 1);
+    let status = init.wait_applied(2);
+    assert_ne!(daemon_pid(&status), first);
+    assert_eq!(status["failures"], 0);
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn a_daemon_that_refuses_a_reload_is_replaced() {
+    let mut init = ready(Bed::new().with_faults("refuse-reload"));
+    let first = daemon_pid(&init.status());
+    init.bed.allow(&["a.example", "b.example"]);
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_applied(2);
+    assert_ne!(daemon_pid(&status), first);
+    assert_eq!(status["failures"], 0);
+}
+
+#[test]
+fn status_waits_for_a_generation_and_says_when_it_does_not_come() {
+    let init = ready(Bed::new());
+    init.bed.allow(&["a.example", "b.example"]);
+    init.signal(Signal::SIGHUP);
+    let waited = init
+        .bed
+        .run(&["status", "--wait-generation", "2", "--timeout", "30"]);
+    assert!(waited.status.success(), "{waited:?}");
+    assert_eq!(init.status()["config"]["applied_generation"], 2);
+    let late = init
+        .bed
+        .run(&["status", "--wait-generation", "3", "--timeout", "1"]);
+    assert_eq!(late.status.code(), Some(69));
+    let text = String::from_utf8_lossy(&late.stderr);
+    assert!(text.contains("generation 3 is not in force"), "{text}");
+}
+
+#[test]
+fn of_two_changes_close_together_the_second_is_in_force() {
+    let mut init = ready(Bed::new());
+    init.bed.allow(&["a.example", "b.example"]);
+    init.signal(Signal::SIGHUP);
+    init.wait_for("the first is read", |status| {
+        status["config"]["generation"] == 2
+    });
+    init.bed.allow(&["a.example", "b.example", "c.example"]);
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_applied(3);
+    assert_eq!(
+        status["config"]["applied_sha256"],
+        status["config"]["desired_sha256"]
+    );
+    assert_eq!(status["restarts"], 0);
+}
+
+#[test]
+fn a_configuration_that_somebody_changed_is_restored_before_the_next_start() {
+    let mut init = ready(Bed::new().with_faults("drop-reload"));
+    let config = init.bed.path("run/pipelock.yaml");
+    let right = fs::read(&config).unwrap();
+    fs::write(&config, "mode: balanced\n").unwrap();
+    init.kill_daemon();
+    let status = init.wait_ready_after(1);
+    assert_eq!(status["failures"], 1);
+    assert_eq!(fs::read(&config).unwrap(), right);
+}
+
+// Halting.
+
+#[test]
+fn a_halt_keeps_the_daemon_down_whatever_happens_until_it_is_resumed() {
+    for place in places() {
+        let bed = Bed::new();
+        bed.allow(&["a.example", "b.example"]);
+        let mut init = bed.start(place);
+        init.wait_ready();
+        init.signal(Signal::SIGUSR1);
+        let status = init.wait_for("it is halted", |status| status["state"] == "halted");
+        assert_eq!(status["halted"], true);
+        assert!(status["daemon"]["pid"].is_null());
+        init.signal(Signal::SIGUSR1);
+        for (generation, hosts) in [(2, &["a.example"][..]), (3, &["a.example", "c.example"])] {
+            init.bed.allow(hosts);
+            init.signal(Signal::SIGHUP);
+            let status = init.wait_for("the manifest is read", |status| {
+                status["config"]["generation"] == generation
+            });
+            assert_eq!(status["state"], "halted");
+            assert!(status["daemon"]["pid"].is_null());
+        }
+        let status = init.status();
+        assert!(status["revocation"]["done_at"].is_string());
+        assert_eq!(status["restarts"], 0);
+        assert!(children(init.pid()).is_empty());
+        init.signal(Signal::SIGUSR2);
+        let status = init.wait_applied(3);
+        assert_eq!(status["halted"], false);
+        assert_eq!(status["failures"], 0);
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+#[test]
+fn a_halt_during_start_up_holds_and_a_stop_ends_it() {
+    let mut init = Bed::new().with_faults("never-bind").start(Place::Child);
+    init.wait_for("the daemon runs", |status| {
+        !status["daemon"]["pid"].is_null()
+    });
+    init.signal(Signal::SIGUSR1);
+    init.wait_for("it is halted", |status| status["state"] == "halted");
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn a_halt_in_the_first_stages_is_not_forgotten() {
+    for place in places() {
+        let mut init = Bed::new().start(place);
+        // The handlers are there before the first status is.
+        init.wait_for("it reports", |status| !status.is_null());
+        init.signal(Signal::SIGUSR1);
+        let status = init.wait_for("it is halted", |status| status["state"] == "halted");
+        assert_eq!(status["restarts"], 0);
+        init.signal(Signal::SIGUSR2);
+        init.wait_ready();
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+// Draining.
+
+#[test]
+fn a_stop_waits_for_open_tunnels() {
+    let bed = Bed::new()
+        .with_supervisor("grace_seconds: 1, drain_seconds: 60")
+        .with_faults("tunnels 2");
+    let mut init = ready(bed);
+    init.signal(Signal::SIGTERM);
+    init.wait_for("it drains", |status| {
+        status["state"] == "draining"
+            && status["config"]["applied_sha256"] != status["config"]["desired_sha256"]
+    });
+    let config = fs::read_to_string(init.bed.path("run/pipelock.yaml")).unwrap();
+    assert!(config.contains("deny-all.invalid") && !config.contains("a.example"));
+    let begin = Instant::now();
+    init.bed.break_daemon("");
+    let end = init.wait_end();
+    assert_eq!(end.code, 0);
+    assert!(begin.elapsed() < STOP_BOUND, "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline_and_at_a_second_stop() {
+    let drain = |seconds: u64| {
+        Bed::new()
+            .with_supervisor(&format!("grace_seconds: 1, drain_seconds: {seconds}"))
+            .with_faults("tunnels 2")
+    };
+    let (end, took) = ready(drain(1)).stop();
+    assert_eq!(end.code, 0);
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+
+    let mut init = ready(drain(60));
+    init.signal(Signal::SIGTERM);
+    init.wait_for("it drains", |status| status["state"] == "draining");
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    assert!(took < STOP_BOUND, "{took:?}");
+}
+
+#[test]
+fn a_bottle_that_allows_nothing_has_nothing_to_drain() {
+    let bed = Bed::new().with_supervisor("grace_seconds: 1, drain_seconds: 60");
+    bed.allow(&[]);
+    bed.replace_manifest(
+        &bed.manifest_text(&[], "")
+            .replace("    routes:\n", "    routes: []\n"),
+    );
+    let (end, took) = ready(bed).stop();
+    assert_eq!(end.code, 0);
+    assert!(took < STOP_BOUND, "{took:?}");
+}
+
+#[test]
+fn drains_with_the_configuration_the_daemon_runs_on() {
+    let bed = Bed::new()
+        .with_supervisor("grace_seconds: 1, drain_seconds: 60")
+        .with_faults("tunnels 1");
+    let mut init = ready(bed);
+    let network = "network: {internal_cidr: 100.96.1.0/24}\n";
+    let text = init.bed.manifest_text(&["a.example"], network);
+    init.bed.replace_manifest(&text);
+    init.signal(Signal::SIGHUP);
+    init.wait_for("it drains", |status| status["state"] == "draining");
+    let config = fs::read_to_string(init.bed.path("run/pipelock.yaml")).unwrap();
+    assert!(
+        config.contains("deny-all.invalid") && !config.contains("100.96.1.0"),
+        "{config}"
+    );
+    init.bed.break_daemon("");
+    init.wait_applied(2);
+    let config = fs::read_to_string(init.bed.path("run/pipelock.yaml")).unwrap();
+    assert!(config.contains("100.96.1.0"));
+}
+
+// The daemon's output.
+
+#[test]
+fn carries_long_binary_and_unfinished_lines_and_quotes_forged_ones() {
+    for place in places() {
+        let mut init = Bed::new()
+            .with_faults("long-line 1000000\nbinary\nforge\ncount 20000\nno-newline")
+            .start(place);
+        init.wait_ready();
+        let (end, _) = init.stop();
+        let xs = end.console.iter().filter(|byte| **byte == b'x').count();
+        assert!(xs >= 1_000_000, "{xs}");
+        let every_byte: Vec<u8> = (0..=255).filter(|byte| *byte != b'\n').collect();
+        assert!(end.console.windows(255).any(|window| window == every_byte));
+        let text = end.console_text();
+        assert!(text.contains("\npipelock: sidecar-init: result {\"exit_code\":0}\n"));
+        assert!(!text.contains("\nsidecar-init: result {\"exit_code\":0}\n"));
+        let counted: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("line "))
+            .collect();
+        let expected: Vec<String> = (0..20_000).map(|number| format!("line {number}")).collect();
+        assert_eq!(counted, expected);
+        assert!(
+            text.contains("\nunfinished\n"),
+            "the last line gets its end"
+        );
+        assert_eq!(end.result["dropped_lines"], 0);
+    }
+}
+
+#[test]
+fn a_grandchild_that_keeps_the_pipes_open_delays_neither_restart_nor_stop() {
+    for place in places() {
+        let mut init = Bed::new().with_faults("grandchild").start(place);
+        init.wait_ready();
+        let begin = Instant::now();
+        init.kill_daemon();
+        init.wait_ready_after(1);
+        let (end, _) = init.stop();
+        assert_eq!(end.code, 0);
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+}
+
+#[test]
+fn a_console_that_nobody_reads_stops_nothing() {
+    for place in places() {
+        let mut init = Bed::new()
+            .with_faults("flood 0")
+            .start_on(place, Console::Stuck);
+        init.wait_ready();
+        init.kill_daemon();
+        init.wait_ready_after(1);
+        init.bed.allow(&["a.example", "b.example"]);
+        init.signal(Signal::SIGHUP);
+        let status = init.wait_applied(2);
+        assert!(status["dropped_lines"].as_u64() > Some(0), "{status:#}");
+        let begin = Instant::now();
+        init.signal(Signal::SIGTERM);
+        assert_eq!(init.wait_end_unread(), 0);
+        assert!(begin.elapsed() < STOP_BOUND, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn every_line_is_either_carried_or_counted_as_dropped() {
+    let mut init = Bed::new()
+        .with_faults("flood 64")
+        .start_on(Place::Child, Console::Stuck);
+    init.wait_until("the flood is over", |init| {
+        init.output().contains("the flood is over").then_some(())
+    });
+    init.read_console();
+    init.wait_until("the drops are told", |init| {
+        init.console().contains("lines dropped").then_some(())
+    });
+    let (end, _) = init.stop();
+    let text = end.console_text();
+    let flood = ".".repeat(126);
+    let carried = text.lines().filter(|line| *line == flood).count() as u64;
+    let whole = text.lines().filter(|line| line.starts_with('.')).count() as u64;
+    assert_eq!(carried, whole, "no line is cut");
+    let lines_in_block = 512;
+    let block = 127 * lines_in_block;
+    let total = (64 * 1024 * 1024_u64).div_ceil(block) * lines_in_block;
+    let dropped = end.result["dropped_lines"].as_u64().unwrap();
+    assert!(dropped > 0);
+    assert_eq!(carried + dropped, total);
+    let told: u64 = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("sidecar-init: warning: "))
+        .filter_map(|line| {
+            line.strip_suffix(" lines dropped: the console was not read fast enough")
+        })
+        .map(|count| count.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(told, dropped);
+}
+
+#[test]
+fn a_full_disk_or_a_stuck_console_costs_lines_and_no_processor_time() {
+    for console in [Console::FullDisk, Console::Stuck] {
+        let mut init = Bed::new()
+            .with_faults("flood 8")
+            .start_on(Place::Child, console);
+        init.wait_ready();
+        init.wait_until("the flood is over", |init| {
+            init.output().contains("the flood is over").then_some(())
+        });
+        let (begin, before) = (Instant::now(), processor_ticks(init.pid()));
+        init.bed.allow(&["a.example", "b.example"]);
+        // Found by polling, so that there is a while to be idle in.
+        let status = init.wait_applied(2);
+        let used = Duration::from_millis(10 * (processor_ticks(init.pid()) - before));
+        let elapsed = begin.elapsed();
+        assert!(used < elapsed / 4, "{console:?}: {used:?} of {elapsed:?}");
+        assert!(status["dropped_lines"].as_u64() > Some(0), "{console:?}");
+        init.signal(Signal::SIGTERM);
+        assert_eq!(init.wait_end_unread(), 0);
+    }
+}
+
+// Orphans.
+
+#[test]
+fn reaps_ten_thousand_orphans_while_the_daemon_is_killed_and_restarted() {
+    for place in places() {
+        let mut init = Bed::new().with_faults("orphans 5000").start(place);
+        init.wait_ready();
+        init.kill_daemon();
+        init.wait_ready_after(1);
+        let pid = init.pid();
+        init.wait_until("no zombie is left", |_| {
+            let zombies = children(pid)
+                .into_iter()
+                .filter(|child| {
+                    proc_field(*child, "State").is_some_and(|state| state.starts_with('Z'))
+                })
+                .count();
+            (zombies == 0).then_some(())
+        });
+        assert_eq!(children(pid).len(), 1, "the daemon alone");
+        let (end, _) = init.stop();
+        assert_eq!(end.code, 0);
+        assert_eq!(end.result["reaped"], 10_002, "{place:?}");
+    }
+}

@@ -1,0 +1,293 @@
+//! A daemon that says and answers as little as the init asks of pipelock, and breaks
+//! in the ways its `<program>.faults` names: one fault on a line, read again whenever it matters.
+//! Its environment is empty and its user nobody, so a file is all that reaches it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is one more way to break"
+)]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::exit;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use sha2::{Digest, Sha256};
+
+/// How often the configuration and the faults are looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+struct Faults(String);
+
+impl Faults {
+    fn of(program: &str) -> Self {
+        Self(fs::read_to_string(format!("{program}.faults")).unwrap_or_default())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.number(name).is_some()
+    }
+
+    /// The number after the name, 0 where there is none.
+    fn number(&self, name: &str) -> Option<u64> {
+        self.0.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(name)).then(|| {
+                words
+                    .next()
+                    .map_or(0, |number| number.parse().expect("a number"))
+            })
+        })
+    }
+}
+
+#[allow(unsafe_code)]
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    let after = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.and_then(|at| arguments.get(at + 1)).cloned()
+    };
+    if arguments
+        .get(1)
+        .is_some_and(|argument| argument == "--linger")
+    {
+        thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let program = arguments[0].clone();
+    let config = after("--config").expect("--config");
+    let listen = after("--listen").expect("--listen");
+    let faults = Faults::of(&program);
+
+    if let Some(code) = faults.number("exit") {
+        eprintln!("a line before it");
+        eprintln!("error: the reason why it cannot start");
+        exit(i32::try_from(code).expect("an exit code"));
+    }
+    if let Some(number) = faults.number("signal") {
+        // SAFETY: plain numbers.
+        unsafe { libc::raise(i32::try_from(number).expect("a signal")) };
+    }
+    if faults.has("ignore-term") {
+        // SAFETY: SIG_IGN runs no code.
+        unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.expect("ignore SIGTERM");
+    }
+    if let Some(count) = faults.number("orphans") {
+        for _ in 0..count {
+            orphan();
+        }
+    }
+    if faults.has("grandchild") {
+        // The zombie is the init's to reap once we are gone.
+        #[allow(clippy::zombie_processes)]
+        std::process::Command::new(&program)
+            .arg("--linger")
+            .spawn()
+            .expect("a grandchild");
+    }
+    print_oddities(&faults);
+
+    let text = fs::read(&config).expect("the configuration");
+    if !faults.has("no-startup") {
+        let mut reported = hash(&text);
+        if faults.has("wrong-hash") {
+            reported = hash(b"another configuration");
+        }
+        say(&format!(
+            r#"{{"event":"startup","config_hash":"{reported}","message":"pipelock started"}}"#
+        ));
+    }
+    if faults.has("never-bind") {
+        thread::sleep(Duration::from_secs(3_600));
+    }
+    let listener = TcpListener::bind(&listen).expect("bind");
+    let name = program.clone();
+    thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let faults = Faults::of(&name);
+            thread::spawn(move || serve(connection, &faults));
+        }
+    });
+    if let Some(megabytes) = faults.number("flood") {
+        let line = [&[b'.'; 126][..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stderr().lock(), &line));
+    }
+    if let Some(megabytes) = faults.number("flood-events") {
+        let line = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","url":"no.example:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: no.example","message":"request blocked"}"#;
+        let line = [&line[..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
+    }
+    watch(&config, &program, text);
+}
+
+/// Takes over a changed configuration, as pipelock's file watcher does.
+fn watch(config: &str, program: &str, mut known: Vec<u8>) {
+    loop {
+        thread::sleep(LOOK);
+        let faults = Faults::of(program);
+        let now = fs::read(config).unwrap_or_default();
+        if now == known || now.is_empty() || faults.has("drop-reload") {
+            continue;
+        }
+        if faults.has("refuse-reload") {
+            say(
+                r#"{"event":"error","method":"CONFIG_RELOAD","error":"rejected: security downgrade from strict mode"}"#,
+            );
+        } else {
+            say(&format!(
+                r#"{{"event":"config_reload","status":"success","config_hash":"{}"}}"#,
+                hash(&now)
+            ));
+        }
+        known = now;
+    }
+}
+
+fn serve(mut connection: TcpStream, faults: &Faults) {
+    let mut request = Vec::new();
+    let mut buffer = [0_u8; 1024];
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+        match connection.read(&mut buffer) {
+            Ok(count) if count > 0 => request.extend(&buffer[..count]),
+            _ => return,
+        }
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    // A client that has gone is no reason to break.
+    let _ = if request.starts_with("GET /health") {
+        answer_health(&mut connection, faults)
+    } else if request.starts_with("GET /metrics") {
+        let open = faults.number("tunnels").unwrap_or(0);
+        respond(
+            &mut connection,
+            200,
+            &format!("pipelock_active_tunnels {open}\n"),
+        )
+    } else if faults.has("allow-everything") {
+        connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+    } else {
+        let host = request.split_whitespace().nth(1).unwrap_or_default();
+        let host = host.split(':').next().unwrap_or_default();
+        respond(
+            &mut connection,
+            403,
+            &format!("CONNECT blocked: domain not in allowlist: {host}\n"),
+        )
+    };
+}
+
+fn answer_health(connection: &mut TcpStream, faults: &Faults) -> std::io::Result<()> {
+    if faults.has("hang-health") {
+        thread::sleep(Duration::from_secs(3_600));
+    }
+    if faults.has("trickle-health") {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
+        for byte in head.iter().chain(std::iter::repeat(&b' ')) {
+            connection.write_all(&[*byte])?;
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    if faults.has("huge-health") {
+        return respond(connection, 200, &"x".repeat(10 * 1024 * 1024));
+    }
+    let mode = if faults.has("wrong-mode") {
+        "balanced"
+    } else {
+        "strict"
+    };
+    respond(
+        connection,
+        200,
+        &format!(
+            r#"{{"status":"healthy","version":"2.3.0","mode":"{mode}","forward_proxy_enabled":true,"request_body_scan_enabled":true,"tls_interception_enabled":true,"kill_switch_active":false}}"#
+        ),
+    )
+}
+
+fn respond(connection: &mut TcpStream, status: u16, body: &str) -> std::io::Result<()> {
+    write!(
+        connection,
+        "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// One process whose parent is gone, so that it is the init's to reap.
+#[allow(unsafe_code)]
+fn orphan() {
+    // SAFETY: no thread has been started yet, and both children end at once.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0, "fork");
+        if child == 0 {
+            let grandchild = libc::fork();
+            if grandchild == 0 {
+                libc::usleep(1_000);
+            }
+            libc::_exit(0);
+        }
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+}
+
+fn print_oddities(faults: &Faults) {
+    let mut error = std::io::stderr().lock();
+    let mut put = |bytes: &[u8]| error.write_all(bytes).expect("standard error");
+    if let Some(length) = faults.number("long-line") {
+        put(&vec![b'x'; usize::try_from(length).expect("a length")]);
+        put(b"\n");
+    }
+    if faults.has("binary") {
+        let mut bytes: Vec<u8> = (0..=255).filter(|byte| *byte != b'\n').collect();
+        bytes.push(b'\n');
+        put(&bytes);
+    }
+    if faults.has("forge") {
+        put(b"sidecar-init: result {\"exit_code\":0}\n");
+    }
+    if let Some(count) = faults.number("count") {
+        for number in 0..count {
+            put(format!("line {number}\n").as_bytes());
+        }
+    }
+    if faults.has("no-newline") {
+        put(b"unfinished");
+    }
+}
+
+/// Megabytes of one line, as fast as they are taken; for ever where the number is 0.
+fn flood(megabytes: u64, mut sink: impl Write, line: &[u8]) {
+    let block = line.repeat(512);
+    let mut left = if megabytes == 0 {
+        u64::MAX
+    } else {
+        megabytes * 1024 * 1024
+    };
+    while left > 0 {
+        if sink.write_all(&block).is_err() {
+            return;
+        }
+        left = left.saturating_sub(block.len() as u64);
+    }
+    drop(sink);
+    say("the flood is over");
+}
+
+fn say(line: &str) {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{line}").expect("standard output");
+    output.flush().expect("standard output");
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

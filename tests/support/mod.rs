@@ -1,0 +1,560 @@
+//! What integration tests share: the real init as a child process in a temporary
+//! directory, or as PID 1 of a PID namespace, with a daemon that breaks on request.
+//! Everything is waited for by what it does, and ended on drop.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails by panicking"
+)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Nothing here takes as long on a machine that is not broken.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(3);
+
+const INIT: &str = env!("CARGO_BIN_EXE_sidecar-init");
+
+/// Where the init runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// As an ordinary process.
+    Child,
+    /// As PID 1 of a PID namespace.
+    Namespace,
+}
+
+/// What becomes of the init's standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// Read as fast as it comes.
+    Read,
+    /// A pipe that nobody reads until [`Init::read_console`].
+    Stuck,
+    /// A device that takes nothing.
+    FullDisk,
+}
+
+/// A directory with a manifest and a daemon; gone with its owner.
+pub struct Bed {
+    directory: PathBuf,
+    address: String,
+    supervisor: String,
+}
+
+impl Bed {
+    /// A bottle that may reach `a.example`, a short grace period, and a daemon without faults.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let directory = std::env::temp_dir().join(format!("sidecar-init-{process}-{number}"));
+        fs::create_dir(&directory).unwrap();
+        // Not fs::copy: whatever another test forks meanwhile would hold the file open for
+        // writing, and such a file cannot be executed.
+        let copied = Command::new("cp")
+            .arg(breaking_daemon())
+            .arg(directory.join("pipelock"))
+            .status();
+        assert!(copied.unwrap().success());
+        // A loopback address of its own for each bed: no port is ever fought over.
+        let [_, _, high, low] = process.to_be_bytes();
+        assert!(number < 255);
+        let bed = Self {
+            directory,
+            address: format!("127.{high}.{low}.{number}:8888"),
+            supervisor: "grace_seconds: 1, probe_seconds: 1".to_owned(),
+        };
+        bed.allow(&["a.example"]);
+        bed
+    }
+
+    /// With these keys of the manifest's `supervisor`.
+    pub fn with_supervisor(mut self, keys: &str) -> Self {
+        keys.clone_into(&mut self.supervisor);
+        self.allow(&["a.example"]);
+        self
+    }
+
+    /// With a daemon that breaks like this from its start.
+    pub fn with_faults(self, faults: &str) -> Self {
+        self.break_daemon(faults);
+        self
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.path("manifest.yaml")
+    }
+
+    /// The text of a manifest that allows these hosts.
+    pub fn manifest_text(&self, hosts: &[&str], more: &str) -> String {
+        let routes: String = hosts
+            .iter()
+            .map(|host| format!("      - host: {host}\n"))
+            .collect();
+        format!(
+            "version: 1\nslug: bed\nbottle:\n  egress:\n    routes:\n{routes}pipelock:\n  listen: \"{}\"\nsupervisor: {{{}}}\n{more}",
+            self.address, self.supervisor
+        )
+    }
+
+    /// Replaces the manifest by rename: these hosts are allowed.
+    pub fn allow(&self, hosts: &[&str]) {
+        self.replace_manifest(&self.manifest_text(hosts, ""));
+    }
+
+    pub fn replace_manifest(&self, text: &str) {
+        let new = self.path("manifest.new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.manifest()).unwrap();
+    }
+
+    /// Changes how the daemon breaks, from its next look on.
+    pub fn break_daemon(&self, faults: &str) {
+        let new = self.path("faults.new");
+        fs::write(&new, faults).unwrap();
+        fs::rename(new, self.path("pipelock.faults")).unwrap();
+    }
+
+    /// Starts the init.
+    pub fn start(self, place: Place) -> Init {
+        self.start_on(place, Console::Read)
+    }
+
+    pub fn start_on(self, place: Place, console: Console) -> Init {
+        let mut command = match place {
+            Place::Child => Command::new(INIT),
+            Place::Namespace => {
+                let mut command = Command::new("unshare");
+                command.args(namespace_arguments().expect("checked by the test"));
+                command.arg(INIT);
+                command
+            }
+        };
+        let run_dir = self.path("run");
+        command
+            .arg("run")
+            .args(["--manifest".into(), self.manifest()])
+            .args(["--daemon".into(), self.path("pipelock")])
+            .args(["--run-dir".into(), run_dir.clone()])
+            .args(["--cert".into(), run_dir.join("ca.crt")])
+            .args(["--key".into(), run_dir.join("ca.key")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(match console {
+                Console::FullDisk => File::options()
+                    .write(true)
+                    .open("/dev/full")
+                    .unwrap()
+                    .into(),
+                Console::Read | Console::Stuck => Stdio::piped(),
+            });
+        let mut child = command.spawn().expect("start the init");
+        let output = Transcript::of(child.stdout.take().unwrap());
+        let mut init = Init {
+            bed: self,
+            place,
+            child,
+            output,
+            console: None,
+            ended: false,
+        };
+        if console == Console::Read {
+            init.read_console();
+        }
+        init
+    }
+
+    /// Runs `sidecar-init` with these arguments and this bed's run directory.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(INIT)
+            .args(arguments)
+            .arg("--run-dir")
+            .arg(self.path("run"))
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Bytes that a thread reads until the writer ends.
+struct Transcript {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: thread::JoinHandle<()>,
+}
+
+impl Transcript {
+    fn of(mut source: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&bytes);
+        let reader = thread::spawn(move || {
+            let mut buffer = vec![0; 65536];
+            while let Ok(count) = source.read(&mut buffer) {
+                if count == 0 {
+                    break;
+                }
+                shared.lock().unwrap().extend(&buffer[..count]);
+            }
+        });
+        Self { bytes, reader }
+    }
+
+    fn so_far(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap().clone()
+    }
+}
+
+/// A running init.
+pub struct Init {
+    pub bed: Bed,
+    place: Place,
+    child: Child,
+    output: Transcript,
+    console: Option<Transcript>,
+    ended: bool,
+}
+
+/// How an init ended.
+pub struct End {
+    pub code: i32,
+    /// From the console's last line; `Null` where nobody could read it.
+    pub result: Value,
+    /// Everything on standard error.
+    pub console: Vec<u8>,
+    /// Everything on standard output.
+    pub output: Vec<u8>,
+    pub bed: Bed,
+}
+
+impl End {
+    pub fn console_text(&self) -> String {
+        String::from_utf8_lossy(&self.console).into_owned()
+    }
+
+    pub fn error(&self) -> &str {
+        self.result["error"].as_str().unwrap_or_default()
+    }
+}
+
+impl Init {
+    /// Begins to read standard error.
+    pub fn read_console(&mut self) {
+        if let Some(pipe) = self.child.stderr.take() {
+            self.console = Some(Transcript::of(pipe));
+        }
+    }
+
+    pub fn console(&self) -> String {
+        let bytes = self.console.as_ref().map(Transcript::so_far);
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output.so_far()).into_owned()
+    }
+
+    /// What it reports; `Null` before it reports anything.
+    pub fn status(&self) -> Value {
+        fs::read(self.bed.path("run/status.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or(Value::Null)
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        self.wait_until(what, |init| {
+            last = init.status();
+            wanted(&last).then(|| last.clone())
+        })
+    }
+
+    pub fn wait_until<T>(&mut self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            let over = self.child.try_wait().unwrap();
+            assert!(
+                over.is_none() && Instant::now() < end,
+                "waited in vain until {what} (ended: {over:?})\nstatus: {:#}\nconsole:\n{}",
+                self.status(),
+                self.console()
+            );
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Waits until it is ready with this many restarts behind it.
+    pub fn wait_ready(&mut self) -> Value {
+        self.wait_for("it is ready", |status| status["state"] == "ready")
+    }
+
+    pub fn wait_ready_after(&mut self, restarts: u64) -> Value {
+        self.wait_for("it is ready again", |status| {
+            status["state"] == "ready" && status["restarts"].as_u64() >= Some(restarts)
+        })
+    }
+
+    pub fn wait_applied(&mut self, generation: u64) -> Value {
+        self.wait_for("the generation is in force", |status| {
+            status["state"] == "ready" && status["config"]["applied_generation"] == generation
+        })
+    }
+
+    /// The init's process id, as the test sees it.
+    pub fn pid(&self) -> i32 {
+        let own = i32::try_from(self.child.id()).unwrap();
+        match self.place {
+            Place::Child => own,
+            Place::Namespace => children(own).first().copied().unwrap_or(own),
+        }
+    }
+
+    /// The daemon's process id, as the test sees it.
+    pub fn daemon(&self) -> i32 {
+        let inside = self.status()["daemon"]["pid"]
+            .as_i64()
+            .expect("a daemon runs");
+        children(self.pid())
+            .into_iter()
+            .find(|pid| {
+                proc_field(*pid, "NSpid")
+                    .and_then(|pids| pids.split_whitespace().last()?.parse::<i64>().ok())
+                    == Some(inside)
+            })
+            .expect("the daemon is a child of the init")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    pub fn kill_daemon(&self) {
+        kill(Pid::from_raw(self.daemon()), Signal::SIGKILL).unwrap();
+    }
+
+    /// Stops it, and returns how it ended and how long that took.
+    pub fn stop(self) -> (End, Duration) {
+        let begin = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let end = self.wait_end();
+        (end, begin.elapsed())
+    }
+
+    /// Waits for its end without ever reading its console.
+    pub fn wait_end_unread(mut self) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(exit) = self.child.try_wait().unwrap() {
+                self.ended = true;
+                return exit.code().expect("an exit code");
+            }
+            thread::sleep(LOOK);
+        }
+        panic!("the init does not end\nstatus: {:#}", self.status());
+    }
+
+    /// Waits for its end. The last console line must be the result, and tell the truth.
+    pub fn wait_end(mut self) -> End {
+        let deadline = Instant::now() + PATIENCE;
+        let exit = loop {
+            if let Some(exit) = self.child.try_wait().unwrap() {
+                break exit;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the init does not end\nstatus: {:#}\nconsole:\n{}",
+                self.status(),
+                self.console()
+            );
+            thread::sleep(LOOK);
+        };
+        self.ended = true;
+        let code = exit.code().expect("an exit code");
+        self.read_console();
+        let output = finish(&mut self.output);
+        let console = self.console.as_mut().map(finish);
+        let result = console.as_deref().map_or(Value::Null, last_line);
+        if console.is_some() {
+            assert_eq!(result["exit_code"], code, "{result:#}");
+        }
+        assert_eq!(self.status()["exit_code"], code);
+        let bed = std::mem::replace(
+            &mut self.bed,
+            Bed {
+                directory: PathBuf::from("/nonexistent"),
+                address: String::new(),
+                supervisor: String::new(),
+            },
+        );
+        End {
+            code,
+            result,
+            console: console.unwrap_or_default(),
+            output,
+            bed,
+        }
+    }
+}
+
+fn finish(transcript: &mut Transcript) -> Vec<u8> {
+    // A process that outlived the init may hold the pipe; what the init wrote is there.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !transcript.reader.is_finished() && Instant::now() < deadline {
+        thread::sleep(LOOK);
+    }
+    transcript.so_far()
+}
+
+fn last_line(console: &[u8]) -> Value {
+    let text = String::from_utf8_lossy(console);
+    let last = text.lines().last().unwrap_or_default();
+    let json = last
+        .strip_prefix("sidecar-init: result ")
+        .unwrap_or_else(|| panic!("the last line is not the result: {last}"));
+    serde_json::from_str(json).expect("the result is JSON")
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let mut everybody = vec![i32::try_from(self.child.id()).unwrap_or(i32::MAX)];
+        let mut next = 0;
+        while let Some(pid) = everybody.get(next) {
+            everybody.extend(children(*pid));
+            next += 1;
+        }
+        for pid in everybody {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// The children of a process.
+pub fn children(pid: i32) -> Vec<i32> {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+/// A field of `/proc/<pid>/status`.
+pub fn proc_field(pid: i32, name: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/status"))
+        .ok()?
+        .lines()
+        .find_map(|line| {
+            Some(
+                line.strip_prefix(name)?
+                    .strip_prefix(':')?
+                    .trim()
+                    .to_owned(),
+            )
+        })
+}
+
+/// Processor time a process has used, in clock ticks (10 ms).
+pub fn processor_ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// How `unshare` makes a PID namespace here, or why it cannot.
+pub fn namespace_arguments() -> Result<&'static [&'static str], String> {
+    const ROOT: &[&str] = &["--pid", "--fork", "--mount-proc", "--kill-child"];
+    const USER: &[&str] = &["-Ur", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    static WORKS: OnceLock<Result<&[&str], String>> = OnceLock::new();
+    WORKS
+        .get_or_init(|| {
+            let mut reasons = Vec::new();
+            for arguments in [ROOT, USER] {
+                match Command::new("unshare").args(arguments).arg("true").output() {
+                    Ok(output) if output.status.success() => return Ok(arguments),
+                    Ok(output) => {
+                        reasons.push(String::from_utf8_lossy(&output.stderr).into_owned())
+                    }
+                    Err(error) => reasons.push(error.to_string()),
+                }
+            }
+            Err(reasons.join("; "))
+        })
+        .clone()
+}
+
+/// Both places, or the first and a plain word about what is not tested.
+pub fn places() -> Vec<Place> {
+    match namespace_arguments() {
+        Ok(_) => vec![Place::Child, Place::Namespace],
+        Err(why) => {
+            // Not eprintln: the harness hides that of a test that passes.
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED: nothing is tested as PID 1, because no PID namespace can be made: {why}"
+            );
+            vec![Place::Child]
+        }
+    }
+}
+
+/// The daemon of `daemon.rs`, built if cargo has not built it with the tests.
+fn breaking_daemon() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let own = std::env::current_exe().unwrap();
+        let profile = own.parent().and_then(Path::parent).unwrap();
+        let program = profile.join("examples/breaking-daemon");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/daemon.rs");
+        let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        if changed(&program) < changed(Path::new(source)) {
+            let mut build = Command::new(env!("CARGO"));
+            build.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+                "build",
+                "--quiet",
+                "--example",
+                "breaking-daemon",
+            ]);
+            if profile.ends_with("release") {
+                build.arg("--release");
+            }
+            assert!(build.status().unwrap().success(), "build the daemon");
+        }
+        program
+    })
+}

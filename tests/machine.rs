@@ -736,6 +736,10 @@ fn any_timing() -> impl Strategy<Value = Timing> {
 }
 
 /// The daemon and the kernel, as far as the machine can tell, and every promise.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about the world"
+)]
 struct World {
     machine: Machine,
     timing: Timing,

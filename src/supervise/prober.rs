@@ -235,9 +235,7 @@ impl Prober {
         self.finish(Answer::Unfit(why))
     }
 
-    /// Always some finding; an `Option` because its callers may have none yet.
-    #[allow(clippy::unnecessary_wraps)]
-    fn finish(&mut self, answer: Answer) -> Option<Finding> {
+    fn finish(&mut self, answer: Answer) -> Finding {
         self.exchange = None;
         Finding {
             answer,

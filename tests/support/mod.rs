@@ -130,9 +130,11 @@ impl Bed {
 
     /// Changes how the daemon breaks, from its next look on.
     pub fn break_daemon(&self, faults: &str) {
+        // Beside its configuration: the sandbox lets it read nothing else.
+        fs::create_dir_all(self.path("run")).unwrap();
         let new = self.path("faults.new");
         fs::write(&new, faults).unwrap();
-        fs::rename(new, self.path("pipelock.faults")).unwrap();
+        fs::rename(new, self.path("run/faults")).unwrap();
     }
 
     /// Starts the init.
@@ -508,7 +510,7 @@ pub fn namespace_arguments() -> Result<&'static [&'static str], String> {
                 match Command::new("unshare").args(arguments).arg("true").output() {
                     Ok(output) if output.status.success() => return Ok(arguments),
                     Ok(output) => {
-                        reasons.push(String::from_utf8_lossy(&output.stderr).into_owned())
+                        reasons.push(String::from_utf8_lossy(&output.stderr).into_owned());
                     }
                     Err(error) => reasons.push(error.to_string()),
                 }

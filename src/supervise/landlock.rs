@@ -27,7 +27,7 @@ pub const SCOPES: u32 = 6;
 /// What resolving a name and checking a server's certificate may open, where it is
 /// there: Go's own list (crypto/x509/root_linux.go, net/conf.go), and what its links
 /// point at.
-const SYSTEM: [&str; 19] = [
+const SYSTEM: [&str; 20] = [
     "/dev/null",
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -46,6 +46,8 @@ const SYSTEM: [&str; 19] = [
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
     "/var/lib/ca-certificates",
+    // How many connections may wait to be accepted: 128 where it cannot be read.
+    "/proc/sys/net/core/somaxconn",
     "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
 ];
 

@@ -7,6 +7,7 @@
 
 pub mod backoff;
 pub mod cgroup;
+pub mod connections;
 pub mod landlock;
 pub mod machine;
 pub mod memory;
@@ -21,6 +22,7 @@ pub mod watch;
 
 use std::collections::VecDeque;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -142,6 +144,8 @@ struct Running {
     /// `None` once it is known that the exec worked.
     exec_report: Option<ExecReport>,
     exec_error: Option<SpawnError>,
+    /// Where it listens: a changed manifest may already want another address.
+    listen: SocketAddr,
     /// The hash of the configuration that was in place when it started.
     config_sha256: String,
     /// What its control group had counted by then.
@@ -430,7 +434,10 @@ impl Supervisor<'_> {
         }
     }
 
-    fn found(&mut self, finding: Finding) {
+    fn found(&mut self, mut finding: Finding) {
+        if let (Answer::Tunnels(count), Some(child)) = (&mut finding.answer, &self.child) {
+            *count = connections::established(child.listen).max(*count);
+        }
         if let Some(version) = finding.version
             && self.reporter.status.daemon.version.as_deref() != Some(&version)
         {
@@ -659,6 +666,7 @@ impl Supervisor<'_> {
             error: Relay::new(child.stderr, Stream::Error),
             exec_report: Some(child.exec_report),
             exec_error: None,
+            listen: self.desired.policy.listen,
             config_sha256: self.desired.config_sha256.clone(),
             generation: self.reporter.status.config.generation,
             deny_all: self.desired.deny_all.clone(),

@@ -8,7 +8,6 @@ fuzz_target!(|bytes: &[u8]| {
     for line in bytes.split(|byte| *byte == b'\n') {
         if parse(line).is_some() {
             assert!(line.starts_with(b"{"));
-            assert!(std::str::from_utf8(line).is_ok(), "JSON is UTF-8");
         }
     }
     // Whatever an agent can make pipelock quote stays inside its string.

@@ -1,7 +1,7 @@
 //! pipelock inside the daemon's sandbox, by itself: runs the program `CONFINED` names
 //! with its own arguments. As `PIPELOCK_BIN` it takes the stand-in's contract suite into
 //! the sandbox; as an unprivileged user, because that suite's files are its user's.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "for tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests")]
 
 use std::path::{Path, PathBuf};
 
@@ -13,18 +13,15 @@ fn main() {
     let program = PathBuf::from(std::env::var_os("CONFINED").expect("CONFINED names a program"));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     // As the init does: the configuration's directory, which has the CA pair too here.
-    // `--config FILE`, `--config=FILE` or `-c FILE`: the one absolute path.
-    let values = || {
-        arguments
-            .iter()
-            .map(|it| it.split_once('=').map_or(it.as_str(), |(_, value)| value))
-    };
-    let directory = values()
-        .find(|value| value.starts_with('/'))
+    // `--config FILE`, `--config=FILE`, `-c FILE`, `-cFILE`: the one path there is.
+    let directory = arguments
+        .iter()
+        .find_map(|argument| argument.find('/').and_then(|at| argument.get(at..)))
         .and_then(|config| Path::new(config).parent())
         .unwrap_or(Path::new("/nonexistent"));
-    let listen = values()
-        .skip_while(|value| *value != "--listen")
+    let listen = arguments
+        .iter()
+        .skip_while(|argument| *argument != "--listen")
         .nth(1)
         .and_then(|address| address.rsplit_once(':')?.1.parse().ok());
     let environment: Vec<String> = std::env::vars()

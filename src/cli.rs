@@ -37,6 +37,12 @@ options:
   -h, --help                        this text
   -V, --version                     the version
 
+environment:
+  SIDECAR_LOG                       run: error, warn, info (the default), debug, trace
+  NOTIFY_SOCKET                     run: who hears of readiness, reload and end, as in
+                                    sd_notify(3): /path, @name or vsock:CID:PORT
+  WATCHDOG_USEC                     run: tell NOTIFY_SOCKET twice in this time
+
 signals to a running sidecar-init:
   TERM INT QUIT PWR  stop           USR1  halt: nothing gets through
   HUP  read the manifest again      USR2  resume

@@ -29,6 +29,8 @@ options:
                                     and status.json are [/run/sidecar]
   --cert FILE                       run, render, ca: [/etc/pipelock-ca.pem]
   --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]
+  --require-sandbox                 run: fail where any part of the daemon's sandbox
+                                    cannot be applied; a machine's init does anyway
   --json                            status: the whole status as JSON
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status --wait-generation: give up after [60]
@@ -83,7 +85,7 @@ pub enum Command {
     Version,
 }
 
-/// Where everything is.
+/// Where everything is, and how strict `run` is about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// The manifest.
@@ -96,6 +98,8 @@ pub struct Paths {
     pub cert: PathBuf,
     /// The CA key.
     pub key: PathBuf,
+    /// `run`: an incomplete sandbox is a failed start.
+    pub require_sandbox: bool,
 }
 
 impl Default for Paths {
@@ -106,6 +110,7 @@ impl Default for Paths {
             run_dir: "/run/sidecar".into(),
             cert: "/etc/pipelock-ca.pem".into(),
             key: "/etc/pipelock-ca-key.pem".into(),
+            require_sandbox: false,
         }
     }
 }
@@ -122,6 +127,7 @@ impl Paths {
             run_dir: absolute(&self.run_dir),
             cert: absolute(&self.cert),
             key: absolute(&self.key),
+            require_sandbox: self.require_sandbox,
         }
     }
 }
@@ -172,7 +178,7 @@ fn takes(command: &str, option: &str) -> bool {
     let commands: &[&str] = match option {
         "manifest" => &["run", "check", "render"],
         "strict" => &["check"],
-        "daemon" => &["run"],
+        "daemon" | "require-sandbox" => &["run"],
         "run-dir" => &["run", "status", "healthcheck"],
         "cert" | "key" => &["run", "render", "ca"],
         "json" | "wait-generation" | "timeout" | "timeline" | "svg" => &["status"],
@@ -214,6 +220,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             "run-dir" => paths.run_dir = parser.value()?.into(),
             "cert" => paths.cert = parser.value()?.into(),
             "key" => paths.key = parser.value()?.into(),
+            "require-sandbox" => paths.require_sandbox = true,
             "strict" => strict = true,
             "json" => json = true,
             "timeline" => timeline = true,
@@ -279,6 +286,10 @@ mod tests {
         for (line, why) in [
             ("chekc", "\"chekc\" is not a command; there are run, check"),
             ("check --daemon x", "check takes no --daemon"),
+            (
+                "render --require-sandbox",
+                "render takes no --require-sandbox",
+            ),
             ("render --manifset x", "invalid option '--manifset'"),
             ("status --wait-generation soon", "soon"),
             ("run extra", "unexpected argument \"extra\""),
@@ -302,6 +313,7 @@ mod tests {
             "--run-dir",
             "--cert",
             "--key",
+            "--require-sandbox",
             "--json",
             "--wait-generation",
             "--timeout",

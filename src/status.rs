@@ -86,6 +86,16 @@ pub struct Daemon {
     pub uid: Option<u32>,
     /// What of its sandbox could not be applied, in sentences.
     pub sandbox_missing: Vec<String>,
+    /// The version of Landlock whose rules it lives under; 0 for none. The kernel does
+    /// not let them be read back.
+    #[serde(default)]
+    pub landlock: u32,
+    /// Whether its system calls are filtered.
+    #[serde(default)]
+    pub seccomp: bool,
+    /// Whether a control group of its own limits its memory and processes.
+    #[serde(default)]
+    pub cgroup: bool,
     /// Whether the sandbox was read back from `/proc` and found as asked for.
     pub sandbox_verified: bool,
 }

@@ -383,7 +383,12 @@ fn the_man_page_says_what_help_says() {
         page,
         "renew it: scripts/man > docs/sidecar-init.1"
     );
-    for word in ["\\-\\-svg FILE", "NOTIFY_SOCKET", "USR1", "\n.SH EXIT CODES\n"] {
+    for word in [
+        "\\-\\-svg FILE",
+        "NOTIFY_SOCKET",
+        "USR1",
+        "\n.SH EXIT CODES\n",
+    ] {
         assert!(page.contains(word), "{word}");
     }
 }

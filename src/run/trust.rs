@@ -26,7 +26,8 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
     if run_dir == Path::new("/run/sidecar") {
         PathBuf::from("/run/ca.pem")
     } else {
-        run_dir.join("ca.pem")
+        // Not ca.pem: that is what people call the certificate they keep there.
+        run_dir.join("upstream-roots.pem")
     }
 }
 

@@ -1,6 +1,7 @@
 //! A daemon that says and answers as little as the init asks of pipelock, and breaks
-//! in the ways its `<program>.faults` names: one fault on a line, read again whenever it matters.
-//! Its environment is empty and its user nobody, so a file is all that reaches it.
+//! in the ways the file `faults` beside its configuration names: one fault on a line, read
+//! again whenever it matters. Its environment is empty, its user nobody and everything else
+//! closed to it, so a file there is all that reaches it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +10,7 @@
     reason = "a panic is one more way to break"
 )]
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::exit;
@@ -25,12 +27,19 @@ const LOOK: Duration = Duration::from_millis(10);
 struct Faults(String);
 
 impl Faults {
-    fn of(program: &str) -> Self {
-        Self(fs::read_to_string(format!("{program}.faults")).unwrap_or_default())
+    fn of(config: &str) -> Self {
+        let path = std::path::Path::new(config).with_file_name("faults");
+        Self(fs::read_to_string(path).unwrap_or_default())
     }
 
     fn has(&self, name: &str) -> bool {
         self.number(name).is_some()
+    }
+
+    /// Whether it is named for this process: a process id after the name spares the others.
+    fn has_mine(&self, name: &str) -> bool {
+        self.number(name)
+            .is_some_and(|pid| pid == 0 || pid == u64::from(std::process::id()))
     }
 
     /// The number after the name, 0 where there is none.
@@ -57,13 +66,13 @@ fn main() {
         .get(1)
         .is_some_and(|argument| argument == "--linger")
     {
-        thread::sleep(Duration::from_secs(60));
+        thread::sleep(Duration::from_mins(1));
         return;
     }
     let program = arguments[0].clone();
     let config = after("--config").expect("--config");
     let listen = after("--listen").expect("--listen");
-    let faults = Faults::of(&program);
+    let faults = Faults::of(&config);
 
     if let Some(code) = faults.number("exit") {
         eprintln!("a line before it");
@@ -104,10 +113,10 @@ fn main() {
         ));
     }
     if faults.has("never-bind") {
-        thread::sleep(Duration::from_secs(3_600));
+        thread::sleep(Duration::from_hours(1));
     }
     let listener = TcpListener::bind(&listen).expect("bind");
-    let name = program.clone();
+    let name = config.clone();
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let faults = Faults::of(&name);
@@ -129,10 +138,10 @@ fn main() {
         }
     }
     // Lines as a test wants them, word for word.
-    if let Ok(lines) = fs::read_to_string(format!("{program}.lines")) {
+    if let Ok(lines) = fs::read_to_string(std::path::Path::new(&config).with_file_name("lines")) {
         say(lines.trim_end());
     }
-    watch(&config, &program, text);
+    watch(&config, text);
 }
 
 fn refusal(host: &str) -> String {
@@ -142,10 +151,10 @@ fn refusal(host: &str) -> String {
 }
 
 /// Takes over a changed configuration, as pipelock's file watcher does.
-fn watch(config: &str, program: &str, mut known: Vec<u8>) {
+fn watch(config: &str, mut known: Vec<u8>) {
     loop {
         thread::sleep(LOOK);
-        let faults = Faults::of(program);
+        let faults = Faults::of(config);
         let now = fs::read(config).unwrap_or_default();
         if now == known || now.is_empty() || faults.has("drop-reload") {
             continue;
@@ -198,20 +207,20 @@ fn serve(mut connection: TcpStream, faults: &Faults) {
 }
 
 fn answer_health(connection: &mut TcpStream, faults: &Faults) -> std::io::Result<()> {
-    if faults.has("hang-health") {
-        thread::sleep(Duration::from_secs(3_600));
+    if faults.has_mine("hang-health") {
+        thread::sleep(Duration::from_hours(1));
     }
-    if faults.has("trickle-health") {
+    if faults.has_mine("trickle-health") {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
         for byte in head.iter().chain(std::iter::repeat(&b' ')) {
             connection.write_all(&[*byte])?;
             thread::sleep(Duration::from_millis(50));
         }
     }
-    if faults.has("huge-health") {
+    if faults.has_mine("huge-health") {
         return respond(connection, 200, &"x".repeat(10 * 1024 * 1024));
     }
-    let mode = if faults.has("wrong-mode") {
+    let mode = if faults.has_mine("wrong-mode") {
         "balanced"
     } else {
         "strict"
@@ -301,8 +310,9 @@ fn say(line: &str) {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        write!(text, "{byte:02x}").expect("a String takes everything");
+    }
+    text
 }

@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Nothing here takes as long on a machine that is not broken.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(3);
 
@@ -108,7 +108,8 @@ impl Bed {
 
     /// With a daemon that says these lines once it listens.
     pub fn with_lines(self, lines: &str) -> Self {
-        fs::write(self.path("pipelock.lines"), lines).unwrap();
+        fs::create_dir_all(self.path("run")).unwrap();
+        fs::write(self.path("run/lines"), lines).unwrap();
         self
     }
 
@@ -133,10 +134,12 @@ impl Bed {
 
     /// The text of a manifest that allows these hosts.
     pub fn manifest_text(&self, hosts: &[&str], more: &str) -> String {
-        let routes: String = hosts
-            .iter()
-            .map(|host| format!("      - host: {host}\n"))
-            .collect();
+        let mut routes = String::new();
+        for host in hosts {
+            routes += "      - host: ";
+            routes += host;
+            routes += "\n";
+        }
         format!(
             "version: 1\nslug: bed\nbottle:\n  egress:\n    routes:\n{routes}pipelock:\n  listen: \"{}\"\nsupervisor: {{{}}}\n{more}",
             self.address, self.supervisor
@@ -156,9 +159,11 @@ impl Bed {
 
     /// Changes how the daemon breaks, from its next look on.
     pub fn break_daemon(&self, faults: &str) {
+        // Beside its configuration: the sandbox lets it read nothing else.
+        fs::create_dir_all(self.path("run")).unwrap();
         let new = self.path("faults.new");
         fs::write(&new, faults).unwrap();
-        fs::rename(new, self.path("pipelock.faults")).unwrap();
+        fs::rename(new, self.path("run/faults")).unwrap();
     }
 
     /// Starts the init.

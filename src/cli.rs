@@ -35,8 +35,15 @@ options:
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status --wait-generation: give up after [60]
   --timeline                        status: how long each stage of start-up took
+  --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
   -V, --version                     the version
+
+environment:
+  SIDECAR_LOG                       run: error, warn, info (the default), debug, trace
+  NOTIFY_SOCKET                     run: who hears of readiness, reload and end, as in
+                                    sd_notify(3): /path, @name or vsock:CID:PORT
+  WATCHDOG_USEC                     run: tell NOTIFY_SOCKET twice in this time
 
 signals to a running sidecar-init:
   TERM INT QUIT PWR  stop           USR1  halt: nothing gets through
@@ -134,6 +141,8 @@ pub struct StatusOptions {
     pub json: bool,
     /// Stage by stage.
     pub timeline: bool,
+    /// Stage by stage, as a picture, into this file.
+    pub svg: Option<PathBuf>,
     /// Wait for this generation first.
     pub wait_generation: Option<u64>,
     /// Give up waiting after this many seconds.
@@ -172,7 +181,7 @@ fn takes(command: &str, option: &str) -> bool {
         "daemon" | "require-sandbox" => &["run"],
         "run-dir" => &["run", "status", "healthcheck"],
         "cert" | "key" => &["run", "render", "ca"],
-        "json" | "wait-generation" | "timeout" | "timeline" => &["status"],
+        "json" | "wait-generation" | "timeout" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
     commands.contains(&command)
@@ -185,6 +194,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut paths = Paths::default();
     let (mut strict, mut json, mut timeline) = (false, false, false);
     let (mut wait_generation, mut timeout_seconds) = (None, 60);
+    let mut svg = None;
     let mut seen: Vec<String> = Vec::new();
     while let Some(argument) = parser.next()? {
         let option = match argument {
@@ -214,6 +224,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             "strict" => strict = true,
             "json" => json = true,
             "timeline" => timeline = true,
+            "svg" => svg = Some(parser.value()?.into()),
             "wait-generation" => wait_generation = Some(parser.value()?.parse()?),
             "timeout" => timeout_seconds = parser.value()?.parse()?,
             _ => return Err(Long(&option).unexpected().into()),
@@ -235,6 +246,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             run_dir: paths.run_dir,
             json,
             timeline,
+            svg,
             wait_generation,
             timeout_seconds,
         }),
@@ -306,6 +318,7 @@ mod tests {
             "--wait-generation",
             "--timeout",
             "--timeline",
+            "--svg",
         ]) {
             assert!(HELP.contains(word), "{word}");
         }

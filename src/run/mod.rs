@@ -19,9 +19,10 @@ use crate::boot::{mounts, network, protect};
 use crate::cli::Paths;
 use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
+use crate::export;
 use crate::install::{FileError, ensure_directory, read_bounded};
 use crate::pipelock::render;
-use crate::policy::{self, Policy};
+use crate::policy;
 use crate::shutdown;
 use crate::status::{self, Reporter, Stage};
 use crate::supervise::cgroup::{self, Group};
@@ -165,9 +166,8 @@ fn start(
     let sandbox = plan_sandbox(mode, paths, reporter);
     let ca = custody::prepare(paths, sandbox.file_owner())?;
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-    if let Some(export) = export_directory(paths) {
-        authority::export_certificate(&paths.cert, &export)?;
-    }
+    export_for_clients(paths, arguments, &desired, |warning| reporter.warn(warning))
+        .map_err(|text| StartError::new(ExitCode::CannotWrite, text))?;
     reporter.status.ca = Some(ca);
     reporter.enter(Stage::Config);
     if signals.stop_asked() {
@@ -245,10 +245,12 @@ fn supervise_until_the_end(
         })?;
     }
     let read = || read_desired(paths).map_err(|error| error.text);
-    let apply = |policy: &Policy| match mode {
-        Mode::Machine => network::write_names(&policy.network, arguments.ip.as_ref())
-            .map_err(|error| error.to_string()),
-        Mode::Container | Mode::Child => Ok(()),
+    let apply = |desired: &Desired| {
+        if mode == Mode::Machine {
+            network::write_names(&desired.policy.network, arguments.ip.as_ref())
+                .map_err(|error| error.to_string())?;
+        }
+        export_for_clients(paths, arguments, desired, |warning| log::warn!("{warning}"))
     };
     let setup = Setup {
         daemon: &paths.daemon,
@@ -318,7 +320,7 @@ fn mount_all(
         }
     }
     if let Some(export) = export_directory(paths) {
-        status::clear_export(&export)
+        export::clear(&export)
             .and_then(|()| reporter.tell_in(&export))
             .map_err(cannot_write)?;
     }
@@ -331,6 +333,31 @@ const EXPORT: &str = "export";
 fn export_directory(paths: &Paths) -> Option<PathBuf> {
     let export = paths.run_dir.join(EXPORT);
     export.is_dir().then_some(export)
+}
+
+/// What clients need, where the host reads, if it wants to.
+fn export_for_clients(
+    paths: &Paths,
+    arguments: &Arguments,
+    desired: &Desired,
+    mut warn: impl FnMut(String),
+) -> Result<(), String> {
+    let Some(export) = export_directory(paths) else {
+        return Ok(());
+    };
+    let ca = authority::read(&paths.cert).map_err(|error| error.text)?;
+    let (trust, address) = (desired.trust.as_deref(), arguments.ip.as_ref());
+    export::write(
+        &export,
+        &ca.unwrap_or_default(),
+        trust,
+        &desired.policy,
+        address.map(|ip| ip.address.0),
+    )
+    .map_err(|error| error.to_string())?
+    .into_iter()
+    .for_each(&mut warn);
+    Ok(())
 }
 
 fn cannot_write(error: FileError) -> StartError {

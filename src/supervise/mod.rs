@@ -35,7 +35,7 @@ use crate::boot::clock;
 use crate::console::{Stream, console};
 use crate::install::{Access, install};
 use crate::pipelock::TESTED_VERSION;
-use crate::pipelock::events::{self, Event as Line};
+use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
 use crate::status::{LastExit, Reporter, Revocation, Stage};
@@ -79,8 +79,9 @@ pub struct Setup<'a> {
     pub watched: Vec<PathBuf>,
     /// Reads them.
     pub read: &'a ReadDesired<'a>,
-    /// Applies what of a changed manifest is not the daemon's: host names.
-    pub apply: &'a dyn Fn(&Policy) -> Result<(), String>,
+    /// Applies what of a changed manifest is not the daemon's: host names, and what its
+    /// clients are told.
+    pub apply: &'a dyn Fn(&Desired) -> Result<(), String>,
     /// What the daemon may be.
     pub sandbox: Sandbox,
     /// A sandbox that is not known to be complete is a failed start.
@@ -130,6 +131,7 @@ pub fn supervise(
         spawned: 0,
         changed: true,
     };
+    supervisor.reporter.denials.begin();
     supervisor.reporter.status.config.generation = 1;
     supervisor.reporter.status.config.desired_sha256 =
         Some(supervisor.desired.config_sha256.clone());
@@ -199,6 +201,7 @@ impl Supervisor<'_> {
             if self.watch.look(now) {
                 self.read_manifest();
             }
+            self.reporter.tick(now);
             if self
                 .machine
                 .deadline()
@@ -246,6 +249,7 @@ impl Supervisor<'_> {
             self.machine.deadline(),
             self.prober.deadline(),
             console.deadline(Instant::now()),
+            self.reporter.deadline(Instant::now()),
         ]
         .into_iter()
         .flatten()
@@ -270,10 +274,12 @@ impl Supervisor<'_> {
             Request::Reap => self.reap_again = true,
             Request::Stop => {
                 log::info!("{name}: stopping");
+                self.reporter.stopping();
                 self.events.push_back(Event::StopAsked);
             }
             Request::Reload => {
                 log::info!("{name}: reading the manifest again");
+                self.reporter.reloading();
                 self.read_manifest();
             }
             Request::Halt => {
@@ -311,7 +317,12 @@ impl Supervisor<'_> {
             (group.oom_kills() > child.oom_kills).then(|| group.describe_limit())
         });
         for relay in [&mut child.output, &mut child.error] {
-            relay.finish(&mut self.last_lines, &mut |_| {});
+            relay.finish(&mut self.last_lines, &mut |line| {
+                if let Some(Heard::Refusal(refusal)) = events::parse(line) {
+                    let allowlist = &self.desired.policy.allowlist;
+                    self.reporter.denials.count(&refusal, allowlist);
+                }
+            });
         }
         if let Some(mut report) = child.exec_report.take()
             && let Some(Err(error)) = report.outcome()
@@ -356,9 +367,17 @@ impl Supervisor<'_> {
         };
         let mut lines = Vec::new();
         child.error.carry(&mut self.last_lines, &mut |_| {});
-        child.output.carry(&mut self.last_lines, &mut |line| {
-            lines.extend(events::parse(line));
-        });
+        child.output.carry(
+            &mut self.last_lines,
+            &mut |line| match events::parse(line) {
+                Some(Heard::Event(event)) => lines.push(event),
+                Some(Heard::Refusal(refusal)) => {
+                    let allowlist = &self.desired.policy.allowlist;
+                    self.reporter.denials.count(&refusal, allowlist);
+                }
+                None => {}
+            },
+        );
         if let Some(report) = &mut child.exec_report {
             match report.outcome() {
                 None => {}
@@ -430,7 +449,6 @@ impl Supervisor<'_> {
                 log::warn!("pipelock refused the reload ({why}); restarting it instead");
                 self.events.push_back(Event::ReloadRefused);
             }
-            Line::Blocked { .. } => {}
         }
     }
 
@@ -482,7 +500,7 @@ impl Supervisor<'_> {
         for warning in warnings {
             self.reporter.warn(warning);
         }
-        if let Err(error) = (self.setup.apply)(&new.policy) {
+        if let Err(error) = (self.setup.apply)(&new) {
             self.reporter.warn(error);
         }
         let mut plan = reload::plan(&self.desired.policy, &new.policy);

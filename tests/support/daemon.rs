@@ -132,7 +132,22 @@ fn main() {
         let line = [&line[..], b"\n"].concat();
         thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
     }
+    if let Some(count) = faults.number("deny-hosts") {
+        for number in 0..count {
+            say(&refusal(&format!("host-{number}.example")));
+        }
+    }
+    // Lines as a test wants them, word for word.
+    if let Ok(lines) = fs::read_to_string(std::path::Path::new(&config).with_file_name("lines")) {
+        say(lines.trim_end());
+    }
     watch(&config, text);
+}
+
+fn refusal(host: &str) -> String {
+    format!(
+        r#"{{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","target":"{host}:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: {host}","message":"request blocked"}}"#
+    )
 }
 
 /// Takes over a changed configuration, as pipelock's file watcher does.

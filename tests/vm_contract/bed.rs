@@ -209,6 +209,42 @@ impl Sidecar {
         self.upstream.assert_untouched(&path);
     }
 
+    /// That so many requests, each over its own connection, are served together: the upstream
+    /// answers none before all are there. They come in groups, because an emulated processor
+    /// takes longer for all their handshakes than pipelock waits for one.
+    pub fn assert_serves_at_once(
+        &self,
+        count: usize,
+        group: usize,
+        host: &str,
+        curl: impl Fn() -> Curl,
+    ) {
+        let path = format!("/meet/{count}");
+        let arrived = || {
+            let requests = self.upstream.requests();
+            requests.iter().filter(|r| r["path"] == path).count()
+        };
+        let url = self.https(host, &format!("{path}?[1-{group}]"));
+        let answers = std::thread::scope(|scope| {
+            let clients: Vec<_> = (group..=count)
+                .step_by(group)
+                .map(|expected| {
+                    let curl = curl().arg("--http1.1").in_parallel(group);
+                    let client = scope.spawn(|| curl.get_all(&url));
+                    wait_until("a group of connections", || {
+                        (arrived() >= expected || client.is_finished()).then_some(())
+                    });
+                    client
+                })
+                .collect();
+            let answers = clients.into_iter().map(|client| client.join().unwrap());
+            answers.flatten().collect::<Vec<_>>()
+        });
+        assert_eq!(answers.len(), count);
+        let failed = answers.iter().find(|answer| answer.status != 200);
+        assert!(failed.is_none(), "{failed:?}");
+    }
+
     /// The names the guest has asked its resolver for.
     pub fn names_asked(&self) -> Vec<String> {
         let queries = self.running.dns_queries();

@@ -102,7 +102,7 @@ impl Curl {
     }
 
     /// So many transfers at a time, each over a connection of its own.
-    pub fn in_parallel(self, count: u32) -> Self {
+    pub fn in_parallel(self, count: usize) -> Self {
         let count = count.to_string();
         self.args([
             "--parallel",

@@ -1,7 +1,7 @@
 //! A bottle that routes to the model: its tunnels are passed through unopened, and seed
 //! phrase detection is off.
 
-use crate::bed::{Bottle, Sidecar, access_id, cases, network, seed_phrase, wait_until};
+use crate::bed::{Bottle, Sidecar, access_id, cases, network, seed_phrase};
 use crate::client::{Curl, s_client};
 
 const MODEL: &str = "api.anthropic.com";
@@ -102,13 +102,7 @@ fn carries_an_upload_through_a_tunnel_intact(sidecar: &Sidecar) {
 }
 
 fn serves_two_hundred_tunnels_at_once(sidecar: &Sidecar) {
-    // None is answered before all are there.
-    let url = sidecar.https(MODEL, "/meet/200?[1-200]");
-    let curl = curl(sidecar).arg("--http1.1").in_parallel(200);
-    let answers = curl.get_all(&url);
-    assert_eq!(answers.len(), 200);
-    let failed = answers.iter().find(|answer| answer.status != 200);
-    assert!(failed.is_none(), "{failed:?}");
+    sidecar.assert_serves_at_once(200, 20, MODEL, || curl(sidecar));
 }
 
 fn survives_a_tunnels_client_that_goes_away_in_the_middle(sidecar: &Sidecar) {
@@ -121,8 +115,4 @@ fn survives_a_tunnels_client_that_goes_away_in_the_middle(sidecar: &Sidecar) {
     sidecar.upstream.wait_for_cut_off(path);
     let url = sidecar.https(MODEL, "/afterwards");
     curl(sidecar).get(&url).assert_ok("hello from upstream");
-    // Other cases' tunnels end too.
-    wait_until("the tunnel's end", || {
-        (sidecar.active_tunnels() == 0).then_some(())
-    });
 }

@@ -282,30 +282,7 @@ fn serves_a_stream_for_longer_than_a_short_tunnel_life(sidecar: &Sidecar) {
 }
 
 fn serves_forty_intercepted_connections_at_once(sidecar: &Sidecar) {
-    // None is answered before all are there. They come in groups: an emulated processor
-    // may take longer for all the handshakes than pipelock waits for a request's head.
-    let arrived = || {
-        let requests = sidecar.upstream.requests();
-        requests.iter().filter(|r| r["path"] == "/meet/40").count()
-    };
-    let url = sidecar.https("a.wild.test", "/meet/40?[1-8]");
-    let answers = std::thread::scope(|scope| {
-        let clients: Vec<_> = (1..=5)
-            .map(|group| {
-                let curl = sidecar.curl().arg("--http1.1").in_parallel(8);
-                let client = scope.spawn(|| curl.get_all(&url));
-                wait_until("a group of connections", || {
-                    (arrived() >= group * 8 || client.is_finished()).then_some(())
-                });
-                client
-            })
-            .collect();
-        let answers = clients.into_iter().map(|client| client.join().unwrap());
-        answers.flatten().collect::<Vec<_>>()
-    });
-    assert_eq!(answers.len(), 40);
-    let failed = answers.iter().find(|answer| answer.status != 200);
-    assert!(failed.is_none(), "{failed:?}");
+    sidecar.assert_serves_at_once(40, 8, "a.wild.test", || sidecar.curl());
 }
 
 fn survives_clients_that_go_away_in_the_middle(sidecar: &Sidecar) {

@@ -1,6 +1,7 @@
 //! A daemon that says all the right things and refuses nothing.
 
-use std::fs;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,7 +29,13 @@ fn root_with_fault(fault: &str, scratch: &ScratchDir) -> PathBuf {
         .status()
         .unwrap();
     assert!(staged.success());
-    fs::write(tree.join("usr/bin/pipelock.faults"), fault).unwrap();
+    // Behind the program itself: its sandbox lets it read no file beside it.
+    let mut daemon = OpenOptions::new()
+        .append(true)
+        .open(tree.join("usr/bin/pipelock"))
+        .unwrap();
+    write!(daemon, "\n#faults\n{fault}").unwrap();
+    drop(daemon);
     let image = scratch.join("root.erofs");
     make_disk(FileSystem::Erofs, &tree, &image).unwrap();
     image

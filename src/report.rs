@@ -57,11 +57,11 @@ pub fn write(
         config,
         denials,
     };
-    let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    let mut text = serde_json::to_string(&report).unwrap_or_default();
     if text.len() > LONGEST {
         report.config = None;
         report.kernel = None;
-        text = serde_json::to_string_pretty(&report).unwrap_or_default();
+        text = serde_json::to_string(&report).unwrap_or_default();
     }
     if text.len() > LONGEST {
         text = format!(

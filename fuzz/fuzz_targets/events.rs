@@ -8,7 +8,6 @@ fuzz_target!(|bytes: &[u8]| {
     for line in bytes.split(|byte| *byte == b'\n') {
         if parse(line).is_some() {
             assert!(line.starts_with(b"{"));
-            assert!(std::str::from_utf8(line).is_ok(), "JSON is UTF-8");
         }
     }
     // Whatever an agent can make pipelock quote stays inside its string.
@@ -22,5 +21,5 @@ fuzz_target!(|bytes: &[u8]| {
         })
         .collect();
     let line = format!(r#"{{"level":"warn","event":"anomaly","url":"{quoted}","message":"x"}}"#);
-    assert_eq!(parse(line.as_bytes()), None, "{line}");
+    assert!(parse(line.as_bytes()).is_none(), "{line}");
 });

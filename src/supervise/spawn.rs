@@ -210,6 +210,29 @@ pub fn spawn(
     }
 }
 
+/// Enters the sandbox without a fork and becomes `command`, its output where this
+/// program's is; for trying a daemon by itself. Returns only the error.
+#[must_use]
+pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared) -> SpawnError {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        let ends = [std::ptr::null()];
+        strings.iter().map(|it| it.as_ptr()).chain(ends).collect()
+    };
+    let (argv, envp) = (pointers(&command.arguments), pointers(&command.environment));
+    let Err((step, errno)) = exec(
+        &command.program,
+        &argv,
+        &envp,
+        [0, 1, 2],
+        (sandbox, prepared),
+    );
+    SpawnError {
+        step: Some(step),
+        program: command.program.to_string_lossy().into_owned(),
+        errno: errno as i32,
+    }
+}
+
 /// The child's way from fork to exec. Calls nothing that allocates or locks.
 #[allow(unsafe_code)]
 fn exec(

@@ -100,6 +100,7 @@ struct Bed {
 
 impl Bed {
     fn start() -> Self {
+        static NUMBER: AtomicU8 = AtomicU8::new(200);
         let scratch = ScratchDir::new().unwrap();
         let directory = scratch.path();
         shell(directory, &format!(
@@ -130,7 +131,6 @@ impl Bed {
             .unwrap();
         let upstream = Running(upstream);
         // Of its own for each test: 127/8 is large.
-        static NUMBER: AtomicU8 = AtomicU8::new(200);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let [_, _, high, low] = std::process::id().to_be_bytes();
         fs::write(

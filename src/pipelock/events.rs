@@ -61,6 +61,8 @@ struct Line<'a> {
     connect_host: Option<Text<'a>>,
     #[serde(borrow, default)]
     action: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    category: Option<Text<'a>>,
 }
 
 /// A refused request, as pipelock logs it: with everything in it that may be secret.
@@ -104,7 +106,11 @@ impl Refusal<'_> {
                 "the client does not trust the CA"
             }
             "tls_handshake_error" => "the TLS handshake failed",
-            "sni_mismatch" => "the TLS handshake names another host",
+            "sni_mismatch" if text(self.0.category.as_ref()) == "mismatch" => {
+                "the TLS handshake names another host"
+            }
+            // timeout, malformed, …: the tunnel carried something else.
+            "sni_mismatch" => "no TLS handshake came through the tunnel",
             "kill_switch" => "pipelock's kill switch is on",
             "body_dlp" if self.0.reason.is_none() => "request body contains secret",
             "header_dlp" if self.0.reason.is_none() => "request header contains secret",

@@ -61,8 +61,6 @@ struct Line<'a> {
     connect_host: Option<Text<'a>>,
     #[serde(borrow, default)]
     action: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    category: Option<Text<'a>>,
 }
 
 /// A refused request, as pipelock logs it: with everything in it that may be secret.
@@ -106,11 +104,8 @@ impl Refusal<'_> {
                 "the client does not trust the CA"
             }
             "tls_handshake_error" => "the TLS handshake failed",
-            "sni_mismatch" if text(self.0.category.as_ref()) == "mismatch" => {
-                "the TLS handshake names another host"
-            }
-            // timeout, malformed, …: the tunnel carried something else.
-            "sni_mismatch" => "no TLS handshake came through the tunnel",
+            // Another host's, none, or no TLS at all.
+            "sni_mismatch" => "no TLS handshake that names this host",
             "kill_switch" => "pipelock's kill switch is on",
             "body_dlp" if self.0.reason.is_none() => "request body contains secret",
             "header_dlp" if self.0.reason.is_none() => "request header contains secret",
@@ -381,7 +376,7 @@ mod tests {
                 r#"{"event":"sni_mismatch","connect_host":"a.example","sni_host":"b.example","category":"mismatch"}"#,
                 "a.example",
                 "sni_mismatch",
-                "the TLS handshake names another host",
+                "no TLS handshake that names this host",
             ),
             (
                 r#"{"event":"kill_switch_deny","transport":"http","endpoint":"/","source":"signal"}"#,

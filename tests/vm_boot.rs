@@ -305,7 +305,7 @@ fn assert_fails(bed: &Bed, builder: MachineBuilder, failure: &Failure) {
     let left: Vec<_> = fs::read_dir(bed.scratch.join("export"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".new"))
+        .filter(|name| name.starts_with('.'))
         .collect();
     assert!(left.is_empty(), "{what}: half-written files: {left:?}");
 }

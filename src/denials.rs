@@ -52,7 +52,7 @@ pub struct Denial {
 }
 
 /// The file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -66,6 +66,17 @@ pub struct Report {
     pub denials: Vec<Denial>,
     /// When this was written, RFC 3339.
     pub updated: String,
+}
+
+/// What of [`Report`] people are told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Told {
+    /// The status's.
+    pub boot_id: String,
+    /// All denials.
+    pub total: u64,
+    /// The most frequent kinds.
+    pub denials: Vec<Denial>,
 }
 
 #[derive(Debug)]
@@ -188,18 +199,21 @@ impl Denials {
     /// What the file says.
     #[must_use]
     pub fn report(&self) -> Report {
-        let mut denials: Vec<Denial> = self
-            .counters
-            .iter()
-            .map(|counter| Denial {
+        // Inserted in order: a hundred of them, and a second sort would be 4 KiB of code.
+        let mut denials: Vec<Denial> = Vec::with_capacity(COUNTED);
+        for counter in &self.counters {
+            let denial = Denial {
                 count: counter.denial.count - counter.inherited,
                 ..counter.denial.clone()
-            })
-            .collect();
-        denials.sort_unstable_by(|a, b| {
-            let key = |denial: &Denial| std::cmp::Reverse(denial.count);
-            (key(a), &a.host, &a.scanner, &a.reason).cmp(&(key(b), &b.host, &b.scanner, &b.reason))
-        });
+            };
+            let before = |other: &Denial| {
+                let key = |denial: &Denial| std::cmp::Reverse(denial.count);
+                (key(other), &other.host, &other.scanner, &other.reason)
+                    < (key(&denial), &denial.host, &denial.scanner, &denial.reason)
+            };
+            let at = denials.partition_point(before);
+            denials.insert(at, denial);
+        }
         denials.truncate(TOLD);
         let told: u64 = denials.iter().map(|denial| denial.count).sum();
         Report {
@@ -325,7 +339,7 @@ pub fn explain(denial: &Denial) -> (String, String) {
 
 /// Reads the file of `directory`; `None` where there is none that can be read.
 #[must_use]
-pub fn read(directory: &Path) -> Option<Report> {
+pub fn read(directory: &Path) -> Option<Told> {
     let bytes = crate::install::read_bounded(&directory.join(FILE), 64 * 1024).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -52,8 +52,8 @@ pub struct Notifier {
     stopping: bool,
     status: String,
     watchdog: Option<(Duration, Instant)>,
-    /// What the last failure was, so that it is told once.
-    failed: Option<Errno>,
+    /// Whether the last message was lost, so that a silence is told once.
+    failing: bool,
 }
 
 impl Notifier {
@@ -136,18 +136,14 @@ impl Notifier {
         self.send("WATCHDOG=1\n")
     }
 
-    /// Sends one message. The same failure twice is told once.
+    /// Sends one message. Failures in a row are told once.
     fn send(&mut self, message: &str) -> Result<(), Errno> {
         let Some(address) = &self.address else {
             return Ok(());
         };
         let result = deliver(address, message.as_bytes());
-        let failed = result.err();
-        let told = std::mem::replace(&mut self.failed, failed);
-        match failed {
-            Some(errno) if told != failed => Err(errno),
-            _ => Ok(()),
-        }
+        let told = std::mem::replace(&mut self.failing, result.is_err());
+        if told { Ok(()) } else { result }
     }
 }
 
@@ -210,10 +206,20 @@ fn connect_soon(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), Errn
         Err(Errno::EINPROGRESS) => {}
         result => return result,
     }
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::ZERO);
-    let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-    if poll(&mut waiting, timeout)? == 0 {
-        return Err(Errno::ETIMEDOUT);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(
+            &mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)],
+            timeout,
+        ) {
+            Ok(0) => return Err(Errno::ETIMEDOUT),
+            // A signal waits in its pipe; the connection is still being made.
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => break,
+        }
     }
     match nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::SocketError)? {
         0 => Ok(()),

@@ -57,11 +57,11 @@ pub fn write(
         config,
         denials,
     };
-    let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    let mut text = serde_json::to_string(&report).unwrap_or_default();
     if text.len() > LONGEST {
         report.config = None;
         report.kernel = None;
-        text = serde_json::to_string_pretty(&report).unwrap_or_default();
+        text = serde_json::to_string(&report).unwrap_or_default();
     }
     if text.len() > LONGEST {
         text = format!(
@@ -99,7 +99,7 @@ pub fn kernel_messages() -> Option<Vec<String>> {
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/kmsg")
         .ok()?;
-    let mut messages = std::collections::VecDeque::new();
+    let mut messages = Vec::new();
     let mut record = [0_u8; RECORD];
     for _ in 0..MOST_RECORDS {
         match log.read(&mut record) {
@@ -108,9 +108,9 @@ pub fn kernel_messages() -> Option<Vec<String>> {
                 let text = String::from_utf8_lossy(record.get(..length).unwrap_or_default());
                 if let Some(message) = about_memory(&text) {
                     if messages.len() == MOST_MESSAGES {
-                        messages.pop_front();
+                        messages.remove(0);
                     }
-                    messages.push_back(message);
+                    messages.push(message);
                 }
             }
             // Overwritten while it was read: the next read begins with what is left.
@@ -120,7 +120,7 @@ pub fn kernel_messages() -> Option<Vec<String>> {
             Err(_) => break,
         }
     }
-    Some(messages.into())
+    Some(messages)
 }
 
 /// `prefix;message`, and lines of properties that begin with a blank

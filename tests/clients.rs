@@ -12,11 +12,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use microvm::ScratchDir;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Opened by pipelock, and not.
@@ -67,7 +66,8 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        // unshare ignores SIGTERM; its end brings its child one.
+        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
@@ -100,6 +100,7 @@ struct Bed {
 
 impl Bed {
     fn start() -> Self {
+        static NUMBER: AtomicU8 = AtomicU8::new(200);
         let scratch = ScratchDir::new().unwrap();
         let directory = scratch.path();
         shell(directory, &format!(
@@ -130,12 +131,13 @@ impl Bed {
             .unwrap();
         let upstream = Running(upstream);
         // Of its own for each test: 127/8 is large.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let [_, _, high, low] = std::process::id().to_be_bytes();
         fs::write(
             directory.join("manifest.yaml"),
             format!(
                 "version: 1\nslug: clients\nbottle: {{egress: {{routes: [{{host: {INTERCEPTED}}}, {{host: {PASSTHROUGH}}}]}}}}\n\
-                 network: {{internal_cidr: 127.0.0.0/8}}\npipelock: {{listen: \"127.{high}.{low}.251:8888\", requests_per_minute: 600}}\n"
+                 network: {{internal_cidr: 127.0.0.0/8}}\npipelock: {{listen: \"127.{high}.{low}.{number}:8888\", requests_per_minute: 600}}\n"
             ),
         )
         .unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{StartError, authority};
 use crate::ca;
 use crate::cli::{Paths, StatusOptions};
-use crate::denials::{self, Report};
+use crate::denials::{self, Told};
 use crate::exit::ExitCode;
 use crate::install::{Access, publish, read_bounded, read_up_to};
 use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
@@ -244,7 +244,7 @@ fn describe(status: &Status) -> String {
 }
 
 /// What was refused most, why, and what to write if it was wanted.
-fn describe_denials(denials: &Report) -> String {
+fn describe_denials(denials: &Told) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {

@@ -2,6 +2,7 @@
 //! read back from `/proc`. Touches the kernel.
 
 use std::fmt;
+use std::fs;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -12,7 +13,8 @@ pub const DAEMON_ID: u32 = 65534;
 /// What the init itself is allowed to do to its child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Privileges {
-    /// May change user and groups: effective `CAP_SETUID` and `CAP_SETGID`.
+    /// May become the daemon's user: effective `CAP_SETUID` and `CAP_SETGID`, in a user
+    /// namespace that knows that user and lets groups be set.
     pub set_identity: bool,
     /// May empty the bounding set: effective `CAP_SETPCAP`.
     pub drop_bounding: bool,
@@ -35,12 +37,36 @@ impl Privileges {
         let effective = effective_capabilities();
         let has = |capability: u32| effective & (1_u64 << capability) != 0;
         Self {
-            set_identity: has(CAP_SETUID) && has(CAP_SETGID),
+            set_identity: has(CAP_SETUID) && has(CAP_SETGID) && daemon_id_exists(),
             drop_bounding: has(CAP_SETPCAP),
             own_uid: nix::unistd::geteuid().as_raw(),
             own_gid: nix::unistd::getegid().as_raw(),
         }
     }
+}
+
+/// Whether this user namespace has a [`DAEMON_ID`], as user and as group, and lets
+/// groups be dropped (`user_namespaces(7)`). A rootless container may have one user only.
+fn daemon_id_exists() -> bool {
+    let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}"));
+    // Without /proc nothing is known, and a root that lacks it is most likely a real one.
+    let mapped = |name: &str| read(name).map_or(true, |map| maps(&map, DAEMON_ID));
+    mapped("uid_map")
+        && mapped("gid_map")
+        && read("setgroups").map_or(true, |word| word.trim() != "deny")
+}
+
+/// Whether a `uid_map` (lines of first id inside, first id outside, count) has `id` inside.
+fn maps(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        match (numbers.next(), numbers.nth(1)) {
+            (Some(Ok(first)), Some(Ok(count))) => {
+                (first..first.saturating_add(count)).contains(&u64::from(id))
+            }
+            _ => false,
+        }
+    })
 }
 
 /// `capget(2)` version 3: two 32-bit halves.
@@ -97,7 +123,9 @@ impl Sandbox {
         let mut missing = Vec::new();
         if !privileges.set_identity && privileges.own_uid == 0 {
             missing.push(
-                "the daemon runs as root: changing user needs CAP_SETUID and CAP_SETGID".to_owned(),
+                "the daemon runs as root: changing user needs CAP_SETUID and CAP_SETGID, \
+                 and a user namespace in which uid and gid 65534 exist"
+                    .to_owned(),
             );
         } else if !privileges.set_identity && privileges.own_uid != DAEMON_ID {
             missing.push(format!(
@@ -365,6 +393,22 @@ mod tests {
             "the daemon's sandbox has a hole: NoNewPrivs is missing instead of \"1\", \
              CapBnd is \"0000000000000400\" instead of \"0000000000000000\""
         );
+    }
+
+    #[test]
+    fn finds_the_daemons_user_in_a_map_of_users() {
+        for (map, found) in [
+            ("         0          0 4294967295\n", true),
+            ("         0       1000          1\n", false),
+            (
+                "         0       1000          1\n         1     100000      65536\n",
+                true,
+            ),
+            ("         0     100000      65534\n", false),
+            ("", false),
+        ] {
+            assert_eq!(maps(map, DAEMON_ID), found, "{map:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
     reason = "a panic is one more way to break"
 )]
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::exit;
@@ -31,6 +32,12 @@ impl Faults {
 
     fn has(&self, name: &str) -> bool {
         self.number(name).is_some()
+    }
+
+    /// Whether it is named for this process: a process id after the name spares the others.
+    fn has_mine(&self, name: &str) -> bool {
+        self.number(name)
+            .is_some_and(|pid| pid == 0 || pid == u64::from(std::process::id()))
     }
 
     /// The number after the name, 0 where there is none.
@@ -57,7 +64,7 @@ fn main() {
         .get(1)
         .is_some_and(|argument| argument == "--linger")
     {
-        thread::sleep(Duration::from_secs(60));
+        thread::sleep(Duration::from_mins(1));
         return;
     }
     let program = arguments[0].clone();
@@ -104,7 +111,7 @@ fn main() {
         ));
     }
     if faults.has("never-bind") {
-        thread::sleep(Duration::from_secs(3_600));
+        thread::sleep(Duration::from_hours(1));
     }
     let listener = TcpListener::bind(&listen).expect("bind");
     let name = program.clone();
@@ -183,20 +190,20 @@ fn serve(mut connection: TcpStream, faults: &Faults) {
 }
 
 fn answer_health(connection: &mut TcpStream, faults: &Faults) -> std::io::Result<()> {
-    if faults.has("hang-health") {
-        thread::sleep(Duration::from_secs(3_600));
+    if faults.has_mine("hang-health") {
+        thread::sleep(Duration::from_hours(1));
     }
-    if faults.has("trickle-health") {
+    if faults.has_mine("trickle-health") {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
         for byte in head.iter().chain(std::iter::repeat(&b' ')) {
             connection.write_all(&[*byte])?;
             thread::sleep(Duration::from_millis(50));
         }
     }
-    if faults.has("huge-health") {
+    if faults.has_mine("huge-health") {
         return respond(connection, 200, &"x".repeat(10 * 1024 * 1024));
     }
-    let mode = if faults.has("wrong-mode") {
+    let mode = if faults.has_mine("wrong-mode") {
         "balanced"
     } else {
         "strict"
@@ -286,8 +293,9 @@ fn say(line: &str) {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut text = String::new();
+    for byte in Sha256::digest(bytes) {
+        write!(text, "{byte:02x}").expect("a String takes everything");
+    }
+    text
 }

@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Nothing here takes as long on a machine that is not broken.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(3);
 
@@ -108,10 +108,12 @@ impl Bed {
 
     /// The text of a manifest that allows these hosts.
     pub fn manifest_text(&self, hosts: &[&str], more: &str) -> String {
-        let routes: String = hosts
-            .iter()
-            .map(|host| format!("      - host: {host}\n"))
-            .collect();
+        let mut routes = String::new();
+        for host in hosts {
+            routes += "      - host: ";
+            routes += host;
+            routes += "\n";
+        }
         format!(
             "version: 1\nslug: bed\nbottle:\n  egress:\n    routes:\n{routes}pipelock:\n  listen: \"{}\"\nsupervisor: {{{}}}\n{more}",
             self.address, self.supervisor

@@ -161,9 +161,7 @@ fn describe(facts: &Facts, source: &str) -> Ca {
 }
 
 /// Copies the certificate, never the key, to where the host reads it.
-pub fn export_certificate(cert: &Path, export: &Path) -> Result<(), StartError> {
+pub fn export_certificate(cert: &Path, export: &Path) -> Result<(), FileError> {
     let target: PathBuf = export.join(EXPORTED_CA);
-    read_bounded(cert, LONGEST_PEM)
-        .and_then(|bytes| install(&target, &bytes, Access::PUBLIC))
-        .map_err(|error| StartError::new(ExitCode::CannotWrite, error))
+    read_bounded(cert, LONGEST_PEM).and_then(|bytes| install(&target, &bytes, Access::PUBLIC))
 }

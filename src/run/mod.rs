@@ -18,7 +18,7 @@ use crate::boot::{mounts, network};
 use crate::cli::Paths;
 use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
-use crate::install::{FileError, ensure_directory, read_bounded};
+use crate::install::{Access, FileError, ensure_directory, install, read_bounded};
 use crate::pipelock::render;
 use crate::policy::{self, Policy};
 use crate::shutdown;
@@ -164,11 +164,20 @@ fn start(
         .clone_from(&sandbox.missing);
     let ca = authority::prepare(paths, sandbox.file_owner())?;
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-    if let Some(export) = export_directory(paths) {
-        authority::export_certificate(&paths.cert, &export)?;
+    // Only beside a status of this boot: together they are true, or both are old.
+    if let Some(export) = export_directory(paths).filter(|export| reporter.tells_in(export))
+        && let Err(error) = authority::export_certificate(&paths.cert, &export)
+    {
+        reporter.warn(format!("the export is not up to date: {error}"));
     }
     reporter.status.ca = Some(ca);
     reporter.enter(Stage::Config);
+    install(
+        &config_path(paths),
+        desired.config.as_bytes(),
+        Access::private(sandbox.file_owner()),
+    )
+    .map_err(cannot_write)?;
     if signals.stop_asked() {
         return Ok(Ending::Stopped);
     }
@@ -201,7 +210,7 @@ fn supervise_until_the_end(
     };
     let setup = Setup {
         daemon: &paths.daemon,
-        config: &paths.run_dir.join("pipelock.yaml"),
+        config: &config_path(paths),
         trust_bundle: &trust::bundle_path(&paths.run_dir),
         watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
         read: &read,
@@ -264,15 +273,20 @@ fn mount_all(
             mounts::mount_source(export, &paths.run_dir.join(EXPORT), true).map_err(os_error)?;
         }
     }
-    if let Some(export) = export_directory(paths) {
-        status::clear_export(&export)
-            .and_then(|()| reporter.tell_in(&export))
-            .map_err(cannot_write)?;
+    // The firewall serves its agent, whether the host can be told or not.
+    if let Some(export) = export_directory(paths)
+        && let Err(error) = status::clear_export(&export).and_then(|()| reporter.tell_in(&export))
+    {
+        reporter.warn(format!("the export is not up to date: {error}"));
     }
     Ok(())
 }
 
 const EXPORT: &str = "export";
+
+fn config_path(paths: &Paths) -> PathBuf {
+    paths.run_dir.join("pipelock.yaml")
+}
 
 /// Where the host reads, if it wants to: a mount, or a directory somebody made.
 fn export_directory(paths: &Paths) -> Option<PathBuf> {

@@ -97,6 +97,17 @@ pub fn reap_exited_children() -> Reaped {
     reaped
 }
 
+/// Our children, dead ones included; none where `/proc` does not tell (proc(5),
+/// `/proc/pid/task/tid/children`).
+#[must_use]
+pub fn children() -> Vec<i32> {
+    std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id()))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
 /// Makes this process the parent of its descendants' orphans, as PID 1 is anyway.
 #[allow(unsafe_code)]
 pub fn adopt_orphans() -> Result<(), nix::errno::Errno> {

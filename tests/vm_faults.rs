@@ -221,7 +221,7 @@ fn a_machine_cut_off_while_it_writes_leaves_whole_files_and_no_old_ca_beside_a_n
             let reached = text.contains(cut) || text.contains("\"state\":\"ready\"");
             seen.store(reached, Ordering::Relaxed);
         }
-        // SAFETY by SIGKILL: nobody in the machine is asked.
+        // By SIGKILL: nobody in the machine is asked.
         nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(i32::try_from(running.pid()).unwrap()),
             nix::sys::signal::Signal::SIGKILL,
@@ -275,11 +275,15 @@ fn ctrl_alt_del_during_the_start_and_twice_is_a_clean_stop() {
 #[test]
 fn a_network_that_cannot_be_configured_ends_the_start_there() {
     let bed = Bed::new(&["kept.test"]);
-    bed.write(
-        &manifest(&["kept.test"])
-            .replace(&format!("gateway: {HOST_ADDRESS}"), "gateway: 192.168.77.1"),
-    );
-    let running = bed.machine().boot().unwrap();
+    let text = manifest(&["kept.test"]);
+    let text: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("address:") && !line.contains("gateway:"))
+        .collect();
+    bed.write(&text.join("\n"));
+    // Nothing leads to this gateway.
+    let argument = format!("ip={GUEST_ADDRESS}::192.168.77.1:255.255.255.0::eth0:off");
+    let running = bed.machine().kernel_arg(argument).boot().unwrap();
     let result = running.wait_for_result(BOOT_DEADLINE).unwrap();
     assert_eq!(running.wait_end(BOOT_DEADLINE).unwrap(), Ending::Reset);
     assert_eq!(result["exit_code"], 71, "{result}");

@@ -28,7 +28,14 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(3);
 
-const INIT: &str = env!("CARGO_BIN_EXE_sidecar-init");
+/// The init under test: cargo's, or the one `SIDECAR_INIT_BIN` names.
+fn init_program() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        std::env::var("SIDECAR_INIT_BIN")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_sidecar-init").to_owned())
+    })
+}
 
 /// Where the init runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +165,7 @@ impl Bed {
             }
         };
         line.extend(program);
-        line.push(INIT);
+        line.push(init_program());
         let mut command = Command::new(line[0]);
         command.args(&line[1..]);
         let run_dir = self.path("run");
@@ -199,7 +206,7 @@ impl Bed {
 
     /// Runs `sidecar-init` with these arguments and this bed's run directory.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(INIT)
+        Command::new(init_program())
             .args(arguments)
             .arg("--run-dir")
             .arg(self.path("run"))

@@ -29,12 +29,21 @@ options:
                                     and status.json are [/run/sidecar]
   --cert FILE                       run, render, ca: [/etc/pipelock-ca.pem]
   --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]
+  --require-sandbox                 run: fail where any part of the daemon's sandbox
+                                    cannot be applied; a machine's init does anyway
   --json                            status: the whole status as JSON
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status --wait-generation: give up after [60]
   --timeline                        status: how long each stage of start-up took
+  --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
   -V, --version                     the version
+
+environment:
+  SIDECAR_LOG                       run: error, warn, info (the default), debug, trace
+  NOTIFY_SOCKET                     run: who hears of readiness, reload and end, as in
+                                    sd_notify(3): /path, @name or vsock:CID:PORT
+  WATCHDOG_USEC                     run: tell NOTIFY_SOCKET twice in this time
 
 signals to a running sidecar-init:
   TERM INT QUIT PWR  stop           USR1  halt: nothing gets through
@@ -76,7 +85,7 @@ pub enum Command {
     Version,
 }
 
-/// Where everything is.
+/// Where everything is, and how strict `run` is about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paths {
     /// The manifest.
@@ -89,6 +98,8 @@ pub struct Paths {
     pub cert: PathBuf,
     /// The CA key.
     pub key: PathBuf,
+    /// `run`: an incomplete sandbox is a failed start.
+    pub require_sandbox: bool,
 }
 
 impl Default for Paths {
@@ -99,6 +110,7 @@ impl Default for Paths {
             run_dir: "/run/sidecar".into(),
             cert: "/etc/pipelock-ca.pem".into(),
             key: "/etc/pipelock-ca-key.pem".into(),
+            require_sandbox: false,
         }
     }
 }
@@ -115,6 +127,7 @@ impl Paths {
             run_dir: absolute(&self.run_dir),
             cert: absolute(&self.cert),
             key: absolute(&self.key),
+            require_sandbox: self.require_sandbox,
         }
     }
 }
@@ -128,6 +141,8 @@ pub struct StatusOptions {
     pub json: bool,
     /// Stage by stage.
     pub timeline: bool,
+    /// Stage by stage, as a picture, into this file.
+    pub svg: Option<PathBuf>,
     /// Wait for this generation first.
     pub wait_generation: Option<u64>,
     /// Give up waiting after this many seconds.
@@ -163,10 +178,10 @@ fn takes(command: &str, option: &str) -> bool {
     let commands: &[&str] = match option {
         "manifest" => &["run", "check", "render"],
         "strict" => &["check"],
-        "daemon" => &["run"],
+        "daemon" | "require-sandbox" => &["run"],
         "run-dir" => &["run", "status", "healthcheck"],
         "cert" | "key" => &["run", "render", "ca"],
-        "json" | "wait-generation" | "timeout" | "timeline" => &["status"],
+        "json" | "wait-generation" | "timeout" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
     commands.contains(&command)
@@ -179,6 +194,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut paths = Paths::default();
     let (mut strict, mut json, mut timeline) = (false, false, false);
     let (mut wait_generation, mut timeout_seconds) = (None, 60);
+    let mut svg = None;
     let mut seen: Vec<String> = Vec::new();
     while let Some(argument) = parser.next()? {
         let option = match argument {
@@ -204,9 +220,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             "run-dir" => paths.run_dir = parser.value()?.into(),
             "cert" => paths.cert = parser.value()?.into(),
             "key" => paths.key = parser.value()?.into(),
+            "require-sandbox" => paths.require_sandbox = true,
             "strict" => strict = true,
             "json" => json = true,
             "timeline" => timeline = true,
+            "svg" => svg = Some(parser.value()?.into()),
             "wait-generation" => wait_generation = Some(parser.value()?.parse()?),
             "timeout" => timeout_seconds = parser.value()?.parse()?,
             _ => return Err(Long(&option).unexpected().into()),
@@ -228,6 +246,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             run_dir: paths.run_dir,
             json,
             timeline,
+            svg,
             wait_generation,
             timeout_seconds,
         }),
@@ -267,6 +286,10 @@ mod tests {
         for (line, why) in [
             ("chekc", "\"chekc\" is not a command; there are run, check"),
             ("check --daemon x", "check takes no --daemon"),
+            (
+                "render --require-sandbox",
+                "render takes no --require-sandbox",
+            ),
             ("render --manifset x", "invalid option '--manifset'"),
             ("status --wait-generation soon", "soon"),
             ("run extra", "unexpected argument \"extra\""),
@@ -290,10 +313,12 @@ mod tests {
             "--run-dir",
             "--cert",
             "--key",
+            "--require-sandbox",
             "--json",
             "--wait-generation",
             "--timeout",
             "--timeline",
+            "--svg",
         ]) {
             assert!(HELP.contains(word), "{word}");
         }

@@ -1,7 +1,9 @@
 //! The exit codes, from sysexits.h and the shell. Pure.
 
+use serde::{Deserialize, Serialize};
+
 /// How the program ends, as a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum ExitCode {
     /// Stopped on request, or done.

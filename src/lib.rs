@@ -20,7 +20,12 @@
 //! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
 //! | [`install`] | files, whole or not at all | the file system |
 //! | [`supervise`] | one daemon, kept running | the kernel |
+//! | [`denials`] | what was refused, counted | the file system |
 //! | [`status`] | what the host sees | the file system |
+//! | [`notify`] | what a service manager hears | the kernel |
+//! | [`export`] | what a client needs | the file system |
+//! | [`report`] | what is left of a failure | the file system, the kernel's log |
+//! | [`timeline`] | a start as a picture | nothing |
 //! | [`shutdown`] | the end | the kernel |
 //! | [`run`] | the story, and the other commands | through the above |
 
@@ -28,12 +33,17 @@ pub mod boot;
 pub mod ca;
 pub mod cli;
 pub mod console;
+pub mod denials;
 pub mod exit;
+pub mod export;
 pub mod install;
 pub mod manifest;
+pub mod notify;
 pub mod pipelock;
 pub mod policy;
+pub mod report;
 pub mod run;
 pub mod shutdown;
 pub mod status;
 pub mod supervise;
+pub mod timeline;

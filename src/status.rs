@@ -1,7 +1,6 @@
 //! What the host sees: `status.json`, its copy in the export directory, and the last
 //! line on the console. Touches the file system.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,15 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot::mode::Mode;
 use crate::console::{Stream, console};
+use crate::denials::{self, Denials};
 use crate::exit::ExitCode;
 use crate::install::{Access, FileError, publish};
+use crate::notify::Notifier;
+use crate::report;
 
 /// The schema's version; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
 /// The status file's name, in the run directory and in the export.
 pub const FILE: &str = "status.json";
-/// The CA certificate's name in the export.
-pub const EXPORTED_CA: &str = "pipelock-ca.pem";
 
 /// A step of start-up, in the order they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,16 @@ pub struct Daemon {
     pub uid: Option<u32>,
     /// What of its sandbox could not be applied, in sentences.
     pub sandbox_missing: Vec<String>,
+    /// The version of Landlock whose rules it lives under; 0 for none. The kernel does
+    /// not let them be read back.
+    #[serde(default)]
+    pub landlock: u32,
+    /// Whether its system calls are filtered.
+    #[serde(default)]
+    pub seccomp: bool,
+    /// Whether a control group of its own limits its memory and processes.
+    #[serde(default)]
+    pub cgroup: bool,
     /// Whether the sandbox was read back from `/proc` and found as asked for.
     pub sandbox_verified: bool,
 }
@@ -200,6 +210,9 @@ pub struct Status {
 pub struct Reporter {
     /// What will be told next.
     pub status: Status,
+    /// What was refused.
+    pub denials: Denials,
+    notifier: Notifier,
     started: Instant,
     places: Vec<PathBuf>,
     told: Option<String>,
@@ -210,6 +223,8 @@ impl Reporter {
     #[must_use]
     pub fn new(started: Instant, boot_id: String) -> Self {
         Self {
+            denials: Denials::new(boot_id.clone()),
+            notifier: Notifier::default(),
             status: Status {
                 schema: SCHEMA,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -247,9 +262,51 @@ impl Reporter {
         }
     }
 
-    /// Notes the mode.
+    /// Notes the mode, and whom to notify.
     pub fn set_mode(&mut self, mode: Mode) {
         self.status.mode = Some(mode.as_str().to_owned());
+        // PID 1 has another number outside.
+        let main_pid = (mode == Mode::Child).then(std::process::id);
+        match Notifier::from_environment(main_pid) {
+            Ok(notifier) => self.notifier = notifier,
+            Err(error) => self.warn(error.to_string()),
+        }
+    }
+
+    /// The manifest is about to be read again because somebody asked for it.
+    pub fn reloading(&mut self) {
+        let result = self.notifier.reloading();
+        notified(result);
+    }
+
+    /// The end has begun.
+    pub fn stopping(&mut self) {
+        let result = self.notifier.stopping();
+        notified(result);
+    }
+
+    /// When [`Reporter::tick`] has something to do; `None` while it has nothing.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let deadlines = [self.denials.deadline(now), self.notifier.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Tells what has its own time: the denials, and the watchdog that we live.
+    pub fn tick(&mut self, now: Instant) {
+        let failures = self.denials.tick(now);
+        self.complain(&failures);
+        let result = self.notifier.tick(now);
+        notified(result);
+    }
+
+    fn complain(&mut self, failures: &[FileError]) {
+        for failure in failures {
+            let failure = failure.to_string();
+            if !self.status.warnings.contains(&failure) {
+                self.warn(failure);
+            }
+        }
     }
 
     /// Logs a warning and keeps it in the status, once.
@@ -297,6 +354,9 @@ impl Reporter {
 
     /// Publishes in `directory` too, from now on.
     pub fn tell_in(&mut self, directory: &Path) -> Result<(), FileError> {
+        denials::clear(directory);
+        report::clear(directory);
+        self.denials.tell_in(directory);
         self.places.push(directory.to_owned());
         self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
         let text = self.json();
@@ -314,6 +374,10 @@ impl Reporter {
     /// must not stop the firewall. What stood there goes, because a status that is no
     /// longer true is worse than none; its space may be all that was missing.
     pub fn publish(&mut self) {
+        let result = self
+            .notifier
+            .tell(&self.status.state, &in_words(&self.status));
+        notified(result);
         self.status.updated.clear();
         self.status.dropped_lines = console().dropped();
         let compared = self.json();
@@ -329,17 +393,13 @@ impl Reporter {
             if publish(&file, text.as_bytes(), Access::PUBLIC).is_ok() {
                 continue;
             }
-            let _ = fs::remove_file(&file);
+            let _ = std::fs::remove_file(&file);
             if let Err(error) = publish(&file, text.as_bytes(), Access::PUBLIC) {
-                failures.push(error.to_string());
+                failures.push(error);
                 self.told = None;
             }
         }
-        for failure in failures {
-            if !self.status.warnings.contains(&failure) {
-                self.warn(failure);
-            }
-        }
+        self.complain(&failures);
     }
 
     fn json(&self) -> String {
@@ -364,29 +424,49 @@ impl Reporter {
             status.error = error;
         }
         status.daemon.pid = None;
+        self.stopping();
+        let failures = self.denials.write();
+        self.complain(&failures);
         self.publish();
+        if code != ExitCode::Success {
+            self.write_report();
+        }
         let line = format!("sidecar-init: result {}\n", self.json());
         console().write_lines(Stream::Error, line.as_bytes());
+    }
+
+    fn write_report(&mut self) {
+        // Before that stage a configuration that is there is another run's.
+        let rendered = matches!(self.status.stage, Stage::Spawn | Stage::Ready);
+        let run_dir = self.places.first().filter(|_| rendered);
+        let config = run_dir.and_then(|dir| report::configuration(&dir.join("pipelock.yaml")));
+        let machine = self.status.mode.as_deref() == Some(Mode::Machine.as_str());
+        let kernel = machine.then(report::kernel_messages).flatten();
+        let denials = self.denials.report();
+        for failure in report::write(&self.places, &self.status, &denials, config, kernel) {
+            log::warn!("{failure}");
+        }
+    }
+}
+
+fn notified(result: Result<(), nix::errno::Errno>) {
+    if let Err(errno) = result {
+        // Not kept in the status: it is the reader's trouble, who is not there.
+        log::warn!("cannot notify NOTIFY_SOCKET: {}", errno.desc());
+    }
+}
+
+/// The state in a line, for a service manager's status.
+fn in_words(status: &Status) -> String {
+    match (&status.error, status.state.as_str()) {
+        (_, "ready") => "ready; what is not allowed is refused".to_owned(),
+        (Some(error), state) => format!("{state}: {error}"),
+        (None, state) => state.to_owned(),
     }
 }
 
 fn failed_at(stage: Stage) -> String {
     format!("failed at {}", stage.as_str())
-}
-
-/// Replaces whatever an earlier boot left in the export: a host must never read an
-/// old certificate beside a new boot id.
-pub fn clear_export(export: &Path) -> Result<(), FileError> {
-    for name in [EXPORTED_CA, FILE] {
-        let path = export.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(FileError::new("remove", &path, error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Reads a status file.

@@ -368,3 +368,27 @@ fn tells_a_probe_and_a_person_that_nothing_runs() {
         err(&person)
     );
 }
+
+#[test]
+fn the_man_page_says_what_help_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let made = Command::new(root.join("scripts/man"))
+        .arg(env!("CARGO_BIN_EXE_sidecar-init"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let page = fs::read_to_string(root.join("docs/sidecar-init.1")).unwrap();
+    assert_eq!(
+        String::from_utf8(made.stdout).unwrap(),
+        page,
+        "renew it: scripts/man > docs/sidecar-init.1"
+    );
+    for word in [
+        "\\-\\-svg FILE",
+        "NOTIFY_SOCKET",
+        "USR1",
+        "\n.SH EXIT CODES\n",
+    ] {
+        assert!(page.contains(word), "{word}");
+    }
+}

@@ -75,6 +75,9 @@ pub struct Arguments {
     pub ip: Option<StaticAddress>,
     /// `sidecar.log=`: the log's filter.
     pub log: Option<String>,
+    /// `sidecar.require-sandbox=no`: start even where the kernel lacks a part of the
+    /// daemon's sandbox. Without it that is a failed start.
+    pub tolerate_holes: bool,
     /// `sidecar.…` arguments that are not understood, each a sentence.
     pub problems: Vec<String>,
 }
@@ -104,10 +107,20 @@ impl Arguments {
                     arguments.log = Some(value.to_owned());
                     continue;
                 }
+                "require-sandbox" => {
+                    match value {
+                        "yes" => arguments.tolerate_holes = false,
+                        "no" => arguments.tolerate_holes = true,
+                        _ => arguments
+                            .problems
+                            .push(format!("{word:?} is neither yes nor no: it stays yes")),
+                    }
+                    continue;
+                }
                 _ => {
                     arguments.problems.push(format!(
                         "{word:?} is not a kernel argument of sidecar-init; there are \
-                         sidecar.mount, sidecar.export, sidecar.state and sidecar.log"
+                         sidecar.mount, sidecar.export, sidecar.state, sidecar.require-sandbox and sidecar.log"
                     ));
                     continue;
                 }

@@ -6,3 +6,4 @@ pub mod cmdline;
 pub mod mode;
 pub mod mounts;
 pub mod network;
+pub mod protect;

@@ -19,39 +19,172 @@ pub enum Event {
     },
     /// It kept its configuration; why.
     ReloadRefused(String),
-    /// It refused a request.
-    Blocked {
-        /// What refused it: `allowlist`, `dlp`, …
-        scanner: String,
-        /// In pipelock's words.
-        reason: String,
-    },
 }
 
-#[derive(Deserialize)]
+/// What a line says.
+#[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one line, and is most often the large one"
+)]
+pub enum Heard<'a> {
+    /// Something that happened to the daemon itself.
+    Event(Event),
+    /// A request it refused.
+    Refusal(Refusal<'a>),
+}
+
+/// A string of a line, borrowed where it needs no unescaping.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Debug, Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,
     #[serde(borrow, default)]
-    config_hash: Option<Cow<'a, str>>,
+    config_hash: Option<Text<'a>>,
     #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
+    method: Option<Text<'a>>,
     #[serde(borrow, default)]
-    error: Option<Cow<'a, str>>,
+    error: Option<Text<'a>>,
     #[serde(borrow, default)]
-    scanner: Option<Cow<'a, str>>,
+    scanner: Option<Text<'a>>,
     #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
+    reason: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    url: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    target: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    connect_host: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    action: Option<Text<'a>>,
+}
+
+/// A refused request, as pipelock logs it: with everything in it that may be secret.
+/// Only what the methods give may leave this module.
+#[derive(Debug)]
+pub struct Refusal<'a>(Line<'a>);
+
+impl Refusal<'_> {
+    /// What refused it, in pipelock's word: `allowlist`, `core_dlp`, …
+    #[must_use]
+    pub fn scanner(&self) -> &str {
+        match self.0.event.as_ref() {
+            "blocked" => text(self.0.scanner.as_ref()),
+            "kill_switch_deny" => "kill_switch",
+            event => event,
+        }
+    }
+
+    /// The host that was asked for, without port, path or credentials; as the client
+    /// wrote it. `None` where the line does not say, or says what is no host.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let line = &self.0;
+        let host = [&line.target, &line.connect_host]
+            .into_iter()
+            .find_map(|text| text.as_ref())
+            .map(|text| text.0.as_ref())
+            .or_else(|| authority(line.url.as_ref()?.0.as_ref()))?;
+        let host = without_port(host);
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)).then_some(host)
+    }
+
+    /// Why, in the fixed part of pipelock's words. What follows is cut off, because it
+    /// quotes the request: `high entropy query key "…"`.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self.scanner() {
+            "tls_handshake_error" if text(self.0.reason.as_ref()).contains("certificate") => {
+                "the client does not trust the CA"
+            }
+            "tls_handshake_error" => "the TLS handshake failed",
+            "sni_mismatch" => "the TLS handshake names another host",
+            "kill_switch" => "pipelock's kill switch is on",
+            "body_dlp" if self.0.reason.is_none() => "request body contains secret",
+            "header_dlp" if self.0.reason.is_none() => "request header contains secret",
+            _ => fixed_part(text(self.0.reason.as_ref())),
+        }
+    }
+}
+
+fn text<'a>(text: Option<&'a Text>) -> &'a str {
+    text.map_or("", |text| text.0.as_ref())
+}
+
+/// `user:password@host:port` of a URL, without the credentials.
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let authority = rest.get(..end)?;
+    Some(
+        authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host),
+    )
+}
+
+fn without_port(host: &str) -> &str {
+    if let Some(rest) = host.strip_prefix('[') {
+        let address = rest.split_once(']').map_or("", |(address, _)| address);
+        // `[redacted-url]` is no host.
+        return if address.contains(':') { address } else { "" };
+    }
+    match host.split_once(':') {
+        // More colons than one: an IPv6 address without brackets has no port.
+        Some((name, port)) if !port.contains(':') => name,
+        _ => host,
+    }
+}
+
+/// A reason up to where it begins to speak of the request. The names of patterns are
+/// pipelock's own and stay.
+fn fixed_part(reason: &str) -> &str {
+    const LONGEST: usize = 96;
+    let names_patterns = ["DLP match: ", "contains secret: "]
+        .iter()
+        .find_map(|words| Some(reason.find(words)? + words.len()));
+    let from = names_patterns.unwrap_or(0);
+    let rest = reason.get(from..).unwrap_or_default();
+    let part_of_a_name = |c: char| {
+        c == ' '
+            || c == '-'
+            || c == '_'
+            || c.is_ascii_alphabetic()
+            || (names_patterns.is_some() && (c == ',' || c.is_ascii_digit()))
+    };
+    let mut end = rest.find(|c| !part_of_a_name(c)).unwrap_or(rest.len());
+    if names_patterns.is_none() {
+        for word in [" for ", " from ", " of "] {
+            end = end.min(rest.find(word).unwrap_or(end));
+        }
+    }
+    let end = (from + end).min(LONGEST);
+    reason.get(..end).unwrap_or_default().trim_end()
 }
 
 const KEY: &[u8] = b"\"event\":\"";
 
-/// The event in a line of output; `None` for everything else, which is most lines.
+/// What a line of output says; `None` for everything else, which is most lines.
 #[must_use]
-pub fn parse(line: &[u8]) -> Option<Event> {
+pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
     // Most of a busy daemon's lines end here, before anything is parsed. One search,
     // because this is what the relay's speed depends on.
-    const NAMES: [&[u8]; 4] = [b"startup\"", b"config_reload\"", b"blocked\"", b"error\""];
+    const NAMES: [&[u8]; 8] = [
+        b"startup\"",
+        b"config_reload\"",
+        b"blocked\"",
+        b"error\"",
+        b"body_dlp\"",
+        b"header_dlp\"",
+        b"sni_mismatch\"",
+        b"kill_switch_deny\"",
+    ];
     let interesting = |at: usize| {
         let name = line.get(at + KEY.len()..).unwrap_or_default();
         NAMES.iter().any(|wanted| name.starts_with(wanted))
@@ -60,25 +193,33 @@ pub fn parse(line: &[u8]) -> Option<Event> {
         return None;
     }
     let line: Line = serde_json::from_slice(line).ok()?;
-    let owned = |text: Option<Cow<str>>| text.map(Cow::into_owned).unwrap_or_default();
-    match line.event.as_ref() {
-        "startup" => Some(Event::Startup {
+    let owned = |text: Option<Text>| text.map(|text| text.0.into_owned()).unwrap_or_default();
+    let event = match line.event.as_ref() {
+        "startup" => Event::Startup {
             config_hash: owned(line.config_hash),
-        }),
-        "config_reload" => Some(Event::Reloaded {
+        },
+        "config_reload" => Event::Reloaded {
             config_hash: owned(line.config_hash),
-        }),
+        },
         // A failed reload of the CA has the same method, but a success follows it.
-        "error" if line.method.as_deref() == Some("CONFIG_RELOAD") => line
+        "error" if text(line.method.as_ref()) == "CONFIG_RELOAD" => line
             .error
-            .filter(|error| error.starts_with("rejected"))
-            .map(|error| Event::ReloadRefused(error.into_owned())),
-        "blocked" => Some(Event::Blocked {
-            scanner: owned(line.scanner),
-            reason: owned(line.reason),
-        }),
-        _ => None,
-    }
+            .filter(|error| error.0.starts_with("rejected"))
+            .map(|error| Event::ReloadRefused(error.0.into_owned()))?,
+        // An agent that asks for the canary learns nothing, and it is asked for at
+        // every proof.
+        "blocked" | "sni_mismatch" | "kill_switch_deny" => {
+            let refusal = Refusal(line);
+            let canary = refusal.host() == Some(super::CANARY_HOST);
+            return (!canary).then_some(Heard::Refusal(refusal));
+        }
+        // These two are findings; only with this action is the request refused.
+        "body_dlp" | "header_dlp" if text(line.action.as_ref()) == "block" => {
+            return Some(Heard::Refusal(Refusal(line)));
+        }
+        _ => return None,
+    };
+    Some(Heard::Event(event))
 }
 
 /// A line of output fit to be kept and shown to others: of an event, only what says
@@ -90,11 +231,11 @@ pub fn without_secrets(line: &str) -> String {
     let kept = if line.starts_with('{') {
         match serde_json::from_str::<Line>(line) {
             Ok(event) => {
-                let reloads = event.method.as_deref() == Some("CONFIG_RELOAD");
+                let reloads = text(event.method.as_ref()) == "CONFIG_RELOAD";
                 let why = event.reason.or(event.error.filter(|_| reloads));
-                [Some(event.event), event.scanner, why]
-                    .into_iter()
-                    .flatten()
+                let more = [event.scanner, why].into_iter().flatten();
+                std::iter::once(event.event)
+                    .chain(more.map(|text| text.0))
                     .collect::<Vec<_>>()
                     .join(": ")
             }
@@ -110,37 +251,153 @@ pub fn without_secrets(line: &str) -> String {
 mod tests {
     use super::*;
 
+    fn event(line: &[u8]) -> Option<Event> {
+        match parse(line)? {
+            Heard::Event(event) => Some(event),
+            Heard::Refusal(refusal) => panic!("{refusal:?}"),
+        }
+    }
+
+    /// Host, scanner and reason.
+    fn refusal(line: &str) -> Option<(String, String, String)> {
+        match parse(line.as_bytes())? {
+            Heard::Event(event) => panic!("{event:?}"),
+            Heard::Refusal(refusal) => Some((
+                refusal.host().unwrap_or("-").to_owned(),
+                refusal.scanner().to_owned(),
+                refusal.reason().to_owned(),
+            )),
+        }
+    }
+
     #[test]
     fn reads_the_lines_pipelock_prints() {
         let startup = br#"{"level":"info","component":"pipelock","event":"startup","listen":"127.0.0.1:8888","mode":"strict","version":"2.3.0","config_hash":"4f89","time":"2026-11-23T20:02:19Z","message":"pipelock started"}"#;
         assert_eq!(
-            parse(startup),
+            event(startup),
             Some(Event::Startup {
                 config_hash: "4f89".into()
             })
         );
         let reload = br#"{"level":"info","component":"pipelock","event":"config_reload","status":"success","detail":"mode=strict","config_hash":"d549","time":"2026-11-23T20:02:19Z","message":"configuration reloaded"}"#;
         assert_eq!(
-            parse(reload),
+            event(reload),
             Some(Event::Reloaded {
                 config_hash: "d549".into()
             })
         );
         let refused = br#"{"level":"error","component":"pipelock","event":"error","method":"CONFIG_RELOAD","resource":"p.yaml","error":"rejected: security downgrade from strict mode","time":"2026-11-23T20:17:58Z","message":"request error"}"#;
         assert_eq!(
-            parse(refused),
+            event(refused),
             Some(Event::ReloadRefused(
                 "rejected: security downgrade from strict mode".into()
             ))
         );
-        let blocked = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"GET","url":"http://no.example/","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: no.example","agent":"anonymous","message":"request blocked"}"#;
-        assert_eq!(
-            parse(blocked),
-            Some(Event::Blocked {
-                scanner: "allowlist".into(),
-                reason: "domain not in allowlist: no.example".into()
-            })
-        );
+    }
+
+    #[test]
+    fn tells_what_was_refused_and_nothing_of_what_was_in_it() {
+        for (line, host, scanner, reason) in [
+            (
+                r#"{"event":"blocked","method":"CONNECT","target":"no.example:443","scanner":"allowlist","reason":"domain not in allowlist: no.example"}"#,
+                "no.example",
+                "allowlist",
+                "domain not in allowlist",
+            ),
+            (
+                r#"{"event":"blocked","method":"GET","url":"http://u:AKIAIOSFODNN7EXAMPLE@Api.example.:80/p?k=AKIAIOSFODNN7EXAMPLE","scanner":"core_dlp","reason":"core DLP match: AWS Access ID (critical)"}"#,
+                "Api.example",
+                "core_dlp",
+                "core DLP match: AWS Access ID",
+            ),
+            (
+                r#"{"event":"blocked","url":"http://[2001:db8::1]:80/","scanner":"core_ssrf","reason":"core SSRF: 2001:db8::1 is a private/internal IP address"}"#,
+                "2001:db8::1",
+                "core_ssrf",
+                "core SSRF",
+            ),
+            (
+                r#"{"event":"blocked","target":"a.example:443","scanner":"ssrf","reason":"SSRF blocked: a.example resolves to internal IP 10.0.0.1"}"#,
+                "a.example",
+                "ssrf",
+                "SSRF blocked",
+            ),
+            (
+                r#"{"event":"blocked","target":"a.example:443","scanner":"ratelimit","reason":"rate limit exceeded for a.example"}"#,
+                "a.example",
+                "ratelimit",
+                "rate limit exceeded",
+            ),
+            (
+                r#"{"event":"blocked","url":"https://a.example/","scanner":"entropy","reason":"high entropy query key \"hunter2\" (4.50 > 4.00 threshold)"}"#,
+                "a.example",
+                "entropy",
+                "high entropy query key",
+            ),
+            (
+                r#"{"event":"blocked","target":"[redacted-url]","scanner":"dlp","reason":"DLP match: BIP-39 Seed Phrase (critical)"}"#,
+                "-",
+                "dlp",
+                "DLP match: BIP-39 Seed Phrase",
+            ),
+            (
+                r#"{"event":"blocked","url":"https://a.example/x","scanner":"body_dlp","reason":"request body contains secret: AWS Access ID, GitHub Token"}"#,
+                "a.example",
+                "body_dlp",
+                "request body contains secret: AWS Access ID, GitHub Token",
+            ),
+            (
+                r#"{"event":"blocked","target":"a.example:443","scanner":"tls_handshake_error","reason":"remote error: tls: unknown certificate authority"}"#,
+                "a.example",
+                "tls_handshake_error",
+                "the client does not trust the CA",
+            ),
+            (
+                r#"{"event":"body_dlp","method":"POST","url":"http://a.example/","action":"block","patterns":["AWS Access ID"]}"#,
+                "a.example",
+                "body_dlp",
+                "request body contains secret",
+            ),
+            (
+                r#"{"event":"header_dlp","method":"CONNECT","target":"a.example:443","header":"X","action":"block"}"#,
+                "a.example",
+                "header_dlp",
+                "request header contains secret",
+            ),
+            (
+                r#"{"event":"sni_mismatch","connect_host":"a.example","sni_host":"b.example","category":"mismatch"}"#,
+                "a.example",
+                "sni_mismatch",
+                "the TLS handshake names another host",
+            ),
+            (
+                r#"{"event":"kill_switch_deny","transport":"http","endpoint":"/","source":"signal"}"#,
+                "-",
+                "kill_switch",
+                "pipelock's kill switch is on",
+            ),
+            (
+                r#"{"event":"blocked","url":"http://a b/","scanner":"allowlist","reason":"x"}"#,
+                "-",
+                "allowlist",
+                "x",
+            ),
+        ] {
+            let wanted = (host.to_owned(), scanner.to_owned(), reason.to_owned());
+            assert_eq!(refusal(line), Some(wanted), "{line}");
+        }
+    }
+
+    #[test]
+    fn takes_nothing_else_for_a_refusal() {
+        for line in [
+            r#"{"event":"anomaly","method":"CONNECT","target":"a.example:443","scanner":"tls_intercept","reason":"intercepting"}"#,
+            r#"{"event":"error","method":"CONNECT","target":"a.example:443","error":"close: EOF"}"#,
+            r#"{"event":"body_dlp","url":"http://a.example/","action":"warn"}"#,
+            r#"{"event":"blocked","method":"CONNECT","target":"canary.invalid:443","scanner":"allowlist","reason":"domain not in allowlist: canary.invalid"}"#,
+        ] {
+            assert!(parse(line.as_bytes()).is_none(), "{line}");
+        }
     }
 
     #[test]
@@ -161,9 +418,9 @@ mod tests {
     fn is_not_fooled_by_an_event_inside_a_value() {
         let line =
             br#"{"event":"anomaly","url":"http://x/\"event\":\"startup\"","config_hash":"00"}"#;
-        assert_eq!(parse(line), None);
+        assert!(parse(line).is_none());
         let line = br#"{"event":"anomaly","x":{"event":"startup"},"config_hash":"00"}"#;
-        assert_eq!(parse(line), None);
+        assert!(parse(line).is_none());
     }
 
     #[test]
@@ -175,7 +432,7 @@ mod tests {
             b"\xff\xfe",
             b"{\"event\":\"startup\",\"config_hash\":7}",
         ] {
-            assert_eq!(parse(junk), None);
+            assert!(parse(junk).is_none());
         }
     }
 }

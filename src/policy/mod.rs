@@ -37,8 +37,6 @@ pub struct Policy {
     /// What pipelock may reach: the routed hosts and, where asked for,
     /// `supervise`. In byte order, each once.
     pub allowlist: Vec<String>,
-    /// The hosts the bottle's routes name. In byte order, each once.
-    pub routes: Vec<String>,
     /// Whether pipelock looks for seed phrases.
     pub seed_phrase_detection: bool,
     /// Hosts whose TLS pipelock does not open. In byte order.
@@ -173,8 +171,8 @@ impl Judge {
         let supervise = self
             .judge(Section::Bottle, "supervise", supervise.as_ref(), judge_bool)
             .unwrap_or(false);
-        let routes = self.routes(routes);
-        let mut allowlist = routes.clone();
+        let mut allowlist = self.routes(routes);
+        let seed_phrase_detection = !allowlist.iter().any(|host| host == MODEL_HOST);
         if supervise
             && let Err(place) = allowlist.binary_search_by(|h| h.as_str().cmp(SUPERVISE_HOST))
         {
@@ -187,9 +185,8 @@ impl Judge {
         let supervisor = self.supervisor(&supervisor);
         Some(Policy {
             slug: slug?,
-            seed_phrase_detection: !routes.iter().any(|host| host == MODEL_HOST),
+            seed_phrase_detection,
             allowlist,
-            routes,
             passthrough: vec![MODEL_HOST.to_owned()],
             internal_cidr,
             tuning,

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -13,7 +13,7 @@ use crate::ca::{self, Facts};
 use crate::cli::Paths;
 use crate::exit::ExitCode;
 use crate::install::{Access, FileError, install, read_bounded};
-use crate::status::{Ca, EXPORTED_CA};
+use crate::status::Ca;
 
 /// Where a pair outlives a boot, if something writable is mounted there.
 pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
@@ -158,10 +158,4 @@ fn describe(facts: &Facts, source: &str) -> Ca {
         not_after: ca::rfc3339(facts.not_after),
         source: source.to_owned(),
     }
-}
-
-/// Copies the certificate, never the key, to where the host reads it.
-pub fn export_certificate(cert: &Path, export: &Path) -> Result<(), FileError> {
-    let target: PathBuf = export.join(EXPORTED_CA);
-    read_bounded(cert, LONGEST_PEM).and_then(|bytes| install(&target, &bytes, Access::PUBLIC))
 }

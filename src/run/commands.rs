@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use super::{StartError, authority};
 use crate::ca;
 use crate::cli::{Paths, StatusOptions};
+use crate::denials::{self, Report};
 use crate::exit::ExitCode;
-use crate::install::{read_bounded, read_up_to};
+use crate::install::{Access, publish, read_bounded, read_up_to};
 use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
 use crate::pipelock::render;
 use crate::policy::{self, Judgement};
 use crate::status::{self, Status};
+use crate::timeline;
 
 /// Judges a manifest and says so on standard output.
 pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
@@ -146,9 +148,23 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
         let json = serde_json::to_string_pretty(&status).unwrap_or_default();
         return print(&format!("{json}\n"));
     }
+    if let Some(file) = &options.svg {
+        let picture = timeline::svg(&status);
+        if file == Path::new("-") {
+            return print(&picture);
+        }
+        return publish(file, picture.as_bytes(), Access::PUBLIC)
+            .map_err(|error| StartError::new(ExitCode::CannotWrite, error));
+    }
     print(&describe(&status))?;
+    // Another start's are none of this one's.
+    if let Some(denials) = denials::read(&options.run_dir)
+        && denials.boot_id == status.boot_id
+    {
+        print(&describe_denials(&denials))?;
+    }
     if options.timeline {
-        print(&timeline(&status))?;
+        print(&timeline::waterfall(&status))?;
     }
     Ok(())
 }
@@ -227,29 +243,30 @@ fn describe(status: &Status) -> String {
     text
 }
 
-/// A waterfall of the stages, scaled to the width of a terminal.
-fn timeline(status: &Status) -> String {
-    const WIDTH: u64 = 40;
-    let end = status
-        .stages
-        .iter()
-        .map(|stage| stage.at_us + stage.took_us.unwrap_or(0))
-        .max()
-        .unwrap_or(0)
-        .max(1);
+/// What was refused most, why, and what to write if it was wanted.
+fn describe_denials(denials: &Report) -> String {
+    const SHOWN: usize = 5;
     let mut text = String::new();
-    for stage in &status.stages {
-        let took = stage.took_us.unwrap_or(0);
-        let before = usize::try_from(stage.at_us * WIDTH / end).unwrap_or(0);
-        let length = usize::try_from((took * WIDTH).div_ceil(end))
-            .unwrap_or(0)
-            .max(1);
+    for denial in denials.denials.iter().take(SHOWN) {
+        let (what, advice) = denials::explain(denial);
+        text.push_str(&format!("  {:<12} {what}\n", "refused"));
+        if !advice.is_empty() {
+            text.push_str(&format!("  {:<12} {advice}\n", ""));
+        }
+    }
+    let shown: u64 = denials
+        .denials
+        .iter()
+        .take(SHOWN)
+        .map(|denial| denial.count)
+        .sum();
+    let more = denials.total.saturating_sub(shown);
+    if more > 0 {
         text.push_str(&format!(
-            "  {:<9} {:>9} µs  {}{}\n",
-            stage.stage.as_str(),
-            took,
-            " ".repeat(before),
-            "▇".repeat(length)
+            "  {:<12} {more} more of {}: see {}\n",
+            "",
+            denials.total,
+            denials::FILE
         ));
     }
     text

@@ -3,6 +3,7 @@
 
 mod authority;
 mod commands;
+mod custody;
 mod trust;
 
 use std::fmt;
@@ -14,16 +15,19 @@ use nix::libc;
 use crate::boot::clock::{self, Plausibility};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::{self, Mode};
-use crate::boot::{mounts, network};
+use crate::boot::{mounts, network, protect};
 use crate::cli::Paths;
 use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
+use crate::export;
 use crate::install::{Access, FileError, ensure_directory, install, read_bounded};
 use crate::pipelock::render;
-use crate::policy::{self, Policy};
+use crate::policy;
 use crate::shutdown;
 use crate::status::{self, Reporter, Stage};
+use crate::supervise::cgroup::{self, Group};
 use crate::supervise::machine::{Failure, Outcome};
+use crate::supervise::memory;
 use crate::supervise::sandbox::{Privileges, Sandbox};
 use crate::supervise::signals::Signals;
 use crate::supervise::{Desired, Setup, reaper, supervise};
@@ -82,6 +86,12 @@ pub fn run(paths: &Paths) -> ! {
     let mut reporter = Reporter::new(started, boot_id());
     reporter.set_mode(mode);
     record_panics(mode);
+    if let Err(errno) = protect::close_memory() {
+        reporter.warn(format!(
+            "cannot close this process's memory to others: {}",
+            errno.desc()
+        ));
+    }
     log::info!("version {}, {}", env!("CARGO_PKG_VERSION"), mode.as_str());
     for problem in &arguments.problems {
         reporter.warn(problem.clone());
@@ -153,22 +163,15 @@ fn start(
             .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
     }
     reporter.enter(Stage::Ca);
-    let sandbox = Sandbox::plan(Privileges::of_this_process());
-    for missing in &sandbox.missing {
-        reporter.warn(missing.clone());
-    }
-    reporter
-        .status
-        .daemon
-        .sandbox_missing
-        .clone_from(&sandbox.missing);
-    let ca = authority::prepare(paths, sandbox.file_owner())?;
+    let sandbox = plan_sandbox(mode, paths, reporter);
+    let ca = custody::prepare(paths, sandbox.file_owner())?;
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-    // Only beside a status of this boot: together they are true, or both are old.
-    if let Some(export) = export_directory(paths).filter(|export| reporter.tells_in(export))
-        && let Err(error) = authority::export_certificate(&paths.cert, &export)
+    // Only beside a status of this boot: together they are true, or all are old.
+    if export_directory(paths).is_some_and(|export| reporter.tells_in(&export))
+        && let Err(text) =
+            export_for_clients(paths, arguments, &desired, |warning| reporter.warn(warning))
     {
-        reporter.warn(format!("the export is not up to date: {error}"));
+        reporter.warn(format!("the export is not up to date: {text}"));
     }
     reporter.status.ca = Some(ca);
     reporter.enter(Stage::Config);
@@ -182,14 +185,64 @@ fn start(
         return Ok(Ending::Stopped);
     }
     reporter.enter(Stage::Spawn);
+    let require_sandbox =
+        paths.require_sandbox || (mode == Mode::Machine && !arguments.tolerate_holes);
+    if require_sandbox {
+        insist_on(&sandbox)?;
+    }
+    let sandbox = (sandbox, require_sandbox);
     supervise_until_the_end(mode, arguments, paths, sandbox, desired, signals, reporter)
+}
+
+/// Decides what the daemon may be; what cannot be had is a warning and in the status.
+fn plan_sandbox(mode: Mode, paths: &Paths, reporter: &mut Reporter) -> Sandbox {
+    let mut sandbox = Sandbox::plan(Privileges::of_this_process());
+    sandbox.allow_for(&paths.daemon);
+    if mode == Mode::Machine {
+        if let Err(problem) = protect::survive_memory_shortage(mode) {
+            reporter.warn(problem);
+        }
+        let memory = memory::machine_total().unwrap_or(u64::MAX);
+        match Group::create(Path::new(cgroup::ROOT), memory) {
+            Ok(group) => sandbox.group = Some(group),
+            Err(error) => sandbox.missing.push(error.to_string()),
+        }
+    }
+    for missing in &sandbox.missing {
+        reporter.warn(missing.clone());
+    }
+    let daemon = &mut reporter.status.daemon;
+    daemon.sandbox_missing.clone_from(&sandbox.missing);
+    daemon.landlock = sandbox.landlock;
+    daemon.seccomp = sandbox.seccomp;
+    daemon.cgroup = sandbox.group.is_some();
+    sandbox
+}
+
+/// `--require-sandbox`: no daemon at all rather than one with a hole around it.
+fn insist_on(sandbox: &Sandbox) -> Result<(), StartError> {
+    let mut holes = sandbox.missing.clone();
+    if !Path::new("/proc/self/status").exists() {
+        holes.push("it could not be read back: there is no /proc".to_owned());
+    }
+    if holes.is_empty() {
+        return Ok(());
+    }
+    Err(StartError::new(
+        ExitCode::OperatingSystem,
+        format!(
+            "cannot start the daemon without its whole sandbox: {}\nhint: without --require-sandbox, or in a \
+             machine with sidecar.require-sandbox=no on its kernel command line, it starts all the same",
+            holes.join("; ")
+        ),
+    ))
 }
 
 fn supervise_until_the_end(
     mode: Mode,
     arguments: &Arguments,
     paths: &Paths,
-    sandbox: Sandbox,
+    (sandbox, require_sandbox): (Sandbox, bool),
     desired: Desired,
     signals: &mut Signals,
     reporter: &mut Reporter,
@@ -203,10 +256,12 @@ fn supervise_until_the_end(
         })?;
     }
     let read = || read_desired(paths).map_err(|error| error.text);
-    let apply = |policy: &Policy| match mode {
-        Mode::Machine => network::write_names(&policy.network, arguments.ip.as_ref())
-            .map_err(|error| error.to_string()),
-        Mode::Container | Mode::Child => Ok(()),
+    let apply = |desired: &Desired| {
+        if mode == Mode::Machine {
+            network::write_names(&desired.policy.network, arguments.ip.as_ref())
+                .map_err(|error| error.to_string())?;
+        }
+        export_for_clients(paths, arguments, desired, |warning| log::warn!("{warning}"))
     };
     let setup = Setup {
         daemon: &paths.daemon,
@@ -216,6 +271,8 @@ fn supervise_until_the_end(
         read: &read,
         apply: &apply,
         sandbox,
+        require_sandbox,
+        readable: vec![paths.cert.clone(), paths.key.clone()],
     };
     Ok(match supervise(&setup, desired, signals, reporter) {
         Outcome::Stopped => Ending::Stopped,
@@ -275,7 +332,7 @@ fn mount_all(
     }
     // The firewall serves its agent, whether the host can be told or not.
     if let Some(export) = export_directory(paths)
-        && let Err(error) = status::clear_export(&export).and_then(|()| reporter.tell_in(&export))
+        && let Err(error) = export::clear(&export).and_then(|()| reporter.tell_in(&export))
     {
         reporter.warn(format!("the export is not up to date: {error}"));
     }
@@ -292,6 +349,31 @@ fn config_path(paths: &Paths) -> PathBuf {
 fn export_directory(paths: &Paths) -> Option<PathBuf> {
     let export = paths.run_dir.join(EXPORT);
     export.is_dir().then_some(export)
+}
+
+/// What clients need, where the host reads, if it wants to.
+fn export_for_clients(
+    paths: &Paths,
+    arguments: &Arguments,
+    desired: &Desired,
+    mut warn: impl FnMut(String),
+) -> Result<(), String> {
+    let Some(export) = export_directory(paths) else {
+        return Ok(());
+    };
+    let ca = authority::read(&paths.cert).map_err(|error| error.text)?;
+    let (trust, address) = (desired.trust.as_deref(), arguments.ip.as_ref());
+    export::write(
+        &export,
+        &ca.unwrap_or_default(),
+        trust,
+        &desired.policy,
+        address.map(|ip| ip.address.0),
+    )
+    .map_err(|error| error.to_string())?
+    .into_iter()
+    .for_each(&mut warn);
+    Ok(())
 }
 
 fn cannot_write(error: FileError) -> StartError {

@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::export::PUBLIC_ROOTS;
 use crate::install::read_bounded;
 
-/// The public roots, where Debian and the image keep them.
-const PUBLIC_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A root certificate is 2 KB; a file with every public root 250 KB.
 const LONGEST_FILE: usize = 4 * 1024 * 1024;
 /// More files than this are a mistake.
@@ -27,7 +26,8 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
     if run_dir == Path::new("/run/sidecar") {
         PathBuf::from("/run/ca.pem")
     } else {
-        run_dir.join("ca.pem")
+        // Not ca.pem: that is what people call the certificate they keep there.
+        run_dir.join("upstream-roots.pem")
     }
 }
 

@@ -8,9 +8,7 @@ use std::fs;
 /// Three quarters: the rest is for the kernel, the init, and what Go does not count.
 #[must_use]
 pub fn go_memory_limit() -> Option<String> {
-    let machine = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| total(&text));
+    let machine = machine_total();
     let group = fs::read_to_string("/sys/fs/cgroup/memory.max")
         .ok()
         .and_then(|text| text.trim().parse::<u64>().ok());
@@ -19,6 +17,14 @@ pub fn go_memory_limit() -> Option<String> {
         (one, other) => one.or(other)?,
     };
     Some(render(bytes))
+}
+
+/// The machine's memory in bytes, without what the kernel took for itself.
+#[must_use]
+pub fn machine_total() -> Option<u64> {
+    fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total(&text))
 }
 
 fn total(meminfo: &str) -> Option<u64> {

@@ -6,13 +6,16 @@
 //! decides.
 
 pub mod backoff;
+pub mod cgroup;
 pub mod connections;
+pub mod landlock;
 pub mod machine;
 pub mod memory;
 pub mod prober;
 pub mod reaper;
 pub mod relay;
 pub mod sandbox;
+pub mod seccomp;
 pub mod signals;
 pub mod spawn;
 pub mod watch;
@@ -32,10 +35,11 @@ use crate::boot::clock;
 use crate::console::{Stream, console};
 use crate::install::{Access, install, is_installed};
 use crate::pipelock::TESTED_VERSION;
-use crate::pipelock::events::{self, Event as Line};
+use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
 use crate::status::{LastExit, Reporter, Revocation, Stage};
+use landlock::Grants;
 use machine::{Action, Answer, Change, Event, Machine, Outcome, Phase, Timing};
 use prober::{Finding, Prober, Question};
 use relay::{LastLines, Relay};
@@ -75,10 +79,32 @@ pub struct Setup<'a> {
     pub watched: Vec<PathBuf>,
     /// Reads them.
     pub read: &'a ReadDesired<'a>,
-    /// Applies what of a changed manifest is not the daemon's: host names.
-    pub apply: &'a dyn Fn(&Policy) -> Result<(), String>,
+    /// Applies what of a changed manifest is not the daemon's: host names, and what its
+    /// clients are told.
+    pub apply: &'a dyn Fn(&Desired) -> Result<(), String>,
     /// What the daemon may be.
     pub sandbox: Sandbox,
+    /// A sandbox that is not known to be complete is a failed start.
+    pub require_sandbox: bool,
+    /// What the daemon reads besides its configuration: the CA pair.
+    pub readable: Vec<PathBuf>,
+}
+
+impl Setup<'_> {
+    /// What the daemon is granted while it listens on `port`.
+    #[must_use]
+    pub fn grants(&self, port: u16) -> Grants {
+        // The directory, because the configuration is replaced by renaming, and
+        // because the daemon watches it.
+        let directory = self.config.parent().unwrap_or(Path::new("/"));
+        let mut read = vec![directory.to_owned(), self.trust_bundle.to_owned()];
+        read.extend_from_slice(&self.readable);
+        Grants {
+            program: self.daemon.to_owned(),
+            read,
+            listen: port,
+        }
+    }
 }
 
 /// Starts the daemon and keeps it until the end.
@@ -106,6 +132,7 @@ pub fn supervise(
         spawned: 0,
         changed: true,
     };
+    supervisor.reporter.denials.begin();
     supervisor.reporter.status.config.generation = 1;
     supervisor.reporter.status.config.desired_sha256 =
         Some(supervisor.desired.config_sha256.clone());
@@ -124,6 +151,8 @@ struct Running {
     listen: SocketAddr,
     /// The hash of the configuration that was in place when it started.
     config_sha256: String,
+    /// What its control group had counted by then.
+    oom_kills: u64,
     /// What it was given: the wanted one at its start or at the last reload.
     generation: u64,
     /// Its configuration with nothing allowed. Not the wanted configuration's: a
@@ -175,6 +204,7 @@ impl Supervisor<'_> {
             if self.watch.look(now) {
                 self.read_manifest();
             }
+            self.reporter.tick(now);
             if self
                 .machine
                 .deadline()
@@ -222,6 +252,7 @@ impl Supervisor<'_> {
             self.machine.deadline(),
             self.prober.deadline(),
             console.deadline(Instant::now()),
+            self.reporter.deadline(Instant::now()),
         ]
         .into_iter()
         .flatten()
@@ -246,10 +277,12 @@ impl Supervisor<'_> {
             Request::Reap => self.reap_again = true,
             Request::Stop => {
                 log::info!("{name}: stopping");
+                self.reporter.stopping();
                 self.events.push_back(Event::StopAsked);
             }
             Request::Reload => {
                 log::info!("{name}: reading the manifest again");
+                self.reporter.reloading();
                 self.read_manifest();
             }
             Request::Halt => {
@@ -300,8 +333,18 @@ impl Supervisor<'_> {
         signal_group(child.pid, Signal::SIGKILL);
         // Those that left its group, once this batch is done.
         self.sweeping = true;
+        let out_of_memory = self.setup.sandbox.group.as_ref().and_then(|group| {
+            // Those that left it for a session of their own, too.
+            group.kill_everybody();
+            (group.oom_kills() > child.oom_kills).then(|| group.describe_limit())
+        });
         for relay in [&mut child.output, &mut child.error] {
-            relay.finish(&mut self.last_lines, &mut |_| {});
+            relay.finish(&mut self.last_lines, &mut |line| {
+                if let Some(Heard::Refusal(refusal)) = events::parse(line) {
+                    let allowlist = &self.desired.policy.allowlist;
+                    self.reporter.denials.count(&refusal, allowlist);
+                }
+            });
         }
         if let Some(mut report) = child.exec_report.take()
             && let Some(Err(error)) = report.outcome()
@@ -326,12 +369,16 @@ impl Supervisor<'_> {
                 .push_back(Event::SpawnFailed(error.errno, error.to_string()));
             return;
         }
+        let text = match out_of_memory {
+            Some(limit) => format!("{reason}: out of memory, {limit}"),
+            None => reason.to_string(),
+        };
+        log::info!("pipelock (pid {}) {text}", child.pid);
         status.last_exit = Some(LastExit {
             code: reason.shell_code(),
-            text: reason.to_string(),
+            text,
             at: crate::ca::rfc3339(clock::now()),
         });
-        log::info!("pipelock (pid {}) {reason}", child.pid);
         self.events.push_back(Event::Exited(reason));
     }
 
@@ -342,9 +389,17 @@ impl Supervisor<'_> {
         };
         let mut lines = Vec::new();
         child.error.carry(&mut self.last_lines, &mut |_| {});
-        child.output.carry(&mut self.last_lines, &mut |line| {
-            lines.extend(events::parse(line));
-        });
+        child.output.carry(
+            &mut self.last_lines,
+            &mut |line| match events::parse(line) {
+                Some(Heard::Event(event)) => lines.push(event),
+                Some(Heard::Refusal(refusal)) => {
+                    let allowlist = &self.desired.policy.allowlist;
+                    self.reporter.denials.count(&refusal, allowlist);
+                }
+                None => {}
+            },
+        );
         if let Some(report) = &mut child.exec_report {
             match report.outcome() {
                 None => {}
@@ -366,7 +421,7 @@ impl Supervisor<'_> {
 
     fn check_sandbox(&mut self, pid: i32) {
         match fs::read_to_string(format!("/proc/{pid}/status")) {
-            Ok(text) => match self.setup.sandbox.compare(&text) {
+            Ok(text) => match self.setup.sandbox.read_back(pid, &text) {
                 Ok(()) => {
                     self.reporter.status.daemon.sandbox_verified = true;
                     self.events.push_back(Event::Confined);
@@ -375,6 +430,11 @@ impl Supervisor<'_> {
             },
             // It ended already; its exit is about to be reaped and says more.
             Err(_) if Path::new("/proc/self/status").exists() => {}
+            Err(error) if self.setup.require_sandbox => {
+                self.events.push_back(Event::Unfit(format!(
+                    "the daemon's sandbox cannot be read back: /proc: {error}"
+                )));
+            }
             Err(error) => {
                 self.reporter.warn(format!(
                     "the daemon's sandbox was applied but could not be read back: /proc: {error}"
@@ -411,7 +471,6 @@ impl Supervisor<'_> {
                 log::warn!("pipelock refused the reload ({why}); restarting it instead");
                 self.events.push_back(Event::ReloadRefused);
             }
-            Line::Blocked { .. } => {}
         }
     }
 
@@ -463,7 +522,7 @@ impl Supervisor<'_> {
         for warning in warnings {
             self.reporter.warn(warning);
         }
-        if let Err(error) = (self.setup.apply)(&new.policy) {
+        if let Err(error) = (self.setup.apply)(&new) {
             self.reporter.warn(error);
         }
         let mut plan = reload::plan(&self.desired.policy, &new.policy);
@@ -631,7 +690,12 @@ impl Supervisor<'_> {
                     self.setup.daemon.display()
                 ))
             })?;
-        let child = spawn::spawn(&command, &self.setup.sandbox)
+        let sandbox = &self.setup.sandbox;
+        let prepared = sandbox
+            .prepare(&self.setup.grants(self.desired.policy.listen.port()))
+            .map_err(io_error)?;
+        let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
+        let child = spawn::spawn(&command, sandbox, &prepared)
             .map_err(|error| (error.errno, error.to_string()))?;
         let status = &mut self.reporter.status;
         if status.daemon.pid.is_some() || self.child.is_some() {
@@ -654,6 +718,7 @@ impl Supervisor<'_> {
             generation: self.reporter.status.config.generation,
             deny_all: self.desired.deny_all.clone(),
             deny_all_sha256: self.desired.deny_all_sha256.clone(),
+            oom_kills,
         });
         if !self.proved_once && self.reporter.status.stage == Stage::Spawn {
             self.reporter.enter(Stage::Ready);

@@ -108,6 +108,24 @@ pub fn children() -> Vec<i32> {
         .collect()
 }
 
+/// Waits for one child that is known to end, and reaps it. For a child of the init's
+/// own, between stages; anybody else's exit is left to [`reap_exited_children`].
+#[must_use]
+#[allow(unsafe_code)]
+pub fn wait_for(pid: i32) -> Option<ExitReason> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status is ours and lives through the call.
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        if waited == pid {
+            return Some(ExitReason::from_wait_status(status));
+        }
+        if nix::errno::Errno::last() != nix::errno::Errno::EINTR {
+            return None;
+        }
+    }
+}
+
 /// Makes this process the parent of its descendants' orphans, as PID 1 is anyway.
 #[allow(unsafe_code)]
 pub fn adopt_orphans() -> Result<(), nix::errno::Errno> {

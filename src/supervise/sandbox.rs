@@ -3,14 +3,20 @@
 
 use std::fmt;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
 
+use super::cgroup::Group;
+use super::landlock::{self, Grants};
+use super::seccomp::{self, Filters};
+
 /// The daemon's user and group, "nobody" on every Linux.
 pub const DAEMON_ID: u32 = 65534;
 
-/// What the init itself is allowed to do to its child.
+/// What the init itself is allowed to do to its child, and the kernel able to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Privileges {
     /// May become the daemon's user: effective `CAP_SETUID` and `CAP_SETGID`, in a user
@@ -22,6 +28,12 @@ pub struct Privileges {
     pub own_uid: u32,
     /// The init's own group.
     pub own_gid: u32,
+    /// The version of the kernel's Landlock; 0 where there is none.
+    pub landlock: u32,
+    /// The kernel filters system calls.
+    pub seccomp: bool,
+    /// Filters the init itself is under, where the kernel counts them (Linux 5.9).
+    pub own_filters: Option<usize>,
 }
 
 const CAP_SETGID: u32 = 6;
@@ -41,10 +53,17 @@ impl Privileges {
             drop_bounding: has(CAP_SETPCAP),
             own_uid: nix::unistd::geteuid().as_raw(),
             own_gid: nix::unistd::getegid().as_raw(),
+            landlock: landlock::level(),
+            seccomp: seccomp::is_available(),
+            own_filters: std::fs::read_to_string("/proc/self/status")
+                .ok()
+                .and_then(|text| field(&text, FILTERS)?.parse().ok()),
         }
     }
 }
 
+/// How many filters a process is under, in `/proc/<pid>/status`.
+const FILTERS: &str = "Seccomp_filters";
 /// Whether this user namespace has a [`DAEMON_ID`], as user and as group, and lets
 /// groups be dropped (`user_namespaces(7)`). A rootless container may have one user only.
 fn daemon_id_exists() -> bool {
@@ -104,7 +123,7 @@ fn effective_capabilities() -> u64 {
 }
 
 /// What the daemon gets, and what it could not be given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Sandbox {
     /// Its user.
     pub uid: u32,
@@ -112,8 +131,24 @@ pub struct Sandbox {
     pub gid: u32,
     change_identity: bool,
     drop_bounding: bool,
-    /// Sentences for the status: what the init was not privileged enough to do.
+    /// The Landlock version whose rules it lives under; 0 for none.
+    pub landlock: u32,
+    /// Its system calls are filtered.
+    pub seccomp: bool,
+    own_filters: Option<usize>,
+    /// Its control group: machine mode's; elsewhere that is the runtime's job.
+    pub group: Option<Group>,
+    /// Sentences for the status: what the init was not privileged enough to do, and
+    /// the kernel not able to.
     pub missing: Vec<String>,
+}
+
+/// What was made before the fork, for the child to enter.
+#[derive(Debug)]
+pub struct Prepared {
+    rules: Option<OwnedFd>,
+    filters: Option<Filters>,
+    group: Option<OwnedFd>,
 }
 
 impl Sandbox {
@@ -139,6 +174,13 @@ impl Sandbox {
                     .to_owned(),
             );
         }
+        missing.extend(unrestricted(privileges.landlock));
+        if !privileges.seccomp {
+            missing.push(
+                "the daemon's system calls are not filtered: this kernel has no seccomp filters"
+                    .to_owned(),
+            );
+        }
         Self {
             uid: if privileges.set_identity {
                 DAEMON_ID
@@ -152,8 +194,46 @@ impl Sandbox {
             },
             change_identity: privileges.set_identity,
             drop_bounding: privileges.drop_bounding,
+            landlock: privileges.landlock,
+            seccomp: privileges.seccomp,
+            own_filters: privileges.own_filters,
+            group: None,
             missing,
         }
+    }
+
+    /// Notes what a program that is not static costs: it runs others.
+    pub fn allow_for(&mut self, program: &Path) {
+        if self.landlock >= landlock::FILES && !landlock::is_static(program) {
+            self.missing.push(format!(
+                "the daemon may read and execute everything in /usr and /lib: {} is not a static program",
+                program.display()
+            ));
+        }
+    }
+
+    /// Makes everything that has to exist before the fork. Of the error there is a
+    /// sentence.
+    pub fn prepare(&self, grants: &Grants) -> Result<Prepared, String> {
+        let rules = if self.landlock >= landlock::FILES {
+            landlock::rules(grants).map_err(|error| error.to_string())?
+        } else {
+            None
+        };
+        let filters = if self.seccomp {
+            Some(Filters::compile().map_err(|error| error.to_string())?)
+        } else {
+            None
+        };
+        let group = match &self.group {
+            Some(group) => Some(group.entrance().map_err(|error| error.to_string())?),
+            None => None,
+        };
+        Ok(Prepared {
+            rules,
+            filters,
+            group,
+        })
     }
 
     /// The owner for files the daemon alone may read; `None` where the init cannot
@@ -166,7 +246,7 @@ impl Sandbox {
     /// Applies it to the calling process. Only for the child between fork and exec:
     /// calls nothing that allocates or locks.
     #[allow(unsafe_code)]
-    pub(super) fn apply(&self) -> Result<(), (Step, Errno)> {
+    pub(super) fn apply(&self, prepared: &Prepared) -> Result<(), (Step, Errno)> {
         fn check(step: Step, result: i64) -> Result<(), (Step, Errno)> {
             if result == 0 {
                 Ok(())
@@ -184,6 +264,20 @@ impl Sandbox {
             // ESRCH and EPERM cannot be: a forked child leads no process group.
             libc::setsid();
             libc::umask(0o077);
+            if let Some(group) = &prepared.group {
+                // "0" is the writer itself (cgroup v2, cgroup.procs).
+                let zero = b"0".as_ptr().cast();
+                let wrote = libc::write(group.as_raw_fd(), zero, 1);
+                check(Step::ControlGroup, if wrote == 1 { 0 } else { -1 })?;
+                // PID 1's own -1000 is inherited. Raised while still privileged, so that
+                // the daemon cannot lower it again (proc_pid_oom_score_adj(5)).
+                let score = libc::open(
+                    c"/proc/self/oom_score_adj".as_ptr(),
+                    libc::O_WRONLY | libc::O_CLOEXEC,
+                );
+                let wrote = libc::write(score, zero, 1);
+                check(Step::OomScore, if wrote == 1 { 0 } else { -1 })?;
+            }
             check(
                 Step::CoreSize,
                 i64::from(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)),
@@ -239,7 +333,29 @@ impl Sandbox {
                 i64::from(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
             )?;
         }
+        if let Some(rules) = &prepared.rules {
+            landlock::enter(rules.as_raw_fd()).map_err(|errno| (Step::Landlock, errno))?;
+        }
+        // Last, for it denies some of what stands above.
+        if let Some(filters) = &prepared.filters {
+            filters
+                .install()
+                .map_err(|errno| (Step::SystemCalls, errno))?;
+        }
         Ok(())
+    }
+
+    /// [`Sandbox::compare`], and whether the kernel counts `pid` to its control group.
+    pub fn read_back(&self, pid: i32, proc_status: &str) -> Result<(), Mismatch> {
+        let compared = self.compare(proc_status);
+        match &self.group {
+            Some(group) if !group.holds(pid) => {
+                let mut holes = compared.err().map_or_else(Vec::new, |mismatch| mismatch.0);
+                holes.push("it is outside its control group".to_owned());
+                Err(Mismatch(holes))
+            }
+            _ => compared,
+        }
     }
 
     /// Compares `/proc/<pid>/status`, as text, with what was applied. All
@@ -271,12 +387,48 @@ impl Sandbox {
         }
         // SigBlk is left out: from the exec on the mask is the daemon's own, and Go and
         // the C library block everything while they make a thread or a process.
+        if self.seccomp {
+            expect("Seccomp", "2");
+            let count = field(proc_status, FILTERS).and_then(|count| count.parse::<usize>().ok());
+            // Where the init is under a filter itself, the mode alone proves nothing.
+            if let (Some(own), Some(count)) = (self.own_filters, count)
+                && count <= own
+            {
+                differences.push(format!("{FILTERS} is {count} instead of more than {own}"));
+            }
+        }
         if differences.is_empty() {
             Ok(())
         } else {
             Err(Mismatch(differences))
         }
     }
+}
+
+/// What this version of Landlock leaves open, in sentences.
+fn unrestricted(level: u32) -> Vec<String> {
+    let mut open = Vec::new();
+    if level < landlock::FILES {
+        open.push(
+            "the daemon's files and ports are not restricted: this kernel has no Landlock, or does not enable it"
+                .to_owned(),
+        );
+        return open;
+    }
+    if level < landlock::PORTS {
+        open.push(format!(
+            "the daemon may bind any port: this kernel's Landlock is version {level}, ports need {}",
+            landlock::PORTS
+        ));
+    }
+    if level < landlock::SCOPES {
+        open.push(format!(
+            "the daemon may signal every process of its own user: this kernel's Landlock is version {level}, \
+             which takes {}",
+            landlock::SCOPES
+        ));
+    }
+    open
 }
 
 /// The value of a field of `/proc/<pid>/status`, its blanks folded.
@@ -307,6 +459,10 @@ pub enum Step {
     Descriptors = 1,
     /// Signal mask and dispositions.
     Signals,
+    /// The control group.
+    ControlGroup,
+    /// /proc/self/oom_score_adj.
+    OomScore,
     /// `RLIMIT_CORE`.
     CoreSize,
     /// chdir to /.
@@ -323,14 +479,20 @@ pub enum Step {
     Capabilities,
     /// `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivileges,
+    /// landlock_restrict_self.
+    Landlock,
+    /// The seccomp filters.
+    SystemCalls,
     /// The exec itself.
     Exec,
 }
 
 impl Step {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 15] = [
         Self::Descriptors,
         Self::Signals,
+        Self::ControlGroup,
+        Self::OomScore,
         Self::CoreSize,
         Self::WorkingDirectory,
         Self::BoundingSet,
@@ -339,6 +501,8 @@ impl Step {
         Self::User,
         Self::Capabilities,
         Self::NoNewPrivileges,
+        Self::Landlock,
+        Self::SystemCalls,
         Self::Exec,
     ];
 
@@ -352,6 +516,8 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Descriptors => "connect the standard descriptors of",
             Self::Signals => "reset the signals of",
+            Self::ControlGroup => "limit the memory of",
+            Self::OomScore => "expose to the OOM killer",
             Self::CoreSize => "forbid core dumps of",
             Self::WorkingDirectory => "change the working directory of",
             Self::BoundingSet => "empty the capability bounding set of",
@@ -360,6 +526,8 @@ impl fmt::Display for Step {
             Self::User => "change the user of",
             Self::Capabilities => "drop the capabilities of",
             Self::NoNewPrivileges => "forbid new privileges to",
+            Self::Landlock => "restrict the files of",
+            Self::SystemCalls => "filter the system calls of",
             Self::Exec => "execute",
         })
     }
@@ -374,8 +542,11 @@ mod tests {
         drop_bounding: true,
         own_uid: 0,
         own_gid: 0,
+        landlock: 7,
+        seccomp: true,
+        own_filters: Some(0),
     };
-    const CONFINED: &str = "Name:\tpipelock\nUid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\nGroups:\t \nSigBlk:\tfffffffe7ffbfeff\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+    const CONFINED: &str = "Name:\tpipelock\nUid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\nGroups:\t \nSigBlk:\tfffffffe7ffbfeff\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
 
     #[test]
     fn accepts_a_sandbox_that_reads_back_as_asked() {
@@ -418,10 +589,28 @@ mod tests {
             drop_bounding: false,
             own_uid: 1000,
             own_gid: 1000,
+            landlock: 3,
+            seccomp: false,
+            own_filters: None,
         };
         let sandbox = Sandbox::plan(user);
         assert_eq!((sandbox.uid, sandbox.file_owner()), (1000, None));
-        assert_eq!(sandbox.missing.len(), 2, "{:?}", sandbox.missing);
+        assert_eq!(sandbox.missing.len(), 5, "{:?}", sandbox.missing);
+    }
+
+    #[test]
+    fn takes_no_filter_of_the_inits_own_for_the_daemons() {
+        let inside = Privileges {
+            own_filters: Some(3),
+            ..ROOT
+        };
+        let mismatch = Sandbox::plan(inside).compare(CONFINED).unwrap_err();
+        assert!(
+            mismatch
+                .to_string()
+                .ends_with("Seccomp_filters is 3 instead of more than 3"),
+            "{mismatch}"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
 
-use super::sandbox::{Sandbox, Step};
+use super::sandbox::{Prepared, Sandbox, Step};
 
 /// What is executed.
 #[derive(Debug, Clone)]
@@ -126,7 +126,11 @@ impl ExecReport {
 /// standard input, pipes as output, nothing else inherited. Returns as soon as the
 /// child exists, so that its PID is recorded before anything is reaped.
 #[allow(unsafe_code)]
-pub fn spawn(command: &Command, sandbox: &Sandbox) -> Result<Child, SpawnError> {
+pub fn spawn(
+    command: &Command,
+    sandbox: &Sandbox,
+    prepared: &Prepared,
+) -> Result<Child, SpawnError> {
     let program = command.program.to_string_lossy().into_owned();
     let failed = |errno: Errno| SpawnError {
         step: None,
@@ -191,7 +195,8 @@ pub fn spawn(command: &Command, sandbox: &Sandbox) -> Result<Child, SpawnError> 
                 stdout_write.as_raw_fd(),
                 stderr_write.as_raw_fd(),
             ];
-            let Err((step, errno)) = exec(&command.program, &argv, &envp, streams, sandbox);
+            let Err((step, errno)) =
+                exec(&command.program, &argv, &envp, streams, (sandbox, prepared));
             let errno = (errno as i32).to_ne_bytes();
             let [a, b, c, d] = errno;
             let message = [step as u8, a, b, c, d];
@@ -205,6 +210,29 @@ pub fn spawn(command: &Command, sandbox: &Sandbox) -> Result<Child, SpawnError> 
     }
 }
 
+/// Enters the sandbox without a fork and becomes `command`, its output where this
+/// program's is; for trying a daemon by itself. Returns only the error.
+#[must_use]
+pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared) -> SpawnError {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        let ends = [std::ptr::null()];
+        strings.iter().map(|it| it.as_ptr()).chain(ends).collect()
+    };
+    let (argv, envp) = (pointers(&command.arguments), pointers(&command.environment));
+    let Err((step, errno)) = exec(
+        &command.program,
+        &argv,
+        &envp,
+        [0, 1, 2],
+        (sandbox, prepared),
+    );
+    SpawnError {
+        step: Some(step),
+        program: command.program.to_string_lossy().into_owned(),
+        errno: errno as i32,
+    }
+}
+
 /// The child's way from fork to exec. Calls nothing that allocates or locks.
 #[allow(unsafe_code)]
 fn exec(
@@ -212,7 +240,7 @@ fn exec(
     argv: &[*const libc::c_char],
     envp: &[*const libc::c_char],
     streams: [RawFd; 3],
-    sandbox: &Sandbox,
+    (sandbox, prepared): (&Sandbox, &Prepared),
 ) -> Result<Infallible, (Step, Errno)> {
     // SAFETY: plain numbers, pointers to local values, and the two arrays, which are
     // null-terminated and point at strings that outlive the call.
@@ -241,7 +269,7 @@ fn exec(
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) != 0 {
             return Err((Step::Signals, Errno::last()));
         }
-        sandbox.apply()?;
+        sandbox.apply(prepared)?;
         libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
     }
     Err((Step::Exec, Errno::last()))

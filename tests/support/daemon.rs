@@ -1,6 +1,7 @@
 //! A daemon that says and answers as little as the init asks of pipelock, and breaks
-//! in the ways its `<program>.faults` names: one fault on a line, read again whenever it matters.
-//! Its environment is empty and its user nobody, so a file is all that reaches it.
+//! in the ways the file `faults` beside its configuration names: one fault on a line, read
+//! again whenever it matters. Its environment is empty, its user nobody and everything else
+//! closed to it, so a file there is all that reaches it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,8 +27,9 @@ const LOOK: Duration = Duration::from_millis(10);
 struct Faults(String);
 
 impl Faults {
-    fn of(program: &str) -> Self {
-        Self(fs::read_to_string(format!("{program}.faults")).unwrap_or_default())
+    fn of(config: &str) -> Self {
+        let path = std::path::Path::new(config).with_file_name("faults");
+        Self(fs::read_to_string(path).unwrap_or_default())
     }
 
     fn has(&self, name: &str) -> bool {
@@ -75,7 +77,7 @@ fn main() {
     let program = arguments[0].clone();
     let config = after("--config").expect("--config");
     let listen = after("--listen").expect("--listen");
-    let faults = Faults::of(&program);
+    let faults = Faults::of(&config);
 
     if let Some(code) = faults.number("exit") {
         eprintln!("a line before it");
@@ -146,7 +148,7 @@ fn main() {
         thread::sleep(Duration::from_hours(1));
     }
     let listener = TcpListener::bind(&listen).expect("bind");
-    let name = program.clone();
+    let name = config.clone();
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let faults = Faults::of(&name);
@@ -165,14 +167,29 @@ fn main() {
         let line = [&line[..], b"\n"].concat();
         thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
     }
-    watch(&config, &program, text);
+    if let Some(count) = faults.number("deny-hosts") {
+        for number in 0..count {
+            say(&refusal(&format!("host-{number}.example")));
+        }
+    }
+    // Lines as a test wants them, word for word.
+    if let Ok(lines) = fs::read_to_string(std::path::Path::new(&config).with_file_name("lines")) {
+        say(lines.trim_end());
+    }
+    watch(&config, text);
+}
+
+fn refusal(host: &str) -> String {
+    format!(
+        r#"{{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","target":"{host}:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: {host}","message":"request blocked"}}"#
+    )
 }
 
 /// Takes over a changed configuration, as pipelock's file watcher does.
-fn watch(config: &str, program: &str, mut known: Vec<u8>) {
+fn watch(config: &str, mut known: Vec<u8>) {
     loop {
         thread::sleep(LOOK);
-        let faults = Faults::of(program);
+        let faults = Faults::of(config);
         if faults.has_mine("exit-now") {
             exit(i32::try_from(faults.number("exit-code").expect("a code")).expect("a code"));
         }

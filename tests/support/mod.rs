@@ -63,6 +63,7 @@ pub struct Bed {
     /// Where the daemon listens.
     pub address: String,
     supervisor: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Bed {
@@ -87,6 +88,7 @@ impl Bed {
             directory,
             address: format!("127.{high}.{low}.{number}:8888"),
             supervisor: "grace_seconds: 1, probe_seconds: 1".to_owned(),
+            environment: Vec::new(),
         };
         bed.allow(&["a.example"]);
         bed
@@ -97,6 +99,30 @@ impl Bed {
         keys.clone_into(&mut self.supervisor);
         self.allow(&["a.example"]);
         self
+    }
+
+    /// With this variable in the init's environment.
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a directory for the host to read, empty.
+    pub fn with_export(self) -> Self {
+        fs::create_dir_all(self.path("run/export")).unwrap();
+        self
+    }
+
+    /// With a daemon that says these lines once it listens.
+    pub fn with_lines(self, lines: &str) -> Self {
+        fs::create_dir_all(self.path("run")).unwrap();
+        fs::write(self.path("run/lines"), lines).unwrap();
+        self
+    }
+
+    /// Where the daemon listens.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// With a daemon that breaks like this from its start.
@@ -140,9 +166,11 @@ impl Bed {
 
     /// Changes how the daemon breaks, from its next look on.
     pub fn break_daemon(&self, faults: &str) {
+        // Beside its configuration: the sandbox lets it read nothing else.
+        fs::create_dir_all(self.path("run")).unwrap();
         let new = self.path("faults.new");
         fs::write(&new, faults).unwrap();
-        fs::rename(new, self.path("pipelock.faults")).unwrap();
+        fs::rename(new, self.path("run/faults")).unwrap();
     }
 
     /// Starts the init.
@@ -176,6 +204,7 @@ impl Bed {
             .args(["--run-dir".into(), run_dir.clone()])
             .args(["--cert".into(), run_dir.join("ca.crt")])
             .args(["--key".into(), run_dir.join("ca.key")])
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(match console {
@@ -461,6 +490,7 @@ impl Init {
                 directory: PathBuf::from("/nonexistent"),
                 address: String::new(),
                 supervisor: String::new(),
+                environment: Vec::new(),
             },
         );
         End {

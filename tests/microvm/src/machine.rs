@@ -7,7 +7,7 @@ use std::thread;
 use crate::console::Console;
 use crate::process::{bound_command, find_program, start};
 use crate::qmp::Monitor;
-use crate::resolver::Resolver;
+use crate::resolver::{Port, Resolver};
 use crate::running::Parts;
 use crate::share::Share;
 use crate::{
@@ -373,18 +373,20 @@ impl MachineBuilder {
         let forwards: String = self.forwards.iter().map(forward).collect();
         command.args(["-netdev", &format!("user,id=user{forwards}")]);
         if let Some(resolver) = resolver {
-            // A hub: the card, the user-mode network and the resolver share one segment.
+            // The resolver is the wire: card, resolver, user-mode network.
+            let end = |id: &str, port: &Port| {
+                format!(
+                    "dgram,id={id},local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                    option(&port.peer),
+                    option(&port.socket)
+                )
+            };
             command
+                .args(["-netdev", &end("card", &resolver.card)])
+                .args(["-device", "virtio-net-device,netdev=card"])
+                .args(["-netdev", &end("wire", &resolver.network)])
                 .args(["-netdev", "hubport,id=port0,hubid=0,netdev=user"])
-                .arg("-netdev")
-                .arg(format!(
-                    "dgram,id=resolver,local.type=unix,local.path={},remote.type=unix,remote.path={}",
-                    option(&resolver.peer),
-                    option(&resolver.socket)
-                ))
-                .args(["-netdev", "hubport,id=port1,hubid=0,netdev=resolver"])
-                .args(["-netdev", "hubport,id=card,hubid=0"])
-                .args(["-device", "virtio-net-device,netdev=card"]);
+                .args(["-netdev", "hubport,id=port1,hubid=0,netdev=wire"]);
         } else {
             command.args(["-device", "virtio-net-device,netdev=user"]);
         }

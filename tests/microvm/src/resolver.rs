@@ -1,9 +1,12 @@
 //! A name server on the guest's own network segment that records what it is asked.
 //!
 //! QEMU's user-mode network can only pass DNS on to the host's resolver, and a server on
-//! the host would need the privileged port 53. So this one is a host of its own on the
-//! segment: QEMU hands every Ethernet frame to a datagram socket, and the few kinds that
-//! matter are answered here: ARP (RFC 826) and DNS (RFC 1035) over UDP over IPv4.
+//! the host would need the privileged port 53. So this one is a host of its own, on the
+//! wire between the guest's card and that network: QEMU hands every Ethernet frame to a
+//! datagram socket, the few kinds that are for us are answered here, ARP (RFC 826) and
+//! DNS (RFC 1035) over UDP over IPv4, and all others go on to the other side. The
+//! user-mode network must not see the questions: it takes every address of the segment
+//! for the host's loopback, and says by ICMP that nobody listens there.
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
@@ -30,47 +33,84 @@ pub struct Query {
 
 type Names = Vec<(String, Ipv4Addr)>;
 
+/// One end of the wire: a socket of ours, and one of QEMU's.
 #[derive(Debug)]
-pub(crate) struct Resolver {
-    /// Where QEMU sends the segment's frames.
+pub(crate) struct Port {
+    /// Where QEMU sends this end's frames.
     pub(crate) socket: PathBuf,
     /// Where QEMU receives ours.
     pub(crate) peer: PathBuf,
+}
+
+impl Port {
+    fn bind(scratch: &ScratchDir, name: &str) -> Result<(Port, UnixDatagram), Error> {
+        let port = Port {
+            socket: scratch.join(format!("{name}.sock")),
+            peer: scratch.join(format!("{name}-q.sock")),
+        };
+        let listening = UnixDatagram::bind(&port.socket)
+            .map_err(Error::io(format!("listen on {}", port.socket.display())))?;
+        Ok((port, listening))
+    }
+
+    /// Hands every frame that arrives to `pass`, until the drop's empty one.
+    fn relay(listening: UnixDatagram, mut pass: impl FnMut(&[u8]) + Send + 'static) {
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 65536];
+            while let Ok(length @ 1..) = listening.recv(&mut buffer) {
+                pass(buffer.get(..length).unwrap_or_default());
+            }
+        });
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // Wakes the thread, which ends; it has ended already if this fails.
+        let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(&[], &self.socket));
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    /// The guest's card.
+    pub(crate) card: Port,
+    /// The user-mode network.
+    pub(crate) network: Port,
     queries: Arc<Mutex<Vec<Query>>>,
 }
 
 impl Resolver {
     pub(crate) fn start(scratch: &ScratchDir, names: Names) -> Result<Resolver, Error> {
-        let (socket, peer) = (scratch.join("dns.sock"), scratch.join("seg.sock"));
-        let listening = UnixDatagram::bind(&socket)
-            .map_err(Error::io(format!("listen on {}", socket.display())))?;
+        let (card, from_card) = Port::bind(scratch, "card")?;
+        let (network, from_network) = Port::bind(scratch, "net")?;
         let queries = Arc::new(Mutex::new(Vec::new()));
-        let resolver = Resolver {
-            socket,
-            peer: peer.clone(),
-            queries: Arc::clone(&queries),
-        };
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 65536];
-            while let Ok(length) = listening.recv(&mut buffer) {
-                // The empty datagram is our own: the machine is gone.
-                if length == 0 {
-                    break;
-                }
-                let frame = buffer.get(..length).unwrap_or_default();
-                let mut record = |query| {
-                    queries
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(query);
-                };
-                if let Some(answer) = answer_frame(frame, &names, &mut record) {
-                    // QEMU may be ending; the guest asks again otherwise.
-                    let _ = listening.send_to(&answer, &peer);
-                }
-            }
+
+        let sender = UnixDatagram::unbound().map_err(Error::io("make a socket"))?;
+        let recorded = Arc::clone(&queries);
+        let (to_card, to_network) = (card.peer.clone(), network.peer.clone());
+        // A send fails when QEMU is ending, and then nobody misses the frame.
+        Port::relay(from_card, move |frame| {
+            let mut record = |query| {
+                let mut queries = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+                queries.push(query);
+            };
+            let _ = match answer_frame(frame, &names, &mut record) {
+                Some(answer) => sender.send_to(&answer, &to_card),
+                None if is_for_us(frame) => Ok(0),
+                None => sender.send_to(frame, &to_network),
+            };
         });
-        Ok(resolver)
+        let sender = UnixDatagram::unbound().map_err(Error::io("make a socket"))?;
+        let to_card = card.peer.clone();
+        Port::relay(from_network, move |frame| {
+            let _ = sender.send_to(frame, &to_card);
+        });
+        Ok(Resolver {
+            card,
+            network,
+            queries,
+        })
     }
 
     pub(crate) fn queries(&self) -> Vec<Query> {
@@ -81,11 +121,8 @@ impl Resolver {
     }
 }
 
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        // Wakes the thread, which ends; it has ended already if this fails.
-        let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(&[], &self.socket));
-    }
+fn is_for_us(frame: &[u8]) -> bool {
+    frame.get(..6).is_some_and(|destination| destination == MAC)
 }
 
 fn answer_frame(frame: &[u8], names: &Names, record: &mut impl FnMut(Query)) -> Option<Vec<u8>> {
@@ -93,9 +130,7 @@ fn answer_frame(frame: &[u8], names: &Names, record: &mut impl FnMut(Query)) -> 
     let payload = frame.get(14..)?;
     let (kind, answer) = match frame.get(12..14)? {
         [0x08, 0x06] => ([0x08, 0x06], answer_arp(payload)?),
-        [0x08, 0x00] if frame.get(..6)? == MAC => {
-            ([0x08, 0x00], answer_ip(payload, names, record)?)
-        }
+        [0x08, 0x00] if is_for_us(frame) => ([0x08, 0x00], answer_ip(payload, names, record)?),
         _ => return None,
     };
     Some([sender, &MAC, &kind, &answer].concat())

@@ -2,6 +2,7 @@
 //! every way. Chosen by a file beside the program, since an init that starts its
 //! daemon properly passes neither environment nor arguments of a test's choosing.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -64,15 +65,34 @@ pub struct Faults {
     pub leave_grandchild_session: bool,
 }
 
+/// What comes before faults appended to the program.
+const TRAILER: &str = "\n#faults\n";
+/// As far from the program's end as faults are looked for, in bytes.
+const TRAILER_REACH: u64 = 4096;
+
+/// The text appended to the program, if there is any.
+fn trailer(program: &str) -> Option<String> {
+    let mut file = std::fs::File::open(program).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TRAILER_REACH)))
+        .ok()?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end).ok()?;
+    let end = String::from_utf8_lossy(&end);
+    Some(end.rsplit_once(TRAILER)?.1.to_owned())
+}
+
 impl Faults {
-    /// Reads `<argv0>.faults`; no file is no faults.
+    /// Reads `<argv0>.faults`, else what stands behind [`TRAILER`] at the end of the
+    /// program itself: a sandbox lets a daemon read nothing beside it. Neither is no faults.
     ///
     /// # Errors
     /// A line that names no fault, or a number that is none.
     pub fn beside(program: &str) -> Result<Self, String> {
         let path = PathBuf::from(format!("{program}.faults"));
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            return Ok(Self::default());
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(_) => trailer(program).unwrap_or_default(),
         };
         Self::parse(&text).map_err(|e| format!("cannot read {}: {e}", path.display()))
     }

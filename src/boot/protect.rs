@@ -1,0 +1,30 @@
+//! What the init does for its own safety: no core, nothing of its memory for others,
+//! the last to go when memory runs out. Touches the kernel.
+
+use std::fs;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+
+use super::mode::Mode;
+
+/// Keeps this process's memory to itself: no core dump, and `/proc/<pid>` of it is
+/// closed to everybody but root (`PR_SET_DUMPABLE`).
+#[allow(unsafe_code)]
+pub fn close_memory() -> Result<(), Errno> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // SAFETY: plain numbers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
+/// In a machine, exempts this process from the OOM killer: if PID 1 goes, the kernel
+/// panics. The warning is a sentence.
+pub fn survive_memory_shortage(mode: Mode) -> Result<(), String> {
+    if mode != Mode::Machine {
+        // A runtime has weighed the container against its neighbours.
+        return Ok(());
+    }
+    fs::write("/proc/self/oom_score_adj", "-1000")
+        .map_err(|error| format!("cannot exempt the init from the OOM killer: {error}"))
+}

@@ -1,0 +1,496 @@
+//! What was refused, counted by host, scanner and reason in bounded memory, and told
+//! in `denials.json`. Pure but for writing that file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::install::{Access, FileError, publish};
+use crate::pipelock::events::Refusal;
+
+/// The file's name, in the run directory and in the export.
+pub const FILE: &str = "denials.json";
+/// The schema's version.
+const SCHEMA: u32 = 1;
+/// Kinds of denials that are told; the file stays below 64 KiB with the longest names.
+const TOLD: usize = 100;
+/// Kinds that are counted: a few more, so that the last ones told are not accidents.
+const COUNTED: usize = 128;
+/// Between two writes. A client that is refused ten thousand times a second costs the
+/// host no more than that.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Scanners that judge the host alone, and not what was sent there.
+const JUDGE_THE_HOST: [&str; 9] = [
+    "allowlist",
+    "blocklist",
+    "core_ssrf",
+    "databudget",
+    "ratelimit",
+    "sni_mismatch",
+    "ssrf",
+    "tls_authority_mismatch",
+    "tls_handshake_error",
+];
+/// A label of this many characters with a digit among them may be a key that somebody
+/// wanted to carry out in a name. AWS key identifiers, the shortest known, have 20.
+const SUSPICIOUS_LABEL: usize = 20;
+
+/// One kind of denial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// The host that was asked for. `*` stands for labels that may be a secret; absent
+    /// where pipelock does not say, or the name itself may hold what was refused.
+    pub host: Option<String>,
+    /// What refused it, in pipelock's word.
+    pub scanner: String,
+    /// Why, in the fixed part of pipelock's words.
+    pub reason: String,
+    /// At least this many times.
+    pub count: u64,
+}
+
+/// The file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The status's: denials are counted since the start of the init.
+    pub boot_id: String,
+    /// All denials.
+    pub total: u64,
+    /// Those of [`Report::total`] that `denials` does not name.
+    pub remainder: u64,
+    /// The most frequent kinds, most frequent first.
+    pub denials: Vec<Denial>,
+    /// When this was written, RFC 3339.
+    pub updated: String,
+}
+
+#[derive(Debug)]
+struct Counter {
+    denial: Denial,
+    /// Counted for others that had this place before.
+    inherited: u64,
+}
+
+/// Counts denials and tells them.
+///
+/// Space-saving (Metwally et al., 2005): once all places are taken, a new kind takes
+/// the place of the rarest one and inherits its count. What is told is the count
+/// without the inheritance, so never too much, and every kind that makes up more than
+/// 1/128 of all denials has a place.
+#[derive(Debug)]
+pub struct Denials {
+    boot_id: String,
+    places: Vec<PathBuf>,
+    total: u64,
+    /// Apart from the counters: what is searched for every denial lies together.
+    hashes: Vec<u64>,
+    counters: Vec<Counter>,
+    unwritten: bool,
+    next_write: Option<Instant>,
+}
+
+impl Denials {
+    /// Begins at nothing.
+    #[must_use]
+    pub fn new(boot_id: String) -> Self {
+        Self {
+            boot_id,
+            places: Vec::new(),
+            total: 0,
+            hashes: Vec::new(),
+            counters: Vec::new(),
+            unwritten: false,
+            next_write: None,
+        }
+    }
+
+    /// Tells them in `directory` too, from now on.
+    pub fn tell_in(&mut self, directory: &Path) {
+        self.places.push(directory.join(FILE));
+    }
+
+    /// The first file, which says that nothing was refused yet.
+    pub fn begin(&mut self) {
+        self.unwritten = true;
+    }
+
+    /// Counts one. `allowlist` decides whether a host's name may be told that was refused
+    /// for what was sent there.
+    pub fn count(&mut self, refusal: &Refusal, allowlist: &[String]) {
+        self.total += 1;
+        self.unwritten = true;
+        let (scanner, reason) = (refusal.scanner(), refusal.reason());
+        let host = refusal.host().and_then(|host| {
+            let tellable = JUDGE_THE_HOST.contains(&scanner) || is_allowed(host, allowlist);
+            tellable.then(|| without_suspicious_labels(host)).flatten()
+        });
+        let scanner = if scanner
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        {
+            scanner.get(..40).unwrap_or(scanner)
+        } else {
+            "unknown"
+        };
+        let cut = host.map(str::len) < refusal.host().map(str::len);
+        let hash = hash(host.unwrap_or_default(), scanner, reason);
+        let same = |denial: &Denial| {
+            denial.scanner == scanner
+                && denial.reason == reason
+                && match (&denial.host, host) {
+                    (Some(known), Some(host)) => match known.strip_prefix("*.") {
+                        Some(known) => cut && known.eq_ignore_ascii_case(host),
+                        None => !cut && known.eq_ignore_ascii_case(host),
+                    },
+                    (known, host) => known.is_none() && host.is_none(),
+                }
+        };
+        let known = self.hashes.iter().zip(&mut self.counters);
+        for (other, counter) in known {
+            if *other == hash && same(&counter.denial) {
+                counter.denial.count += 1;
+                return;
+            }
+        }
+        let denial = Denial {
+            host: host.map(|host| {
+                let star = if cut { "*." } else { "" };
+                format!("{star}{}", host.to_ascii_lowercase())
+            }),
+            scanner: scanner.to_owned(),
+            reason: reason.to_owned(),
+            count: 1,
+        };
+        self.add(hash, denial);
+    }
+
+    fn add(&mut self, hash: u64, mut denial: Denial) {
+        let mut inherited = 0;
+        if self.counters.len() >= COUNTED
+            && let Some((rarest, _)) = self
+                .counters
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, counter)| counter.denial.count)
+        {
+            inherited = self.counters.swap_remove(rarest).denial.count;
+            self.hashes.swap_remove(rarest);
+            denial.count += inherited;
+        }
+        self.counters.push(Counter { denial, inherited });
+        self.hashes.push(hash);
+    }
+
+    /// What the file says.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut denials: Vec<Denial> = self
+            .counters
+            .iter()
+            .map(|counter| Denial {
+                count: counter.denial.count - counter.inherited,
+                ..counter.denial.clone()
+            })
+            .collect();
+        denials.sort_unstable_by(|a, b| {
+            let key = |denial: &Denial| std::cmp::Reverse(denial.count);
+            (key(a), &a.host, &a.scanner, &a.reason).cmp(&(key(b), &b.host, &b.scanner, &b.reason))
+        });
+        denials.truncate(TOLD);
+        let told: u64 = denials.iter().map(|denial| denial.count).sum();
+        Report {
+            schema: SCHEMA,
+            boot_id: self.boot_id.clone(),
+            total: self.total,
+            remainder: self.total - told,
+            denials,
+            updated: crate::ca::rfc3339(crate::boot::clock::now()),
+        }
+    }
+
+    /// When there is something to write; `None` while there is nothing.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.unwritten.then(|| self.next_write.unwrap_or(now))
+    }
+
+    /// Writes the file if it is time. A place that cannot be written is tried again
+    /// after the next denial.
+    pub fn tick(&mut self, now: Instant) -> Vec<FileError> {
+        if self.deadline(now).is_some_and(|deadline| now >= deadline) {
+            self.next_write = Some(now + INTERVAL);
+            return self.write();
+        }
+        Vec::new()
+    }
+
+    /// Writes what is not written yet.
+    pub fn write(&mut self) -> Vec<FileError> {
+        if !std::mem::take(&mut self.unwritten) {
+            return Vec::new();
+        }
+        let text = serde_json::to_string(&self.report()).unwrap_or_default();
+        self.places
+            .iter()
+            .filter_map(|place| publish(place, text.as_bytes(), Access::PUBLIC).err())
+            .collect()
+    }
+}
+
+/// As pipelock matches: exactly, or below or at `*.name`, in any case.
+fn is_allowed(host: &str, allowlist: &[String]) -> bool {
+    allowlist
+        .iter()
+        .any(|entry| match entry.strip_prefix("*.") {
+            Some(domain) => {
+                let at = host.len().checked_sub(domain.len());
+                at.and_then(|at| Some((host.get(..at)?, host.get(at..)?)))
+                    .is_some_and(|(sub, end)| {
+                        end.eq_ignore_ascii_case(domain) && (sub.is_empty() || sub.ends_with('.'))
+                    })
+            }
+            None => entry.eq_ignore_ascii_case(host),
+        })
+}
+
+/// The name after its last label that may be a secret; `None` where nothing is left.
+fn without_suspicious_labels(host: &str) -> Option<&str> {
+    let suspicious = |label: &&str| {
+        label.len() >= SUSPICIOUS_LABEL && label.bytes().any(|byte| byte.is_ascii_digit())
+    };
+    let mut rest = host;
+    let mut kept = host;
+    while let Some((label, after)) = rest.split_once('.') {
+        if suspicious(&label) {
+            kept = after;
+        }
+        rest = after;
+    }
+    (!suspicious(&rest) || rest.contains(':')).then_some(kept)
+}
+
+/// FNV-1a: what it finds is compared, so nobody gains by a collision.
+fn hash(host: &str, scanner: &str, reason: &str) -> u64 {
+    let lower = host.bytes().map(|byte| byte.to_ascii_lowercase());
+    let all = lower.chain([0]).chain(scanner.bytes()).chain([0]);
+    all.chain(reason.bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}
+
+/// What a denial means and what to do if the request was wanted, for people.
+#[must_use]
+pub fn explain(denial: &Denial) -> (String, String) {
+    let host = denial.host.as_deref().unwrap_or("(host not told)");
+    let (why, advice) = match denial.scanner.as_str() {
+        "allowlist" => (
+            "not in the allowlist".to_owned(),
+            match host.strip_prefix("*.") {
+                Some(_) => format!("was it meant? below bottle.egress.routes, with every name below it: - host: \"{host}\""),
+                None => format!("was it meant? add below bottle.egress.routes: - host: {host}"),
+            },
+        ),
+        "ssrf" | "core_ssrf" if denial.reason.contains("check failed") => (
+            "its name could not be resolved".to_owned(),
+            "was it meant? name its server: network: {dns: [ADDRESS]}, or its address below network.hosts".to_owned(),
+        ),
+        "ssrf" | "core_ssrf" => (
+            "it is at a private address".to_owned(),
+            "was it meant? allow its network: network: {internal_cidr: ADDRESS/32}".to_owned(),
+        ),
+        "ratelimit" => (
+            "too many requests in a minute".to_owned(),
+            "was it meant? allow more: pipelock: {requests_per_minute: 600}".to_owned(),
+        ),
+        "tls_handshake_error" => (
+            denial.reason.clone(),
+            "the client needs client.env and ca-bundle.pem from the export directory".to_owned(),
+        ),
+        "body_dlp" | "header_dlp" | "dlp" | "core_dlp" => (
+            denial.reason.clone(),
+            "the request looked as if it carried a secret; no key of the manifest allows that".to_owned(),
+        ),
+        _ => (
+            format!("{} ({})", denial.reason, denial.scanner),
+            String::new(),
+        ),
+    };
+    (format!("{} × {host}: {why}", denial.count), advice)
+}
+
+/// Reads the file of `directory`; `None` where there is none that can be read.
+#[must_use]
+pub fn read(directory: &Path) -> Option<Report> {
+    let bytes = crate::install::read_bounded(&directory.join(FILE), 64 * 1024).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Takes away what an earlier start left.
+pub fn clear(directory: &Path) {
+    let _ = fs::remove_file(directory.join(FILE));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipelock::events::{Heard, parse};
+
+    fn refuse(denials: &mut Denials, host: &str, scanner: &str, reason: &str) {
+        let line = format!(
+            r#"{{"event":"blocked","method":"CONNECT","target":"{host}:443","scanner":"{scanner}","reason":"{reason}"}}"#
+        );
+        let Some(Heard::Refusal(refusal)) = parse(line.as_bytes()) else {
+            panic!("{line}")
+        };
+        denials.count(
+            &refusal,
+            &["*.allowed.example".to_owned(), "a.example".to_owned()],
+        );
+    }
+
+    fn told(report: &Report) -> Vec<(Option<&str>, &str, u64)> {
+        report
+            .denials
+            .iter()
+            .map(|denial| {
+                (
+                    denial.host.as_deref(),
+                    denial.scanner.as_str(),
+                    denial.count,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn counts_by_host_scanner_and_reason_whatever_the_case() {
+        let mut denials = Denials::new("id".to_owned());
+        for host in ["no.example", "NO.example", "no.example."] {
+            refuse(
+                &mut denials,
+                host,
+                "allowlist",
+                "domain not in allowlist: no.example",
+            );
+        }
+        refuse(
+            &mut denials,
+            "a.example",
+            "ratelimit",
+            "rate limit exceeded for a.example",
+        );
+        let report = denials.report();
+        assert_eq!(
+            told(&report),
+            [
+                (Some("no.example"), "allowlist", 3),
+                (Some("a.example"), "ratelimit", 1)
+            ]
+        );
+        assert_eq!((report.total, report.remainder), (4, 0));
+    }
+
+    #[test]
+    fn stays_small_and_finds_the_frequent_among_endless_names() {
+        let mut denials = Denials::new("x".repeat(36));
+        let long = format!("{}.{}.{}", "a".repeat(63), "b".repeat(63), "c".repeat(63));
+        for number in 0..20_000 {
+            let name = format!("n{number}.{long}.example");
+            refuse(
+                &mut denials,
+                &name,
+                "allowlist",
+                &"domain not in allowlist ".repeat(9),
+            );
+            if number % 50 == 0 {
+                refuse(
+                    &mut denials,
+                    "wanted.example",
+                    "allowlist",
+                    "domain not in allowlist: w",
+                );
+            }
+        }
+        let report = denials.report();
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.len() < 64 * 1024, "{}", json.len());
+        assert_eq!(report.denials.len(), 100);
+        assert_eq!(report.denials[0].host.as_deref(), Some("wanted.example"));
+        assert!((1..=400).contains(&report.denials[0].count), "{report:?}");
+        assert!(report.denials[0].count > 390, "{:?}", report.denials[0]);
+        let told: u64 = report.denials.iter().map(|denial| denial.count).sum();
+        assert_eq!((report.total, told + report.remainder), (20_400, 20_400));
+        assert!(denials.counters.len() <= COUNTED && denials.hashes.len() <= COUNTED);
+    }
+
+    #[test]
+    fn tells_no_name_that_may_hold_what_was_refused() {
+        let mut denials = Denials::new(String::new());
+        for (host, scanner) in [
+            ("akiaiosfodnn7example.evil.example", "allowlist"),
+            ("hunter2.evil.example", "core_dlp"),
+            ("akiaiosfodnn7example", "allowlist"),
+            ("hunter2.allowed.example", "core_dlp"),
+        ] {
+            refuse(&mut denials, host, scanner, "r");
+            refuse(&mut denials, host, scanner, "r");
+        }
+        assert_eq!(
+            told(&denials.report()),
+            [
+                (None, "allowlist", 2),
+                (None, "core_dlp", 2),
+                (Some("*.evil.example"), "allowlist", 2),
+                (Some("hunter2.allowed.example"), "core_dlp", 2),
+            ]
+        );
+    }
+
+    #[test]
+    fn writes_at_once_and_then_no_more_than_every_two_seconds() {
+        let now = Instant::now();
+        let mut denials = Denials::new(String::new());
+        assert_eq!(denials.deadline(now), None);
+        refuse(&mut denials, "no.example", "allowlist", "r");
+        assert_eq!(denials.deadline(now), Some(now));
+        denials.tick(now);
+        assert_eq!(denials.deadline(now), None);
+        refuse(&mut denials, "no.example", "allowlist", "r");
+        assert_eq!(denials.deadline(now), Some(now + INTERVAL));
+        denials.tick(now + INTERVAL / 2);
+        assert_eq!(denials.deadline(now), Some(now + INTERVAL));
+        denials.tick(now + INTERVAL);
+        assert_eq!(denials.deadline(now), None);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_makes_nobody_spin() {
+        let now = Instant::now();
+        let mut denials = Denials::new(String::new());
+        denials.tell_in(Path::new("/nonexistent"));
+        denials.begin();
+        let errors = denials.tick(now);
+        assert_eq!(errors.len(), 1);
+        assert_eq!(denials.deadline(now), None);
+    }
+
+    #[test]
+    fn names_the_line_that_would_allow_it() {
+        let denial = |host: &str, scanner: &str| Denial {
+            host: Some(host.to_owned()),
+            scanner: scanner.to_owned(),
+            reason: String::new(),
+            count: 3,
+        };
+        let (what, advice) = explain(&denial("pypi.org", "allowlist"));
+        assert_eq!(what, "3 × pypi.org: not in the allowlist");
+        assert!(advice.ends_with("routes: - host: pypi.org"), "{advice}");
+        let (_, advice) = explain(&denial("pypi.org", "ratelimit"));
+        assert!(advice.contains("requests_per_minute"), "{advice}");
+    }
+}

@@ -1,0 +1,182 @@
+//! What a client of the proxy needs, in the export directory: the CA, the public roots
+//! with it, and the variables that make its tools use both. Touches the file system.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::install::{Access, FileError, publish, read_bounded};
+use crate::policy::Policy;
+use crate::{denials, report, status};
+
+/// The CA certificate alone.
+pub const CA: &str = "pipelock-ca.pem";
+/// The public roots, the manifest's extra ones, and the CA: an intercepted host shows a
+/// certificate of the CA, a passthrough host one of the others.
+pub const BUNDLE: &str = "ca-bundle.pem";
+/// The variables.
+pub const ENVIRONMENT: &str = "client.env";
+/// Where a client is to mount the export: a file of variables can hold no relative path.
+pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";
+/// The proxy's name where no address is known.
+const PROXY_NAME: &str = crate::boot::network::HOSTNAME;
+/// The public roots, where Debian and the image keep them.
+pub const PUBLIC_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// A file with every public root has 250 KB.
+const LONGEST_ROOTS: usize = 4 * 1024 * 1024;
+
+/// Takes away whatever an earlier boot left there: a host must never read an old
+/// certificate beside a new boot id.
+pub fn clear(export: &Path) -> Result<(), FileError> {
+    // The certificate goes first and the status last, for one who reads meanwhile.
+    for name in [
+        CA,
+        BUNDLE,
+        ENVIRONMENT,
+        denials::FILE,
+        report::FILE,
+        status::FILE,
+    ] {
+        let path = export.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FileError::new("remove", &path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes the three files. `trust` is the public and the extra roots together, where
+/// there are extra ones; `address` is the machine's own, where the manifest has none.
+/// Returns what the client should know is missing.
+pub fn write(
+    export: &Path,
+    ca: &[u8],
+    trust: Option<&[u8]>,
+    policy: &Policy,
+    address: Option<IpAddr>,
+) -> Result<Option<String>, FileError> {
+    let mut warning = None;
+    let mut bundle = match trust {
+        Some(trust) => trust.to_vec(),
+        None => read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_ROOTS).unwrap_or_else(|error| {
+            warning = Some(format!(
+                "{BUNDLE} holds no public roots, so clients cannot check passthrough hosts: {error}"
+            ));
+            Vec::new()
+        }),
+    };
+    if !bundle.is_empty() && !bundle.ends_with(b"\n") {
+        bundle.push(b'\n');
+    }
+    bundle.extend_from_slice(ca);
+    publish(&export.join(BUNDLE), &bundle, Access::PUBLIC)?;
+    let environment = environment(&proxy_url(policy, address));
+    publish(
+        &export.join(ENVIRONMENT),
+        environment.as_bytes(),
+        Access::PUBLIC,
+    )?;
+    // Last: whoever waits for the certificate finds the others beside it.
+    publish(&export.join(CA), ca, Access::PUBLIC)?;
+    Ok(warning)
+}
+
+/// Where clients reach the proxy: the address it listens on; if that is every address,
+/// the manifest's or the machine's own, else the machine's name.
+fn proxy_url(policy: &Policy, address: Option<IpAddr>) -> String {
+    let listen = policy.listen;
+    let ip = Some(listen.ip())
+        .filter(|ip| !ip.is_unspecified())
+        .or(policy.network.address.map(|(ip, _)| ip))
+        .or(address);
+    let host = match ip {
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+        None => PROXY_NAME.to_owned(),
+    };
+    format!("http://{host}:{}", listen.port())
+}
+
+/// `NAME=value` in lines, without quotes or `export`: what `docker --env-file` and
+/// systemd's `EnvironmentFile=` take as it is, and a shell after `set -a`. No value
+/// holds anything that one of them would expand.
+fn environment(proxy: &str) -> String {
+    let bundle = format!("{CLIENT_DIRECTORY}/{BUNDLE}");
+    let mut text = String::new();
+    let mut put = |name: &str, value: &str| text.push_str(&format!("{name}={value}\n"));
+    for (name, value) in [
+        ("HTTP_PROXY", proxy),
+        ("HTTPS_PROXY", proxy),
+        ("NO_PROXY", "localhost,127.0.0.1,::1"),
+    ] {
+        put(name, value);
+        put(&name.to_ascii_lowercase(), value);
+    }
+    // Without it Node ignores the four above (since 24.0 and 22.21).
+    put("NODE_USE_ENV_PROXY", "1");
+    for name in [
+        "NODE_EXTRA_CA_CERTS",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "CARGO_HTTP_CAINFO",
+        "PIP_CERT",
+        "DENO_CERT",
+    ] {
+        put(name, &bundle);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(more: &str) -> Policy {
+        let text = format!("version: 1\nslug: x\nbottle: {{}}\n{more}");
+        crate::policy::read(text.as_bytes(), true).unwrap().policy
+    }
+
+    #[test]
+    fn names_the_proxy_where_clients_reach_it() {
+        let own = Some("192.0.2.9".parse().unwrap());
+        for (more, address, wanted) in [
+            ("", None, "http://pipelock:8888"),
+            ("", own, "http://192.0.2.9:8888"),
+            (
+                "network: {address: 10.0.2.15/24}\n",
+                own,
+                "http://10.0.2.15:8888",
+            ),
+            (
+                "network: {address: \"fd00::2/64\"}\n",
+                None,
+                "http://[fd00::2]:8888",
+            ),
+            (
+                "pipelock: {listen: \"127.0.0.1:3128\"}\nnetwork: {address: 10.0.2.15/24}\n",
+                own,
+                "http://127.0.0.1:3128",
+            ),
+        ] {
+            assert_eq!(proxy_url(&policy(more), address), wanted, "{more}");
+        }
+    }
+
+    #[test]
+    fn holds_nothing_that_a_shell_or_docker_would_change() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_=/:.,-[]".contains(c);
+        for line in environment("http://[fd00::2]:8888").lines() {
+            assert!(line.chars().all(plain), "{line}");
+            assert!(
+                line.split_once('=')
+                    .is_some_and(|(_, value)| !value.is_empty()),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What the daemon may open, execute, bind and signal, by Landlock. The rules are made
+//! before the fork; the child only enters them. Touches the kernel.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+};
+use nix::errno::Errno;
+use nix::libc;
+
+/// The newest interface this was tested on (Linux 6.15). A newer kernel applies these
+/// rules too; an older one as many of them as it knows.
+const TESTED: ABI = ABI::V7;
+/// Rules for files and directories (Linux 5.13).
+pub const FILES: u32 = 1;
+/// Rules for ports (Linux 6.7).
+pub const PORTS: u32 = 4;
+/// Signals and abstract sockets stay inside (Linux 6.12).
+pub const SCOPES: u32 = 6;
+
+/// What resolving a name and checking a server's certificate may open, where it is
+/// there: Go's own list (crypto/x509/root_linux.go, net/conf.go), and what its links
+/// point at.
+const SYSTEM: [&str; 20] = [
+    "/dev/null",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates/extracted",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/var/lib/ca-certificates",
+    // How many connections may wait to be accepted: 128 where it cannot be read.
+    "/proc/sys/net/core/somaxconn",
+    "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+];
+
+/// Where the interpreter and the libraries of a program that is not static are.
+const PROGRAMS: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr"];
+
+/// What the daemon is granted; everything else is denied.
+#[derive(Debug, Clone)]
+pub struct Grants {
+    /// Executed and read: the daemon.
+    pub program: PathBuf,
+    /// Read: files, and directories with everything below. A file is the one that is
+    /// there now; where files are replaced by renaming, the directory is granted.
+    pub read: Vec<PathBuf>,
+    /// The one TCP port it may bind.
+    pub listen: u16,
+}
+
+/// Rules that could not be made.
+#[derive(Debug)]
+pub struct LandlockError(RulesetError);
+
+impl fmt::Display for LandlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot make the daemon's Landlock rules: {}", self.0)
+    }
+}
+
+impl std::error::Error for LandlockError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+impl From<RulesetError> for LandlockError {
+    fn from(error: RulesetError) -> Self {
+        Self(error)
+    }
+}
+
+/// The interface's version in this kernel, as far as it is used here; 0 where there is
+/// none, or none enabled.
+#[allow(unsafe_code)]
+#[must_use]
+pub fn level() -> u32 {
+    /// `LANDLOCK_CREATE_RULESET_VERSION`
+    const VERSION: libc::c_int = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: asks for the version; reads and writes no memory.
+    let found = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) };
+    u32::try_from(found).unwrap_or(0).min(TESTED as u32)
+}
+
+/// The rules for `grants`; `None` where the kernel has no Landlock.
+pub fn rules(grants: &Grants) -> Result<Option<OwnedFd>, LandlockError> {
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(TESTED))?
+        .handle_access(AccessNet::BindTcp)?
+        .scope(Scope::from_all(TESTED))?
+        .create()?
+        .add_rule(NetPort::new(grants.listen, AccessNet::BindTcp))?;
+    let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    let execute = AccessFs::ReadFile | AccessFs::Execute;
+    rules = grant(rules, &grants.program, execute)?;
+    for path in &grants.read {
+        rules = grant(rules, path, read)?;
+    }
+    for path in SYSTEM {
+        rules = grant(rules, Path::new(path), read)?;
+    }
+    if !is_static(&grants.program) {
+        for path in PROGRAMS {
+            rules = grant(rules, Path::new(path), read | AccessFs::Execute)?;
+        }
+        rules = grant(
+            rules,
+            Path::new("/dev/null"),
+            AccessFs::ReadFile | AccessFs::WriteFile,
+        )?;
+    }
+    Ok(rules.into())
+}
+
+/// A path that is not there, or not to be reached, grants nothing.
+fn grant(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
+    let Ok(place) = PathFd::new(path) else {
+        return Ok(rules);
+    };
+    let access = if path.is_dir() {
+        access
+    } else {
+        access & AccessFs::from_file(TESTED)
+    };
+    rules.add_rule(PathBeneath::new(place, access))
+}
+
+/// Enters the rules, for good. Needs no new privileges to be set. Only for the child
+/// between fork and exec: one system call.
+#[allow(unsafe_code)]
+pub(super) fn enter(rules: RawFd) -> Result<(), Errno> {
+    // SAFETY: plain numbers; a descriptor of something else is refused.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, 0) } {
+        0 => Ok(()),
+        _ => Err(Errno::last()),
+    }
+}
+
+/// Whether a program needs no other file to run: neither a script nor an ELF file that
+/// names an interpreter. What is no program at all is judged by the exec.
+#[must_use]
+pub fn is_static(program: &Path) -> bool {
+    const PT_INTERP: u32 = 3;
+    let mut head = Vec::new();
+    let read = File::open(program).and_then(|file| file.take(4096).read_to_end(&mut head));
+    if read.is_err() {
+        return true;
+    }
+    let half = |at: usize| -> Option<usize> {
+        let bytes = head.get(at..at + 2)?.try_into().ok()?;
+        Some(usize::from(u16::from_le_bytes(bytes)))
+    };
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return !head.starts_with(b"#!");
+    }
+    // e_phoff is 64 in every file a linker wrote; e_phentsize and e_phnum.
+    let (Some(size), Some(count)) = (half(54), half(56)) else {
+        return false;
+    };
+    (0..count).all(|index| {
+        let at = 64 + index * size;
+        head.get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .is_some_and(|bytes| u32::from_le_bytes(bytes) != PT_INTERP)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn makes_rules_of_paths_that_are_there_and_paths_that_are_not() {
+        let grants = Grants {
+            program: "/proc/self/exe".into(),
+            read: vec!["/nonexistent".into(), "/tmp".into()],
+            listen: 8888,
+        };
+        let made = rules(&grants).unwrap();
+        assert_eq!(made.is_some(), level() > 0);
+    }
+
+    #[test]
+    fn tells_a_static_program_from_one_that_needs_others() {
+        let directory = std::env::temp_dir();
+        let script = directory.join(format!("sidecar-landlock-{}", std::process::id()));
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert!(!is_static(&script));
+        std::fs::remove_file(&script).unwrap();
+        assert!(
+            is_static(Path::new("/nonexistent")),
+            "the exec says it better"
+        );
+        // Built for glibc, as tests are, this one names the dynamic loader.
+        if cfg!(target_env = "gnu") {
+            assert!(!is_static(Path::new("/proc/self/exe")));
+        }
+    }
+}

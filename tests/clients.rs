@@ -1,0 +1,340 @@
+//! Clients that know nothing but `client.env`, through the real binary and a real
+//! daemon: `PIPELOCK_BIN`, else the stand-in. Each in a mount namespace in which the
+//! export is where that file says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use microvm::ScratchDir;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Opened by pipelock, and not.
+const INTERCEPTED: &str = "upstream.test";
+const PASSTHROUGH: &str = "api.anthropic.com";
+/// Serves a page, a git repository and a Python package index with its own certificate.
+const UPSTREAM: &str = r#"
+import functools, http.server, ssl, sys
+directory, = sys.argv[1:]
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=directory + "/www")
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(directory + "/leaf.pem", directory + "/leaf.key")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+
+fn daemon() -> PathBuf {
+    let standin = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/standin/target");
+    let program = std::env::var_os("PIPELOCK_BIN").map_or_else(
+        || {
+            Path::new(standin)
+                .join(format!("{}-unknown-linux-musl", std::env::consts::ARCH))
+                .join("release/pipelock")
+        },
+        PathBuf::from,
+    );
+    assert!(
+        program.exists(),
+        "cannot test clients: {} is missing\nhint: scripts/test builds it; PIPELOCK_BIN names another",
+        program.display()
+    );
+    program
+}
+
+fn shell(directory: &Path, script: &str) {
+    let output = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
+/// A process that ends with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// `sh -c script` in a mount namespace of its own; `$1` and on are `arguments`.
+fn in_namespace(script: &str, arguments: &[&Path]) -> Command {
+    let mut command = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("-Ur");
+    }
+    command
+        .args([
+            "--mount",
+            "--kill-child=SIGTERM",
+            "sh",
+            "-euc",
+            script,
+            "sh",
+        ])
+        .args(arguments);
+    command
+}
+
+struct Bed {
+    scratch: ScratchDir,
+    port: u16,
+    _upstream: Running,
+    _init: Running,
+}
+
+impl Bed {
+    fn start() -> Self {
+        let scratch = ScratchDir::new().unwrap();
+        let directory = scratch.path();
+        shell(directory, &format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=upstream-root \
+               -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign -keyout root.key -out root.pem
+             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=upstream -keyout leaf.key -out leaf.csr
+             printf 'subjectAltName=DNS:{INTERCEPTED},DNS:{PASSTHROUGH}\\nauthorityKeyIdentifier=keyid\\nkeyUsage=digitalSignature\\nextendedKeyUsage=serverAuth\\n' > leaf.ext
+             openssl x509 -req -in leaf.csr -CA root.pem -CAkey root.key -CAcreateserial -days 2 -extfile leaf.ext -out leaf.pem
+             mkdir -p trust run/export www/simple/nothing www/index/co/nf
+             cp root.pem trust/
+             echo the page > www/page
+             git init -q work
+             git -C work -c user.name=t -c user.email=t@example.com commit -q --allow-empty -m first
+             git clone -q --bare work www/work.git
+             git -C www/work.git update-server-info
+             printf '127.0.0.1 localhost {INTERCEPTED} {PASSTHROUGH}\\n' > hosts"
+        ));
+        let mut upstream = Command::new("python3")
+            .args(["-c", UPSTREAM])
+            .arg(directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(upstream.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let upstream = Running(upstream);
+        // Of its own for each test: 127/8 is large.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        fs::write(
+            directory.join("manifest.yaml"),
+            format!(
+                "version: 1\nslug: clients\nbottle: {{egress: {{routes: [{{host: {INTERCEPTED}}}, {{host: {PASSTHROUGH}}}]}}}}\n\
+                 network: {{internal_cidr: 127.0.0.0/8}}\npipelock: {{listen: \"127.{high}.{low}.251:8888\", requests_per_minute: 600}}\n"
+            ),
+        )
+        .unwrap();
+        let log = fs::File::create(directory.join("log")).unwrap();
+        let mut init = in_namespace(
+            "mount --bind \"$1/hosts\" /etc/hosts; cd \"$1\"; exec \"$2\" run --manifest manifest.yaml \
+             --daemon \"$3\" --run-dir run --cert run/ca.pem --key run/ca.key",
+            &[
+                directory,
+                Path::new(env!("CARGO_BIN_EXE_sidecar-init")),
+                &daemon(),
+            ],
+        );
+        let init = Running(
+            init.stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let status = fs::read(directory.join("run/export/status.json")).unwrap_or_default();
+            let status: Value = serde_json::from_slice(&status).unwrap_or_default();
+            if status["state"] == "ready" {
+                break;
+            }
+            let log = fs::read_to_string(directory.join("log")).unwrap();
+            assert!(Instant::now() < end, "never ready: {status}\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self {
+            scratch,
+            port: line.trim().parse().unwrap(),
+            _upstream: upstream,
+            _init: init,
+        }
+    }
+
+    /// Runs `script` as an agent would: the export mounted where the documentation says,
+    /// its variables read, nothing else known. `$U` is the upstream's authority.
+    fn client(&self, host: &str, script: &str) -> (bool, String) {
+        let preparation = "mount -t tmpfs none /run; mkdir /run/sidecar-export; \
+                           mount --bind \"$1/run/export\" /run/sidecar-export; cd \"$2\"; \
+                           set -a; . /run/sidecar-export/client.env; ";
+        let home = ScratchDir::new().unwrap();
+        let cargo_home = std::env::var("CARGO_HOME")
+            .unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap_or_default()));
+        let output = in_namespace(
+            &format!("{preparation}{script}"),
+            &[self.scratch.path(), home.path()],
+        )
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", home.path())
+        .env("REAL_CARGO_HOME", cargo_home)
+        .env("U", format!("{host}:{}", self.port))
+        .output()
+        .unwrap();
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.success(), said)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.scratch.join("log")).unwrap()
+    }
+}
+
+/// A client, how it is asked whether it works here, and what it does.
+const CLIENTS: [(&str, &str, &str); 7] = [
+    ("curl", "curl --version", "curl -sS --fail https://$U/page"),
+    ("git", "git --version", "git clone -q https://$U/work.git clone && git -C clone log -1 --format='the page %s'"),
+    (
+        "Python, strict",
+        "python3 -c 'import ssl'",
+        "python3 -c '
+import os, ssl, urllib.request
+context = ssl.create_default_context()
+context.verify_flags |= ssl.VERIFY_X509_STRICT
+opener = urllib.request.build_opener(urllib.request.ProxyHandler(), urllib.request.HTTPSHandler(context=context))
+print(opener.open(\"https://\" + os.environ[\"U\"] + \"/page\").read().decode())'",
+    ),
+    (
+        "openssl",
+        "openssl version",
+        "printf 'GET /page HTTP/1.0\\r\\nHost: %s\\r\\n\\r\\n' \"$U\" | openssl s_client -quiet -verify_return_error -x509_strict \
+           -proxy \"${HTTPS_PROXY#http://}\" -connect \"$U\" -servername \"${U%:*}\"",
+    ),
+    (
+        "Node",
+        // Older ones know no proxy variables at all.
+        "node -e 'const [a, b] = process.versions.node.split(\".\").map(Number); process.exit(a > 24 || a == 24 || (a == 22 && b >= 21) ? 0 : 1)'",
+        "node -e 'fetch(`https://${process.env.U}/page`).then(r => r.text()).then(console.log)'",
+    ),
+    (
+        "Node's TLS",
+        "node --version",
+        "node -e '
+const net = require(\"net\"), tls = require(\"tls\"), u = process.env.U, proxy = new URL(process.env.HTTPS_PROXY);
+const socket = net.connect(proxy.port, proxy.hostname, () => socket.write(`CONNECT ${u} HTTP/1.1\\r\\nHost: ${u}\\r\\n\\r\\n`));
+socket.once(\"data\", () => { const secure = tls.connect({socket, servername: u.split(\":\")[0]}, () => {
+  secure.write(`GET /page HTTP/1.0\\r\\nHost: ${u}\\r\\n\\r\\n`); });
+  secure.on(\"data\", data => process.stdout.write(data)); secure.on(\"end\", () => process.exit(0)); });'",
+    ),
+    (
+        "pip",
+        "python3 -m pip --version",
+        "python3 -m pip download --no-cache-dir --disable-pip-version-check --index-url https://$U/simple nothing 2>&1 | \
+           sed 's/.*from versions: none.*/the page/'",
+    ),
+];
+
+/// Those that are here; the others are named.
+fn clients() -> Vec<(&'static str, &'static str)> {
+    CLIENTS
+        .into_iter()
+        .filter_map(|(name, probe, script)| {
+            let works = Command::new("sh").args(["-c", probe]).output();
+            let works = works.is_ok_and(|output| output.status.success());
+            if !works {
+                // Not eprintln: the harness hides that of a test that passes.
+                let _ = writeln!(std::io::stderr(), "NOT CHECKED: {name}, which is not here");
+            }
+            works.then_some((name, script))
+        })
+        .collect()
+}
+
+#[test]
+fn every_client_works_with_the_variables_alone_whether_intercepted_or_not() {
+    let bed = Bed::start();
+    let mut tried = 0;
+    for (name, script) in clients() {
+        for host in [INTERCEPTED, PASSTHROUGH] {
+            let (_, said) = bed.client(host, script);
+            assert!(
+                said.contains("the page"),
+                "{name}, {host}: {said}\n{}",
+                bed.log()
+            );
+            tried += 1;
+        }
+    }
+    assert!(tried >= 8, "curl, git, Python and openssl at least");
+    // They were intercepted, and the other host was not.
+    let issuer = "printf '' | openssl s_client -proxy \"${HTTPS_PROXY#http://}\" -connect \"$U\" -servername \"${U%:*}\" 2>&1 | grep issuer";
+    assert!(bed.client(INTERCEPTED, issuer).1.contains("Pipelock CA"));
+    assert!(bed.client(PASSTHROUGH, issuer).1.contains("upstream-root"));
+}
+
+#[test]
+fn cargo_asks_its_registry_with_the_variables_alone() {
+    let bed = Bed::start();
+    fs::write(
+        bed.scratch.join("www/index/config.json"),
+        format!("{{\"dl\":\"https://{INTERCEPTED}:{}/dl\"}}", bed.port),
+    )
+    .unwrap();
+    // An index without the crate: "not found" is an answer, and it came over TLS.
+    let script = "mkdir -p src .cargo; touch src/lib.rs; cp -r \"$REAL_CARGO_HOME/bin\" . 2>/dev/null || true
+printf '[package]\\nname=\"p\"\\nversion=\"0.1.0\"\\nedition=\"2021\"\\n[dependencies]\\nconf={version=\"1\",registry=\"r\"}\\n' > Cargo.toml
+printf '[registries.r]\\nindex=\"sparse+https://%s/index/\"\\n' \"$U\" > .cargo/config.toml
+RUSTUP_HOME=${RUSTUP_HOME:-${REAL_CARGO_HOME%/.cargo}/.rustup} CARGO_HTTP_MULTIPLEXING=false cargo fetch";
+    let (_, said) = bed.client(INTERCEPTED, script);
+    assert!(
+        said.contains("no matching package") || said.contains("not found in registry"),
+        "{said}\n{}",
+        bed.log()
+    );
+}
+
+#[test]
+fn a_client_without_the_ca_is_told_from_a_refused_host() {
+    let bed = Bed::start();
+    let (works, said) = bed.client(
+        INTERCEPTED,
+        "unset CURL_CA_BUNDLE SSL_CERT_FILE; curl -sS https://$U/page",
+    );
+    assert!(!works, "{said}");
+    let (works, refused) = bed.client("elsewhere.test", "curl -sS https://$U/page");
+    assert!(!works && refused.contains("403"), "{refused}");
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let text = fs::read_to_string(bed.scratch.join("run/export/denials.json")).unwrap();
+        let denials: Value = serde_json::from_str(&text).unwrap();
+        let reason = |host: &str| {
+            let all = denials["denials"].as_array().unwrap();
+            let found = all.iter().find(|denial| denial["host"] == host);
+            found.map(|denial| denial["reason"].as_str().unwrap().to_owned())
+        };
+        if reason(INTERCEPTED).as_deref() == Some("the client does not trust the CA")
+            && reason("elsewhere.test").as_deref() == Some("domain not in allowlist")
+        {
+            break;
+        }
+        assert!(Instant::now() < end, "{text}\n{}", bed.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

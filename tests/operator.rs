@@ -1,0 +1,470 @@
+//! What the host, the operator and the client get, each read as they read it: through
+//! the real binary, with a daemon that says what a test wants.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "the functions around the tests fail them by panicking"
+)]
+
+mod support;
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::{Bed, Init, Place, places, proc_field};
+
+const SECRET: &str = "AKIAIOSFODNN7EXAMPLE";
+
+fn json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Waits until `denials.json` is as wanted.
+fn wait_denials(init: &mut Init, wanted: impl Fn(&Value) -> bool) -> Value {
+    init.wait_until("the denials are told", |init| {
+        json(&init.bed.path("run/denials.json")).filter(|denials| wanted(denials))
+    })
+}
+
+// The client's files.
+
+#[test]
+fn a_shell_and_docker_read_the_same_from_the_clients_variables() {
+    let mut init = Bed::new().with_export().start(Place::Child);
+    init.wait_ready();
+    let file = init.bed.path("run/export/client.env");
+    let sourced = Command::new("sh")
+        .args(["-c", "set -a; . \"$0\"; env", file.to_str().unwrap()])
+        .env_clear()
+        .output()
+        .unwrap();
+    let sourced = String::from_utf8(sourced.stdout).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    // docker's --env-file: NAME=value, taken as it is, no quotes removed.
+    for line in text.lines() {
+        assert!(
+            sourced.lines().any(|other| other == line),
+            "{line}\n{sourced}"
+        );
+    }
+    let proxy = format!("http://{}", init.bed.address());
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
+        assert!(
+            text.contains(&format!("{name}={proxy}\n")),
+            "{name}: {text}"
+        );
+    }
+    for name in [
+        "NO_PROXY",
+        "no_proxy",
+        "NODE_USE_ENV_PROXY",
+        "NODE_EXTRA_CA_CERTS",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "CARGO_HTTP_CAINFO",
+        "PIP_CERT",
+        "DENO_CERT",
+    ] {
+        assert!(
+            text.lines()
+                .any(|line| line.starts_with(&format!("{name}="))),
+            "{name}: {text}"
+        );
+    }
+}
+
+#[test]
+fn the_bundle_verifies_the_ca_and_every_public_root() {
+    let mut init = Bed::new().with_export().start(Place::Child);
+    init.wait_ready();
+    let export = init.bed.path("run/export");
+    let verified = |file: &Path| {
+        Command::new("openssl")
+            .args(["verify", "-no-CApath", "-no-CAstore", "-CAfile"])
+            .arg(export.join("ca-bundle.pem"))
+            .arg(file)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    assert!(verified(&export.join("pipelock-ca.pem")));
+    let public = fs::read_to_string("/etc/ssl/certs/ca-certificates.crt").unwrap();
+    let bundle = fs::read_to_string(export.join("ca-bundle.pem")).unwrap();
+    let count = |text: &str| text.matches("-----BEGIN CERTIFICATE-----").count();
+    assert_eq!(count(&bundle), count(&public) + 1);
+    assert!(bundle.starts_with(&public));
+    assert!(!bundle.contains("PRIVATE"));
+}
+
+#[test]
+fn an_extra_root_is_in_the_bundle_and_a_changed_manifest_changes_the_files() {
+    let bed = Bed::new().with_export();
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let export = init.bed.path("run/export");
+    let ca = fs::read_to_string(export.join("pipelock-ca.pem")).unwrap();
+    let before = fs::read_to_string(export.join("ca-bundle.pem")).unwrap();
+    assert_eq!(before.matches(ca.trim_end()).count(), 1);
+    fs::create_dir(init.bed.path("trust")).unwrap();
+    fs::write(init.bed.path("trust/root.pem"), &ca).unwrap();
+    init.signal(Signal::SIGHUP);
+    init.wait_applied(2);
+    let after = fs::read_to_string(export.join("ca-bundle.pem")).unwrap();
+    assert_eq!(after.matches(ca.trim_end()).count(), 2);
+    assert_eq!(
+        fs::read_to_string(export.join("pipelock-ca.pem")).unwrap(),
+        ca
+    );
+}
+
+#[test]
+fn nothing_of_an_earlier_start_stays_in_the_export() {
+    const NAMES: [&str; 6] = [
+        "pipelock-ca.pem",
+        "ca-bundle.pem",
+        "client.env",
+        "denials.json",
+        "report.json",
+        "status.json",
+    ];
+    let bed = Bed::new().with_export();
+    for name in NAMES {
+        fs::write(bed.path("run/export").join(name), "stale").unwrap();
+    }
+    bed.replace_manifest("version: 2\n");
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 65);
+    for name in NAMES {
+        let left = fs::read_to_string(end.bed.path("run/export").join(name)).unwrap_or_default();
+        assert_ne!(left, "stale", "{name}");
+        let written = ["status.json", "report.json", "denials.json"].contains(&name);
+        assert!(left.is_empty() || written, "{name}: {left}");
+    }
+}
+
+// Denials.
+
+#[test]
+fn tells_what_was_refused_without_telling_what_was_in_it() {
+    let lines = format!(
+        r#"{{"event":"blocked","method":"CONNECT","target":"pypi.example:443","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}}
+{{"event":"blocked","method":"CONNECT","target":"pypi.example:443","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}}
+{{"event":"blocked","method":"GET","url":"http://u:{SECRET}@a.example/?k={SECRET}","scanner":"core_dlp","reason":"core DLP match: AWS Access ID (critical)"}}
+{{"event":"body_dlp","method":"POST","url":"http://a.example/{SECRET}","action":"block","patterns":["AWS Access ID"]}}
+{{"event":"anomaly","method":"CONNECT","target":"a.example:443","scanner":"tls_intercept","reason":"x"}}
+{{"event":"error","method":"CONNECT","target":"a.example:443","error":"close: {SECRET}"}}
+{{"event":"blocked","method":"CONNECT","target":"canary.invalid:443","scanner":"allowlist","reason":"domain not in allowlist: canary.invalid"}}
+"#
+    );
+    let mut init = Bed::new()
+        .with_export()
+        .with_lines(&lines)
+        .start(Place::Child);
+    init.wait_ready();
+    let denials = wait_denials(&mut init, |denials| denials["total"] == 4);
+    assert_eq!(denials["boot_id"], init.status()["boot_id"]);
+    assert_eq!(denials["remainder"], 0);
+    let first = &denials["denials"][0];
+    assert_eq!(first["host"], "pypi.example");
+    assert_eq!(first["scanner"], "allowlist");
+    assert_eq!(first["reason"], "domain not in allowlist");
+    assert_eq!(first["count"], 2);
+    assert_eq!(denials["denials"].as_array().unwrap().len(), 3);
+    let text = fs::read_to_string(init.bed.path("run/export/denials.json")).unwrap();
+    assert!(!text.contains(SECRET) && !text.contains("http"), "{text}");
+
+    // And in words, for people.
+    let output = init.bed.run(&["status"]);
+    let words = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        words.contains("2 × pypi.example: not in the allowlist"),
+        "{words}"
+    );
+    assert!(words.contains("- host: pypi.example"), "{words}");
+    assert!(!words.contains(SECRET), "{words}");
+}
+
+#[test]
+fn a_hundred_thousand_hostile_names_cost_neither_memory_nor_space() {
+    let bed = Bed::new().with_export().with_faults("deny-hosts 100000");
+    let mut init = bed.start(Place::Child);
+    let denials = wait_denials(&mut init, |denials| denials["total"] == 100_000);
+    assert_eq!(denials["denials"].as_array().unwrap().len(), 100);
+    let told: u64 = denials["denials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|denial| denial["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!(denials["remainder"].as_u64().unwrap() + told, 100_000);
+    let size = fs::metadata(init.bed.path("run/export/denials.json"))
+        .unwrap()
+        .len();
+    assert!(size < 64 * 1024, "{size}");
+    init.wait_ready();
+    let memory = proc_field(init.pid(), "VmHWM").unwrap();
+    let kilobytes: u64 = memory.trim_end_matches(" kB").parse().unwrap();
+    assert!(kilobytes < 16 * 1024, "{memory}");
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn an_export_that_cannot_be_written_stalls_nobody() {
+    let bed = Bed::new().with_export().with_faults("deny-hosts 1000");
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    wait_denials(&mut init, |denials| denials["total"] == 1000);
+    // A directory in the file's place refuses every write, to root too.
+    let file = init.bed.path("run/export/denials.json");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    init.kill_daemon();
+    init.wait_ready_after(1);
+    wait_denials(&mut init, |denials| denials["total"] == 2000);
+    let status = init.wait_for("the failure is told", |status| {
+        status["warnings"].to_string().contains("denials.json")
+    });
+    assert_eq!(status["state"], "ready");
+    assert_eq!(init.stop().0.code, 0);
+}
+
+// Notifications.
+
+/// Every message that arrives until one contains `last`.
+fn messages(socket: &UnixDatagram, last: &str) -> Vec<String> {
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let mut messages = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).expect("a message");
+        messages.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        if messages
+            .last()
+            .is_some_and(|message| message.contains(last))
+        {
+            return messages;
+        }
+    }
+}
+
+#[test]
+fn tells_a_service_manager_when_it_is_ready_reloads_and_stops() {
+    for place in places() {
+        let bed = Bed::new();
+        let path = bed.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let bed = bed.with_environment("NOTIFY_SOCKET", path.to_str().unwrap());
+        let mut init = bed.start(place);
+        let ready = messages(&socket, "READY=1");
+        let last = ready.last().unwrap();
+        assert!(last.starts_with("READY=1\n"), "{ready:?}");
+        assert!(
+            last.contains("STATUS=ready; what is not allowed is refused\n"),
+            "{ready:?}"
+        );
+        let own = format!("MAINPID={}\n", init.pid());
+        assert_eq!(last.contains(&own), place == Place::Child, "{ready:?}");
+        assert_eq!(init.wait_ready()["state"], "ready");
+
+        // Nothing changed, and it is said all the same: Type=notify-reload waits for it.
+        init.signal(Signal::SIGHUP);
+        let reloading = messages(&socket, "RELOADING=1");
+        assert!(
+            reloading.last().unwrap().contains("\nMONOTONIC_USEC="),
+            "{reloading:?}"
+        );
+        messages(&socket, "READY=1");
+
+        init.bed.allow(&["a.example", "b.example"]);
+        init.signal(Signal::SIGHUP);
+        messages(&socket, "RELOADING=1");
+        messages(&socket, "READY=1");
+        assert_eq!(init.wait_applied(2)["state"], "ready");
+
+        init.signal(Signal::SIGTERM);
+        messages(&socket, "STOPPING=1");
+        assert_eq!(init.wait_end().code, 0);
+    }
+}
+
+#[test]
+fn keeps_a_watchdog_quiet_over_an_abstract_socket() {
+    let name = format!("sidecar-init-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    let init = Bed::new()
+        .with_environment("NOTIFY_SOCKET", &format!("@{name}"))
+        .with_environment("WATCHDOG_USEC", "400000")
+        .start(Place::Child);
+    messages(&socket, "WATCHDOG=1");
+    let begin = Instant::now();
+    for _ in 0..5 {
+        messages(&socket, "WATCHDOG=1");
+    }
+    // Half of what is allowed, so neither late nor busy.
+    let took = begin.elapsed();
+    assert!(took > Duration::from_millis(500), "{took:?}");
+    drop(init);
+}
+
+#[test]
+fn nobody_at_the_notify_socket_stops_nothing() {
+    for (address, said) in [
+        (
+            "/nonexistent/notify",
+            "cannot notify NOTIFY_SOCKET: No such file",
+        ),
+        (
+            "@sidecar-init-nobody",
+            "cannot notify NOTIFY_SOCKET: Connection refused",
+        ),
+        ("vsock:2:4294967295", "cannot notify NOTIFY_SOCKET: "),
+        (
+            "nonsense",
+            "cannot use NOTIFY_SOCKET \"nonsense\": accepted are",
+        ),
+    ] {
+        let mut init = Bed::new()
+            .with_environment("NOTIFY_SOCKET", address)
+            .start(Place::Child);
+        init.wait_ready();
+        let (end, _) = init.stop();
+        assert_eq!(end.code, 0);
+        assert_eq!(
+            end.console_text().matches(said).count(),
+            1,
+            "{}",
+            end.console_text()
+        );
+    }
+}
+
+#[test]
+fn the_daemon_never_hears_of_the_notify_socket() {
+    let mut init = Bed::new()
+        .with_environment("NOTIFY_SOCKET", "@nobody")
+        .with_environment("WATCHDOG_USEC", "1000000")
+        .start(Place::Child);
+    init.wait_ready();
+    let environment = fs::read(format!("/proc/{}/environ", init.daemon())).unwrap();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    assert!(
+        !environment.contains("NOTIFY") && !environment.contains("WATCHDOG"),
+        "{environment}"
+    );
+}
+
+// The report.
+
+#[test]
+fn a_crash_loop_leaves_a_report_without_secrets() {
+    for place in places() {
+        let lines = format!(
+            r#"{{"event":"blocked","method":"GET","url":"http://a.example/?k={SECRET}","scanner":"core_dlp","reason":"core DLP match: AWS Access ID (critical)"}}"#
+        );
+        let bed = Bed::new()
+            .with_export()
+            .with_lines(&lines)
+            .with_faults("allow-everything");
+        let end = bed.start(place).wait_end();
+        assert_eq!(end.code, 69);
+        let text = fs::read_to_string(end.bed.path("run/export/report.json")).unwrap();
+        let report: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(report["status"]["exit_code"], 69);
+        assert_eq!(report["status"]["boot_id"], end.result["boot_id"]);
+        assert!(
+            report["status"]["error"]
+                .as_str()
+                .unwrap()
+                .contains("does not enforce")
+        );
+        assert!(
+            report["config"]
+                .as_str()
+                .unwrap()
+                .contains("- \"a.example\"\n")
+        );
+        assert!(report["denials"]["total"].as_u64().unwrap() >= 1);
+        assert_eq!(report["kernel"], Value::Null, "not our kernel");
+        assert!(text.len() <= 1024 * 1024);
+        let key = fs::read_to_string(end.bed.path("run/ca.key")).unwrap();
+        let inside = key.lines().nth(1).unwrap();
+        assert!(inside.len() > 40, "{key}");
+        assert!(!text.contains(inside) && !text.contains("PRIVATE KEY"));
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_a_report_and_a_stop_none() {
+    let bed = Bed::new();
+    bed.replace_manifest("version: 1\nslug: x\nbotle: {}\n");
+    let end = bed.start(Place::Child).wait_end();
+    let report = json(&end.bed.path("run/report.json")).unwrap();
+    assert_eq!(report["status"]["outcome"], "failed at manifest");
+    assert!(
+        report["status"]["error"]
+            .as_str()
+            .unwrap()
+            .contains("bottle")
+    );
+    assert_eq!(report["config"], Value::Null);
+
+    let mut init = Bed::new().start(Place::Child);
+    init.wait_ready();
+    let (end, _) = init.stop();
+    assert!(!end.bed.path("run/report.json").exists());
+}
+
+#[test]
+fn a_report_stays_below_a_mebibyte_whatever_the_manifest() {
+    let bed = Bed::new().with_faults("exit 1");
+    let hosts: Vec<String> = (0..60_000)
+        .map(|number| format!("host-{number}.example"))
+        .collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    bed.allow(&hosts);
+    let end = bed.start(Place::Child).wait_end();
+    let size = fs::metadata(end.bed.path("run/report.json")).unwrap().len();
+    assert!(size > 200 * 1024 && size <= 1024 * 1024, "{size}");
+}
+
+// The start as a picture.
+
+#[test]
+fn draws_the_start_as_a_picture_that_parses() {
+    let mut init = Bed::new().start(Place::Child);
+    init.wait_ready();
+    let file = init.bed.path("start.svg");
+    let output = init.bed.run(&["status", "--svg", file.to_str().unwrap()]);
+    assert!(
+        output.status.success() && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    let picture = fs::read_to_string(&file).unwrap();
+    assert_eq!(picture.matches("<rect ").count(), 9, "{picture}");
+    let parsed = Command::new("python3")
+        .args([
+            "-c",
+            "import sys, xml.dom.minidom as m; m.parse(sys.argv[1])",
+        ])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(parsed.status.success(), "{parsed:?}");
+    let printed = init.bed.run(&["status", "--svg", "-"]).stdout;
+    assert_eq!(printed, picture.as_bytes());
+}

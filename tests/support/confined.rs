@@ -1,0 +1,42 @@
+//! pipelock inside the daemon's sandbox, by itself: runs the program `CONFINED` names
+//! with its own arguments. As `PIPELOCK_BIN` it takes the stand-in's contract suite into
+//! the sandbox; as an unprivileged user, because that suite's files are its user's.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests")]
+
+use std::path::{Path, PathBuf};
+
+use sidecar_init::supervise::landlock::Grants;
+use sidecar_init::supervise::sandbox::{Privileges, Sandbox};
+use sidecar_init::supervise::spawn::{Command, become_command};
+
+fn main() {
+    let program = PathBuf::from(std::env::var_os("CONFINED").expect("CONFINED names a program"));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // As the init does: the configuration's directory, which has the CA pair too here.
+    // `--config FILE`, `--config=FILE`, `-c FILE`, `-cFILE`: the one path there is.
+    let directory = arguments
+        .iter()
+        .find_map(|argument| argument.find('/').and_then(|at| argument.get(at..)))
+        .and_then(|config| Path::new(config).parent())
+        .unwrap_or(Path::new("/nonexistent"));
+    let listen = arguments
+        .iter()
+        .skip_while(|argument| *argument != "--listen")
+        .nth(1)
+        .and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+    let environment: Vec<String> = std::env::vars()
+        .filter(|(name, _)| name != "CONFINED")
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let command = Command::new(&program, &arguments, &environment).unwrap();
+    let sandbox = Sandbox::plan(Privileges::of_this_process());
+    let grants = Grants {
+        program,
+        read: vec![directory.to_owned()],
+        listen: listen.unwrap_or(8888),
+    };
+    let prepared = sandbox.prepare(&grants).unwrap();
+    eprintln!("{}", become_command(&command, &sandbox, &prepared));
+    std::process::exit(127);
+}

@@ -1,0 +1,174 @@
+//! Compiles the intruder (`tests/fixtures/intruder.rs`) and reads what it says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+/// What an intruder is to attack besides what it finds by itself.
+pub struct Targets<'a> {
+    /// The manifest.
+    pub manifest: &'a str,
+    /// A program that is not the daemon.
+    pub other_program: &'a str,
+    /// What it exhausts at the end: `memory`, `processes`, or nothing.
+    pub last: &'a str,
+}
+
+/// Compiles it to `program`, static, with the toolchain of this checkout.
+pub fn compile(targets: &Targets, program: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/intruder.rs");
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let compiled = Command::new("rustc")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("INTRUDER_MANIFEST", targets.manifest)
+        .env("INTRUDER_OTHER_PROGRAM", targets.other_program)
+        .env("INTRUDER_LAST", targets.last)
+        .args(["--edition", "2024", "--target", &target])
+        .args(["-C", "linker=rust-lld", "-C", "strip=symbols"])
+        .args(["-C", "panic=abort", "-o"])
+        .arg(program)
+        .arg(source)
+        .output()
+        .expect("rustc, which compiled this test, is needed once more");
+    assert!(
+        compiled.status.success(),
+        "{}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+}
+
+/// What the kernel answered to each attempt.
+pub fn answers(output: &str) -> BTreeMap<String, String> {
+    output
+        .lines()
+        .filter_map(|line| {
+            let (_, said) = line.split_once("intruder: ")?;
+            let (attempt, answer) = said.split_once(": ")?;
+            Some((attempt.to_owned(), answer.trim().to_owned()))
+        })
+        .collect()
+}
+
+const DONE: &str = "done";
+const EPERM: &str = "1";
+const EACCES: &str = "13";
+
+/// What must come of an attempt, and the mechanism that alone decides it: everything
+/// else (owner, mode, capability, mount flag) would have let it through, or answered
+/// with another errno.
+pub const EXPECTED: &[(&str, &str, &str)] = &[
+    ("read its configuration", DONE, "granted"),
+    ("open a TCP socket", DONE, "granted"),
+    ("open a UDP socket", DONE, "granted"),
+    ("bind its port", DONE, "granted"),
+    ("create /tmp", EACCES, "Landlock"),
+    ("mkdir /tmp", EACCES, "Landlock"),
+    ("symlink /tmp", EACCES, "Landlock"),
+    ("create /dev/shm", EACCES, "Landlock"),
+    ("create /", EACCES, "the owner of / and Landlock"),
+    (
+        "write its configuration",
+        EACCES,
+        "Landlock: the file is its own",
+    ),
+    (
+        "truncate its configuration",
+        EACCES,
+        "Landlock: the file is its own",
+    ),
+    (
+        "remove its configuration",
+        EACCES,
+        "Landlock and the directory's owner",
+    ),
+    (
+        "chmod its configuration",
+        EPERM,
+        "seccomp: the file is its own",
+    ),
+    ("write its program", EACCES, "Landlock and the file's owner"),
+    ("write /dev/null", EACCES, "Landlock: everybody else may"),
+    ("read the manifest", EACCES, "Landlock: everybody else may"),
+    ("read /etc/passwd", EACCES, "Landlock: everybody else may"),
+    (
+        "read the init's status",
+        EACCES,
+        "Landlock: everybody else may",
+    ),
+    (
+        "read the init's environment",
+        EACCES,
+        "Landlock, and the init is not dumpable",
+    ),
+    ("signal the init", EPERM, "Landlock's scope, and its user"),
+    ("ptrace the init", EPERM, "seccomp, Landlock, and its user"),
+    ("be ptraced", EPERM, "seccomp: always permitted otherwise"),
+    (
+        "read the init's memory",
+        EPERM,
+        "seccomp: no more than a zero otherwise",
+    ),
+    ("mount", EPERM, "seccomp, and no capability"),
+    ("make a user namespace", EPERM, "seccomp"),
+    ("clone into a namespace", "code 1", "seccomp"),
+    ("open a perf event", EPERM, "seccomp: EFAULT otherwise"),
+    ("use bpf", EPERM, "seccomp: EINVAL otherwise"),
+    ("add a key", EPERM, "seccomp: EFAULT otherwise"),
+    ("set up io_uring", EPERM, "seccomp: EFAULT otherwise"),
+    ("open a raw socket", EPERM, "seccomp, and no capability"),
+    ("open a ping socket", EPERM, "seccomp: EACCES otherwise"),
+    ("open a packet socket", EPERM, "seccomp, and no capability"),
+    (
+        "open a netlink socket",
+        EPERM,
+        "seccomp: permitted otherwise",
+    ),
+    ("open a local socket", EPERM, "seccomp: permitted otherwise"),
+    ("open a vsock", EPERM, "seccomp: permitted otherwise"),
+    (
+        "open an MPTCP socket",
+        EPERM,
+        "seccomp: Landlock does not see its ports",
+    ),
+    ("bind another port", EACCES, "Landlock"),
+    ("execute another program", "code 13", "Landlock"),
+    (
+        "make a program in memory",
+        EPERM,
+        "seccomp: permitted otherwise",
+    ),
+    ("become root", EPERM, "no capability"),
+    (
+        "execute its own setuid file",
+        "code 7",
+        "no_new_privs: it runs, but not as root",
+    ),
+    ("raise a capability", EPERM, "empty capability sets"),
+];
+
+/// Every attempt, against what must come of it; all surprises at once.
+pub fn assert_stopped(answers: &BTreeMap<String, String>, except: &[&str]) {
+    let surprises: Vec<String> = EXPECTED
+        .iter()
+        .filter(|(attempt, _, _)| !except.contains(attempt))
+        .filter_map(|(attempt, expected, mechanism)| {
+            let answer = answers.get(*attempt).map_or("nothing", String::as_str);
+            (answer != *expected)
+                .then(|| format!("{attempt}: {answer} instead of {expected} ({mechanism})"))
+        })
+        .collect();
+    assert!(surprises.is_empty(), "{surprises:#?}");
+    if cfg!(target_arch = "x86_64") {
+        assert_eq!(answers["use the x32 numbers"], "signal 31", "seccomp kills");
+    }
+    // Found by the list above, or reported by it: nothing is tried without a verdict.
+    let listed = |attempt: &String| {
+        EXPECTED.iter().any(|(name, _, _)| name == attempt)
+            || ["create", "mkdir", "symlink"]
+                .iter()
+                .any(|verb| attempt.starts_with(verb) && answers[attempt] != DONE)
+            || ["use the x32 numbers", "processes", "memory"].contains(&attempt.as_str())
+    };
+    let unlisted: Vec<_> = answers.keys().filter(|attempt| !listed(attempt)).collect();
+    assert!(unlisted.is_empty(), "{unlisted:?}");
+}

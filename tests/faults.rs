@@ -625,18 +625,17 @@ fn an_export_that_is_full_or_read_only_never_hurts_the_daemon() {
     let export = "mkdir $run/export; mount -t tmpfs -o size=64k,mode=755 bed $run/export";
     let old = "echo '{\"boot_id\":\"old\"}' > $run/export/status.json; echo old > $run/export/pipelock-ca.pem";
     let full = "dd if=/dev/zero of=$run/export/filler 2>/dev/null || true";
-    for (more, untold) in [
-        (format!("{old}; mount -o remount,ro $run/export"), true),
-        (full.to_owned(), true),
-        // What it replaces makes room enough.
-        (format!("{old}; {full}"), false),
+    for more in [
+        format!("{old}; mount -o remount,ro $run/export"),
+        full.to_owned(),
+        format!("{old}; {full}"),
     ] {
         let Some(mut init) = with_mount(Bed::new(), "size=1m", &format!("{export}; {more}")) else {
             return;
         };
         let status = init.wait_ready();
-        let warned = status["warnings"].to_string().contains("run/export");
-        assert_eq!(warned, untold, "{more}: {}", status["warnings"]);
+        let warnings = status["warnings"].to_string();
+        assert!(warnings.contains("run/export"), "{more}: {warnings}");
         let read =
             |name: &str| fs::read_to_string(init.seen_path(&format!("run/export/{name}"))).ok();
         let certificate = read("pipelock-ca.pem");
@@ -731,7 +730,9 @@ const fn failing(
     }
 }
 
-const START_UP: [Failing; 25] = [
+// The first fork and the first pipe are the CA's; what the daemon's filter has seen is no
+// longer for strace to change.
+const START_UP: [Failing; 22] = [
     failing(
         "rt_sigaction:error=EINVAL:when=12+",
         "",
@@ -858,41 +859,26 @@ const START_UP: [Failing; 25] = [
         69,
         "Too many open files",
     ),
-    failing("pipe2:error=EMFILE", "", "spawn", 69, "cannot fork for"),
     failing(
-        "clone,clone3,fork,vfork:error=ENOMEM",
+        "pipe2:error=EMFILE:when=2+",
+        "",
+        "spawn",
+        69,
+        "cannot fork for",
+    ),
+    failing(
+        "clone,clone3,fork,vfork:error=ENOMEM:when=2+",
         "",
         "spawn",
         69,
         "Out of memory",
     ),
     failing(
-        "clone,clone3,fork,vfork:error=EAGAIN",
+        "clone,clone3,fork,vfork:error=EAGAIN:when=2+",
         "",
         "spawn",
         69,
         "Try again",
-    ),
-    failing(
-        "execve:error=ENOENT",
-        "pipelock",
-        "ready",
-        127,
-        "cannot execute",
-    ),
-    failing(
-        "execve:error=EACCES",
-        "pipelock",
-        "ready",
-        126,
-        "Permission denied",
-    ),
-    failing(
-        "execve:error=ENOMEM",
-        "pipelock",
-        "ready",
-        69,
-        "Out of memory",
     ),
     failing(
         "dup2,dup3:error=EMFILE",

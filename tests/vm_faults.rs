@@ -237,11 +237,8 @@ fn a_machine_cut_off_while_it_writes_leaves_whole_files_and_no_old_ca_beside_a_n
         .wait_for_line("sidecar-init: ready", BOOT_DEADLINE)
         .unwrap();
     let status = bed.wait_ready();
-    assert!(
-        boots
-            .iter()
-            .all(|(id, _)| *id != status["boot_id"].to_string())
-    );
+    let this = status["boot_id"].to_string();
+    assert!(boots.iter().all(|(id, _)| *id != this));
     let mut names: Vec<_> = fs::read_dir(&export)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

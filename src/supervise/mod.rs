@@ -161,6 +161,10 @@ struct Running {
     deny_all_sha256: String,
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each read in one place"
+)]
 struct Supervisor<'a> {
     setup: &'a Setup<'a>,
     machine: Machine,

@@ -97,26 +97,7 @@ fn main() {
             orphan();
         }
     }
-    if faults.has("every-end") {
-        for code in 0..=255 {
-            orphan_that(|| code);
-        }
-        for number in 1..=64 {
-            // SAFETY: plain numbers, in a process of one thread.
-            orphan_that(|| unsafe {
-                libc::kill(libc::getpid(), number);
-                99
-            });
-        }
-    }
-    if faults.has("escape") {
-        // SAFETY: setsid has no arguments; the sleep ends with the process.
-        orphan_that(|| unsafe {
-            libc::setsid();
-            libc::sleep(600);
-            0
-        });
-    }
+    leave_orphans(&faults);
     if faults.has("grandchild") {
         // The zombie is the init's to reap once we are gone.
         #[allow(clippy::zombie_processes)]
@@ -278,6 +259,30 @@ fn respond(connection: &mut TcpStream, status: u16, body: &str) -> std::io::Resu
         "HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+#[allow(unsafe_code)]
+fn leave_orphans(faults: &Faults) {
+    if faults.has("every-end") {
+        for code in 0..=255 {
+            orphan_that(|| code);
+        }
+        for number in 1..=64 {
+            // SAFETY: plain numbers, in a process of one thread.
+            orphan_that(|| unsafe {
+                libc::kill(libc::getpid(), number);
+                99
+            });
+        }
+    }
+    if faults.has("escape") {
+        // SAFETY: setsid has no arguments; the sleep ends with the process.
+        orphan_that(|| unsafe {
+            libc::setsid();
+            libc::sleep(600);
+            0
+        });
+    }
 }
 
 /// One process whose parent is gone, so that it is the init's to reap.

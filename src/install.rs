@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -83,6 +83,18 @@ impl std::error::Error for FileError {
 /// a read-only `/etc` points into `/run`.
 pub fn install(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileError> {
     replace(path, bytes, access, true)
+}
+
+/// Whether `path` is already what [`install`] would make it.
+#[must_use]
+pub fn is_installed(path: &Path, bytes: &[u8], access: Access) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| {
+        metadata.is_file()
+            && metadata.permissions().mode() & 0o7777 == access.mode
+            && access
+                .owner
+                .is_none_or(|owner| owner == (metadata.uid(), metadata.gid()))
+    }) && read_bounded(path, bytes.len()).is_ok_and(|found| found == bytes)
 }
 
 /// [`install`] without waiting for a disk: for what is worthless after this boot.
@@ -194,7 +206,6 @@ pub fn ensure_directory(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     struct Scratch(PathBuf);
 

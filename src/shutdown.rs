@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::boot::mode::Mode;
 use crate::console::console;
-use crate::supervise::reaper::reap_exited_children;
+use crate::supervise::reaper::{children, reap_exited_children};
 use crate::supervise::signals::Signals;
 
 /// What is left over gets this long between SIGTERM and SIGKILL: the daemon, the one
@@ -82,12 +82,7 @@ fn signal_everything(mode: Mode, signal: Signal) {
         let _ = kill(Pid::from_raw(-1), signal);
         return;
     }
-    let children = format!("/proc/self/task/{}/children", std::process::id());
-    for pid in fs::read_to_string(children)
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-    {
+    for pid in children() {
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }

@@ -363,9 +363,16 @@ impl Reporter {
         publish(&directory.join(FILE), text.as_bytes(), Access::PUBLIC)
     }
 
+    /// Whether [`Reporter::tell_in`] has taken up this directory, even if it failed there.
+    #[must_use]
+    pub fn tells_in(&self, directory: &Path) -> bool {
+        self.places.iter().any(|place| place == directory)
+    }
+
     /// Publishes if something changed. A place that cannot be written is told about
-    /// once on the console and tried again at the next change: a full disk on the
-    /// host must not stop the firewall.
+    /// once on the console and tried again at the next call: a full disk on the host
+    /// must not stop the firewall. What stood there goes, because a status that is no
+    /// longer true is worse than none; its space may be all that was missing.
     pub fn publish(&mut self) {
         let result = self
             .notifier
@@ -382,8 +389,14 @@ impl Reporter {
         let text = self.json();
         let mut failures = Vec::new();
         for place in &self.places {
-            if let Err(error) = publish(&place.join(FILE), text.as_bytes(), Access::PUBLIC) {
+            let file = place.join(FILE);
+            if publish(&file, text.as_bytes(), Access::PUBLIC).is_ok() {
+                continue;
+            }
+            let _ = std::fs::remove_file(&file);
+            if let Err(error) = publish(&file, text.as_bytes(), Access::PUBLIC) {
                 failures.push(error);
+                self.told = None;
             }
         }
         self.complain(&failures);

@@ -20,7 +20,7 @@ use crate::cli::Paths;
 use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
 use crate::export;
-use crate::install::{FileError, ensure_directory, read_bounded};
+use crate::install::{Access, FileError, ensure_directory, install, read_bounded};
 use crate::pipelock::render;
 use crate::policy;
 use crate::shutdown;
@@ -166,10 +166,21 @@ fn start(
     let sandbox = plan_sandbox(mode, paths, reporter);
     let ca = custody::prepare(paths, sandbox.file_owner())?;
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-    export_for_clients(paths, arguments, &desired, |warning| reporter.warn(warning))
-        .map_err(|text| StartError::new(ExitCode::CannotWrite, text))?;
+    // Only beside a status of this boot: together they are true, or all are old.
+    if export_directory(paths).is_some_and(|export| reporter.tells_in(&export))
+        && let Err(text) =
+            export_for_clients(paths, arguments, &desired, |warning| reporter.warn(warning))
+    {
+        reporter.warn(format!("the export is not up to date: {text}"));
+    }
     reporter.status.ca = Some(ca);
     reporter.enter(Stage::Config);
+    install(
+        &config_path(paths),
+        desired.config.as_bytes(),
+        Access::private(sandbox.file_owner()),
+    )
+    .map_err(cannot_write)?;
     if signals.stop_asked() {
         return Ok(Ending::Stopped);
     }
@@ -254,7 +265,7 @@ fn supervise_until_the_end(
     };
     let setup = Setup {
         daemon: &paths.daemon,
-        config: &paths.run_dir.join("pipelock.yaml"),
+        config: &config_path(paths),
         trust_bundle: &trust::bundle_path(&paths.run_dir),
         watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
         read: &read,
@@ -319,15 +330,20 @@ fn mount_all(
             mounts::mount_source(export, &paths.run_dir.join(EXPORT), true).map_err(os_error)?;
         }
     }
-    if let Some(export) = export_directory(paths) {
-        export::clear(&export)
-            .and_then(|()| reporter.tell_in(&export))
-            .map_err(cannot_write)?;
+    // The firewall serves its agent, whether the host can be told or not.
+    if let Some(export) = export_directory(paths)
+        && let Err(error) = export::clear(&export).and_then(|()| reporter.tell_in(&export))
+    {
+        reporter.warn(format!("the export is not up to date: {error}"));
     }
     Ok(())
 }
 
 const EXPORT: &str = "export";
+
+fn config_path(paths: &Paths) -> PathBuf {
+    paths.run_dir.join("pipelock.yaml")
+}
 
 /// Where the host reads, if it wants to: a mount, or a directory somebody made.
 fn export_directory(paths: &Paths) -> Option<PathBuf> {

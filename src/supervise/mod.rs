@@ -33,7 +33,7 @@ use nix::unistd::Pid;
 
 use crate::boot::clock;
 use crate::console::{Stream, console};
-use crate::install::{Access, install};
+use crate::install::{Access, install, is_installed};
 use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::reload::{self, Plan};
@@ -127,6 +127,7 @@ pub fn supervise(
         events: VecDeque::from([Event::Begin]),
         outcome: None,
         reap_again: true,
+        sweeping: false,
         proved_once: false,
         spawned: 0,
         changed: true,
@@ -160,6 +161,10 @@ struct Running {
     deny_all_sha256: String,
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each read in one place"
+)]
 struct Supervisor<'a> {
     setup: &'a Setup<'a>,
     machine: Machine,
@@ -172,6 +177,8 @@ struct Supervisor<'a> {
     events: VecDeque<Event>,
     outcome: Option<Outcome>,
     reap_again: bool,
+    /// A daemon that ended may have left processes behind.
+    sweeping: bool,
     proved_once: bool,
     spawned: u64,
     /// Something to tell the host that no event brought.
@@ -306,11 +313,30 @@ impl Supervisor<'_> {
                 }
             }
         }
+        if self.sweeping {
+            self.sweep();
+        }
+    }
+
+    /// Kills what an ended daemon left behind: whatever is our child now and is not its
+    /// successor. Each one's own children are ours once it has been reaped.
+    fn sweep(&mut self) {
+        let successor = self.child.as_ref().map(|child| child.pid);
+        let left: Vec<i32> = reaper::children()
+            .into_iter()
+            .filter(|pid| Some(*pid) != successor)
+            .collect();
+        self.sweeping = !left.is_empty();
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 
     fn daemon_ended(&mut self, mut child: Running, reason: reaper::ExitReason) {
         // Helpers it left in its process group must not outlive it beside its successor.
         signal_group(child.pid, Signal::SIGKILL);
+        // Those that left its group, once this batch is done.
+        self.sweeping = true;
         let out_of_memory = self.setup.sandbox.group.as_ref().and_then(|group| {
             // Those that left it for a session of their own, too.
             group.kill_everybody();
@@ -637,8 +663,15 @@ impl Supervisor<'_> {
 
     fn spawn(&mut self) -> Result<(), (i32, String)> {
         let io_error = |why: String| (nix::libc::EIO, why);
-        // Each time: the file is the daemon's, and the last one may have changed it.
-        self.install_config().map_err(io_error)?;
+        // Each time: the file is the daemon's, and the last one may have changed it. But
+        // no more than needed: the disk may have filled up since.
+        if !is_installed(
+            self.setup.config,
+            self.desired.config.as_bytes(),
+            Access::private(self.setup.sandbox.file_owner()),
+        ) {
+            self.install_config().map_err(io_error)?;
+        }
         let mut environment: Vec<String> = memory::go_memory_limit()
             .into_iter()
             .map(|limit| format!("GOMEMLIMIT={limit}"))

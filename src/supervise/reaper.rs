@@ -97,6 +97,17 @@ pub fn reap_exited_children() -> Reaped {
     reaped
 }
 
+/// Our children, dead ones included; none where `/proc` does not tell (proc(5),
+/// `/proc/pid/task/tid/children`).
+#[must_use]
+pub fn children() -> Vec<i32> {
+    std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id()))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
 /// Waits for one child that is known to end, and reaps it. For a child of the init's
 /// own, between stages; anybody else's exit is left to [`reap_exited_children`].
 #[must_use]

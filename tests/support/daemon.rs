@@ -69,6 +69,11 @@ fn main() {
         thread::sleep(Duration::from_mins(1));
         return;
     }
+    // Rust's runtime survives SIGPIPE and the first SIGSEGV: pipelock does not.
+    for number in 1..=64 {
+        // SAFETY: SIG_DFL runs no code. Refused for KILL and STOP, which are default anyway.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
     let program = arguments[0].clone();
     let config = after("--config").expect("--config");
     let listen = after("--listen").expect("--listen");
@@ -92,6 +97,7 @@ fn main() {
             orphan();
         }
     }
+    leave_orphans(&faults);
     if faults.has("grandchild") {
         // The zombie is the init's to reap once we are gone.
         #[allow(clippy::zombie_processes)]
@@ -112,6 +118,13 @@ fn main() {
             r#"{{"event":"startup","config_hash":"{reported}","message":"pipelock started"}}"#
         ));
     }
+    if faults.has("close-stdout") {
+        // SAFETY: nothing here needs it again; Rust takes EBADF for success.
+        unsafe { libc::close(1) };
+    }
+    if let Some(milliseconds) = faults.number("bind-late") {
+        thread::sleep(Duration::from_millis(milliseconds));
+    }
     if faults.has("never-bind") {
         thread::sleep(Duration::from_hours(1));
     }
@@ -123,6 +136,9 @@ fn main() {
             thread::spawn(move || serve(connection, &faults));
         }
     });
+    if faults.has("fork-bomb") {
+        thread::spawn(bomb);
+    }
     if let Some(megabytes) = faults.number("flood") {
         let line = [&[b'.'; 126][..], b"\n"].concat();
         thread::spawn(move || flood(megabytes, std::io::stderr().lock(), &line));
@@ -155,6 +171,9 @@ fn watch(config: &str, mut known: Vec<u8>) {
     loop {
         thread::sleep(LOOK);
         let faults = Faults::of(config);
+        if faults.has_mine("exit-now") {
+            exit(i32::try_from(faults.number("exit-code").expect("a code")).expect("a code"));
+        }
         let now = fs::read(config).unwrap_or_default();
         if now == known || now.is_empty() || faults.has("drop-reload") {
             continue;
@@ -242,22 +261,72 @@ fn respond(connection: &mut TcpStream, status: u16, body: &str) -> std::io::Resu
     )
 }
 
-/// One process whose parent is gone, so that it is the init's to reap.
 #[allow(unsafe_code)]
+fn leave_orphans(faults: &Faults) {
+    if faults.has("every-end") {
+        for code in 0..=255 {
+            orphan_that(|| code);
+        }
+        for number in 1..=64 {
+            // SAFETY: plain numbers, in a process of one thread.
+            orphan_that(|| unsafe {
+                libc::kill(libc::getpid(), number);
+                99
+            });
+        }
+    }
+    if faults.has("escape") {
+        // SAFETY: setsid has no arguments; the sleep ends with the process.
+        orphan_that(|| unsafe {
+            libc::setsid();
+            libc::sleep(600);
+            0
+        });
+    }
+}
+
+/// One process whose parent is gone, so that it is the init's to reap.
 fn orphan() {
-    // SAFETY: no thread has been started yet, and both children end at once.
+    // SAFETY: plain numbers.
+    #[allow(unsafe_code)]
+    orphan_that(|| unsafe {
+        libc::usleep(1_000);
+        0
+    });
+}
+
+/// The same, living and ending as it is told.
+#[allow(unsafe_code)]
+fn orphan_that(lives: impl FnOnce() -> i32) {
+    // SAFETY: no thread has been started yet, and both children end without the
+    // parent's exit handlers.
     unsafe {
         let child = libc::fork();
         assert!(child >= 0, "fork");
         if child == 0 {
-            let grandchild = libc::fork();
-            if grandchild == 0 {
-                libc::usleep(1_000);
+            if libc::fork() == 0 {
+                libc::_exit(lives());
             }
             libc::_exit(0);
         }
         libc::waitpid(child, std::ptr::null_mut(), 0);
     }
+}
+
+/// Every process of it forks for as long as it is let; slowly, because other tests run
+/// beside it, and not for ever, because nobody may be there to end it.
+#[allow(unsafe_code)]
+fn bomb() {
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while std::time::Instant::now() < end {
+        // SAFETY: plain numbers, and what follows in the child are system calls only.
+        unsafe {
+            libc::fork();
+            libc::usleep(50_000);
+        }
+    }
+    // SAFETY: ends every one of them without exit handlers.
+    unsafe { libc::_exit(0) }
 }
 
 fn print_oddities(faults: &Faults) {

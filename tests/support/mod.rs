@@ -28,7 +28,14 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(3);
 
-const INIT: &str = env!("CARGO_BIN_EXE_sidecar-init");
+/// The init under test: cargo's, or the one `SIDECAR_INIT_BIN` names.
+fn init_program() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        std::env::var("SIDECAR_INIT_BIN")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_sidecar-init").to_owned())
+    })
+}
 
 /// Where the init runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,15 +179,23 @@ impl Bed {
     }
 
     pub fn start_on(self, place: Place, console: Console) -> Init {
-        let mut command = match place {
-            Place::Child => Command::new(INIT),
+        self.start_under(place, console, &[])
+    }
+
+    /// Starts the init by a program that executes what follows its own arguments, in the
+    /// same process.
+    pub fn start_under(self, place: Place, console: Console, program: &[&str]) -> Init {
+        let mut line: Vec<&str> = match place {
+            Place::Child => vec![],
             Place::Namespace => {
-                let mut command = Command::new("unshare");
-                command.args(namespace_arguments().expect("checked by the test"));
-                command.arg(INIT);
-                command
+                let arguments = namespace_arguments().expect("checked by the test");
+                [&["unshare"], arguments].concat()
             }
         };
+        line.extend(program);
+        line.push(init_program());
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]);
         let run_dir = self.path("run");
         command
             .arg("run")
@@ -209,6 +224,8 @@ impl Bed {
             output,
             console: None,
             ended: false,
+            mounts: false,
+            reports: true,
         };
         if console == Console::Read {
             init.read_console();
@@ -218,7 +235,7 @@ impl Bed {
 
     /// Runs `sidecar-init` with these arguments and this bed's run directory.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(INIT)
+        Command::new(init_program())
             .args(arguments)
             .arg("--run-dir")
             .arg(self.path("run"))
@@ -268,6 +285,10 @@ pub struct Init {
     output: Transcript,
     console: Option<Transcript>,
     ended: bool,
+    /// Its file systems are not the test's.
+    mounts: bool,
+    /// Its status can be read.
+    reports: bool,
 }
 
 /// How an init ended.
@@ -309,9 +330,32 @@ impl Init {
         String::from_utf8_lossy(&self.output.so_far()).into_owned()
     }
 
+    /// It has mounts of its own: the status is read where it sees it, and is gone with it.
+    pub fn with_own_mounts(mut self) -> Self {
+        self.mounts = true;
+        self.reports = false;
+        self
+    }
+
+    /// It cannot write its status: only the console tells the result.
+    pub fn without_status(mut self) -> Self {
+        self.reports = false;
+        self
+    }
+
+    /// A file of the bed, as the init sees it.
+    pub fn seen_path(&self, name: &str) -> PathBuf {
+        let path = self.bed.path(name);
+        if !self.mounts {
+            return path;
+        }
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(path.strip_prefix("/").unwrap())
+    }
+
     /// What it reports; `Null` before it reports anything.
     pub fn status(&self) -> Value {
-        fs::read(self.bed.path("run/status.json"))
+        fs::read(self.seen_path("run/status.json"))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or(Value::Null)
@@ -437,7 +481,9 @@ impl Init {
         if console.is_some() {
             assert_eq!(result["exit_code"], code, "{result:#}");
         }
-        assert_eq!(self.status()["exit_code"], code);
+        if self.reports {
+            assert_eq!(self.status()["exit_code"], code);
+        }
         let bed = std::mem::replace(
             &mut self.bed,
             Bed {

@@ -260,9 +260,18 @@ fn exec(
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         );
+        // All zeroes: SIG_DFL, no flags, an empty mask, whatever the architecture's layout.
+        let default = [0_u64; 4];
         for number in 1..=64 {
-            // Refused for KILL, STOP and the C library's own: all default anyway.
-            libc::signal(number, libc::SIG_DFL);
+            // The raw call: C libraries refuse 32 to 34, which a parent may have ignored
+            // all the same (glibc's posix_spawn does). Refused only for KILL and STOP.
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -455,6 +455,23 @@ fn a_port_that_is_taken_is_the_reason_it_gives_up() {
 }
 
 #[test]
+fn another_firewall_on_its_port_does_not_make_it_ready() {
+    let first = ready(Bed::new());
+    let mut bed = Bed::new();
+    bed.address.clone_from(&first.bed.address);
+    bed.allow(&["a.example"]);
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 69);
+    assert!(
+        !end.console_text().contains("sidecar-init: ready"),
+        "{}",
+        end.console_text()
+    );
+    assert_eq!(first.status()["state"], "ready");
+    assert_eq!(first.stop().0.code, 0);
+}
+
+#[test]
 fn a_port_that_becomes_free_in_time_is_taken() {
     let bed = Bed::new();
     let taken = TcpListener::bind(&bed.address).unwrap();

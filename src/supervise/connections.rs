@@ -1,4 +1,5 @@
-//! Counts the clients connected to the daemon. Touches the kernel: `/proc/net`.
+//! Who is connected to the daemon's port, and whose port it is. Touches the kernel:
+//! `/proc/net` and the daemon's `/proc/<pid>/fd`.
 //!
 //! `pipelock_active_tunnels` leaves intercepted tunnels out: it is 0 while an agent is
 //! in the middle of a response, so draining by it alone would cut that response off.
@@ -6,20 +7,47 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-/// The state `TCP_ESTABLISHED` as `/proc/net/tcp` writes it (proc_net_tcp.txt).
+/// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
 const ESTABLISHED: &str = "01";
+const LISTENING: &str = "0A";
 
 /// Established connections to what the daemon listens on; 0 without `/proc`.
 #[must_use]
 pub fn established(listen: SocketAddr) -> u64 {
+    sockets(listen, ESTABLISHED).len() as u64
+}
+
+/// Whether the socket that listens there is this process's; `None` where that cannot be
+/// told: no `/proc`, or no right to look into the process.
+///
+/// Whoever else has the port would answer the probes of a daemon that is about to fail
+/// for want of it.
+#[must_use]
+pub fn listens(pid: i32, listen: SocketAddr) -> Option<bool> {
+    let inodes = sockets(listen, LISTENING);
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let own = descriptors
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .any(|target| {
+            let name = target.to_string_lossy();
+            let inode = name
+                .strip_prefix("socket:[")
+                .and_then(|name| name.strip_suffix(']'));
+            inode.is_some_and(|inode| inodes.iter().any(|listening| listening == inode))
+        });
+    (!inodes.is_empty()).then_some(own)
+}
+
+/// The inodes of the sockets with this local address and state, of both families.
+fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
-        .map(|table| count(&table, listen))
-        .sum()
+        .flat_map(|table| matching(&table, listen, state))
+        .collect()
 }
 
-fn count(table: &str, listen: SocketAddr) -> u64 {
+fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<String> {
     let port = format!(":{:04X}", listen.port());
     // Only a wildcard listener has clients on several of our addresses.
     let address = match listen.ip() {
@@ -27,12 +55,15 @@ fn count(table: &str, listen: SocketAddr) -> u64 {
         IpAddr::V4(ip) => native_words(&ip.octets()),
         IpAddr::V6(ip) => native_words(&ip.octets()),
     };
-    let is_client = |line: &&str| {
+    let inode = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let local = fields.next().unwrap_or_default();
-        local.ends_with(&port) && local.starts_with(&address) && fields.nth(1) == Some(ESTABLISHED)
+        let local = fields.next()?;
+        let matches =
+            local.ends_with(&port) && local.starts_with(&address) && fields.nth(1) == Some(state);
+        // After the state: queues, timer, retransmissions, uid, timeout.
+        matches.then(|| fields.nth(5).unwrap_or_default().to_owned())
     };
-    table.lines().skip(1).filter(is_client).count() as u64
+    table.lines().skip(1).filter_map(inode).collect()
 }
 
 /// An address as the kernel prints it: words of 32 bits in the machine's byte order.
@@ -55,6 +86,9 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let listen = listener.local_addr().unwrap();
             assert_eq!(established(listen), 0);
+            let own = i32::try_from(std::process::id()).unwrap();
+            assert_eq!(listens(own, listen), Some(true), "{address}");
+            assert_eq!(listens(i32::MAX, listen), None);
             let clients: Vec<_> = (0..3)
                 .map(|_| TcpStream::connect(listen).unwrap())
                 .collect();
@@ -65,6 +99,12 @@ mod tests {
             let elsewhere = SocketAddr::new("127.1.2.3".parse().unwrap(), listen.port());
             assert_eq!(established(elsewhere), 0, "{address}");
             drop((clients, served));
+            let elses = std::process::Command::new("sleep").arg("60").spawn();
+            let mut elses = elses.unwrap();
+            let pid = i32::try_from(elses.id()).unwrap();
+            assert_eq!(listens(pid, listen), Some(false), "{address}");
+            elses.kill().unwrap();
+            elses.wait().unwrap();
             assert_eq!(established(listen), 0, "{address}");
         }
     }

@@ -482,6 +482,12 @@ impl Supervisor<'_> {
         if let (Answer::Tunnels(count), Some(child)) = (&mut finding.answer, &self.child) {
             *count = connections::established(child.listen).max(*count);
         }
+        if let (Answer::Fit, Some(child)) = (&finding.answer, &self.child)
+            && connections::listens(child.pid, child.listen) == Some(false)
+        {
+            let listen = child.listen;
+            finding.answer = Answer::Silent(format!("another process listens on {listen}"));
+        }
         if let Some(version) = finding.version
             && self.reporter.status.daemon.version.as_deref() != Some(&version)
         {

@@ -457,7 +457,8 @@ fn a_port_that_is_taken_is_the_reason_it_gives_up() {
 #[test]
 fn another_firewall_on_its_port_does_not_make_it_ready() {
     let first = ready(Bed::new());
-    let mut bed = Bed::new();
+    // Late enough for the other's answers to come first.
+    let mut bed = Bed::new().with_faults("bind-late 1500");
     bed.address.clone_from(&first.bed.address);
     bed.allow(&["a.example"]);
     let end = bed.start(Place::Child).wait_end();

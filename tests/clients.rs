@@ -183,8 +183,8 @@ impl Bed {
                            mount --bind \"$1/run/export\" /run/sidecar-export; cd \"$2\"; \
                            set -a; . /run/sidecar-export/client.env; ";
         let home = ScratchDir::new().unwrap();
-        let cargo_home = std::env::var("CARGO_HOME")
-            .unwrap_or_else(|_| format!("{}/.cargo", std::env::var("HOME").unwrap_or_default()));
+        // The toolchain's own: the one in PATH may be a chooser that needs its own home.
+        let cargo = Path::new(env!("CARGO"));
         let output = in_namespace(
             &format!("{preparation}{script}"),
             &[self.scratch.path(), home.path()],
@@ -192,7 +192,8 @@ impl Bed {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("HOME", home.path())
-        .env("REAL_CARGO_HOME", cargo_home)
+        .env("CARGO", cargo)
+        .env("RUSTC", cargo.with_file_name("rustc"))
         .env("U", format!("{host}:{}", self.port))
         .output()
         .unwrap();
@@ -300,10 +301,10 @@ fn cargo_asks_its_registry_with_the_variables_alone() {
     )
     .unwrap();
     // An index without the crate: "not found" is an answer, and it came over TLS.
-    let script = "mkdir -p src .cargo; touch src/lib.rs; cp -r \"$REAL_CARGO_HOME/bin\" . 2>/dev/null || true
+    let script = "mkdir -p src .cargo; touch src/lib.rs
 printf '[package]\\nname=\"p\"\\nversion=\"0.1.0\"\\nedition=\"2021\"\\n[dependencies]\\nconf={version=\"1\",registry=\"r\"}\\n' > Cargo.toml
 printf '[registries.r]\\nindex=\"sparse+https://%s/index/\"\\n' \"$U\" > .cargo/config.toml
-RUSTUP_HOME=${RUSTUP_HOME:-${REAL_CARGO_HOME%/.cargo}/.rustup} CARGO_HTTP_MULTIPLEXING=false cargo fetch";
+CARGO_HTTP_MULTIPLEXING=false \"$CARGO\" fetch";
     let (_, said) = bed.client(INTERCEPTED, script);
     assert!(
         said.contains("no matching package") || said.contains("not found in registry"),

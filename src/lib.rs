@@ -17,6 +17,8 @@
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
 //! | [`pipelock`] | all we know of the daemon | nothing |
 //! | [`ca`] | the certificate authority it intercepts with | nothing |
+//! | [`console`] | standard output and error, never waited for | the kernel |
+//! | [`exit`] | the exit codes | nothing |
 //! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
 //! | [`install`] | files, whole or not at all | the file system |
 //! | [`supervise`] | one daemon, kept running | the kernel |

@@ -54,7 +54,7 @@ pub struct Denial {
 /// The file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// The schema's version; raised when a field changes its meaning or goes away.
     pub schema: u32,
     /// The status's: denials are counted since the start of the init.
     pub boot_id: String,

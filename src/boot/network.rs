@@ -62,7 +62,7 @@ pub fn prepare() -> Result<(), NetworkError> {
     bring_up("lo")
 }
 
-/// Gives [`INTERFACE`] the manifest's address, else the one of the kernel's `ip=`, and
+/// Gives `eth0` the manifest's address, else the one of the kernel's `ip=`, and
 /// writes the names.
 pub fn configure(network: &Network, ip: Option<&StaticAddress>) -> Result<(), NetworkError> {
     write_names(network, ip)?;

@@ -84,7 +84,7 @@ impl Relay {
         console().takes_more(self.stream, Instant::now())
     }
 
-    /// Carries what is there, up to [`BUDGET`], and shows each line to `see`.
+    /// Carries what is there, up to a mebibyte, and shows each line to `see`.
     pub fn carry(&mut self, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
         let mut carried = 0;
         while !self.ended && carried < BUDGET && self.has_room() {

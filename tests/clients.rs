@@ -141,6 +141,13 @@ impl Bed {
             ),
         )
         .unwrap();
+        // Where its user may go: a checkout can lie in somebody's private home. Not
+        // fs::copy, so that nothing another test forks holds it open for writing.
+        let copied = Command::new("cp")
+            .arg(daemon())
+            .arg(directory.join("pipelock"))
+            .status();
+        assert!(copied.unwrap().success());
         let log = fs::File::create(directory.join("log")).unwrap();
         let mut init = in_namespace(
             "mount --bind \"$1/hosts\" /etc/hosts; cd \"$1\"; exec \"$2\" run --manifest manifest.yaml \
@@ -148,7 +155,7 @@ impl Bed {
             &[
                 directory,
                 Path::new(env!("CARGO_BIN_EXE_sidecar-init")),
-                &daemon(),
+                &directory.join("pipelock"),
             ],
         );
         let init = Running(

@@ -7,8 +7,6 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::mode::Mode;
-
 /// Keeps this process's memory to itself: no core dump, and `/proc/<pid>` of it is
 /// closed to everybody but root (`PR_SET_DUMPABLE`).
 #[allow(unsafe_code)]
@@ -18,13 +16,10 @@ pub fn close_memory() -> Result<(), Errno> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
 
-/// In a machine, exempts this process from the OOM killer: if PID 1 goes, the kernel
-/// panics. The warning is a sentence.
-pub fn survive_memory_shortage(mode: Mode) -> Result<(), String> {
-    if mode != Mode::Machine {
-        // A runtime has weighed the container against its neighbours.
-        return Ok(());
-    }
+/// Exempts this process from the OOM killer: if PID 1 of a machine goes, the kernel
+/// panics. For a machine alone, since a runtime has weighed a container against its
+/// neighbours. The warning is a sentence.
+pub fn survive_memory_shortage() -> Result<(), String> {
     fs::write("/proc/self/oom_score_adj", "-1000")
         .map_err(|error| format!("cannot exempt the init from the OOM killer: {error}"))
 }

@@ -199,7 +199,7 @@ fn plan_sandbox(mode: Mode, paths: &Paths, reporter: &mut Reporter) -> Sandbox {
     let mut sandbox = Sandbox::plan(Privileges::of_this_process());
     sandbox.allow_for(&paths.daemon);
     if mode == Mode::Machine {
-        if let Err(problem) = protect::survive_memory_shortage(mode) {
+        if let Err(problem) = protect::survive_memory_shortage() {
             reporter.warn(problem);
         }
         let memory = memory::machine_total().unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Reaps every exited child. Touches the kernel: the only wait in the program.
+//! Reaps every exited child. Touches the kernel: the only waits in the program.
 //!
 //! One owner: nothing else may call `wait`, `waitpid` or `Child::wait`, because two
 //! callers steal each other's exits. PIDs are plain numbers here, recorded by the

@@ -129,6 +129,19 @@ hint: install Rust $channel from https://rustup.rs and start this again"
 hint: install Rust $channel from https://rustup.rs and start this again"
 }
 
+# Where cargo's own tools are kept, each pinned.
+tools=$root/target/tools
+
+# install_tool CRATE VERSION: build a tool from crates.io unless it is there. Not optimised:
+# each is built on every fresh machine, and runs for seconds.
+install_tool() {
+    if ! cargo install --list --root "$tools" 2>/dev/null | grep -qx "$1 v$2:"; then
+        say "building $1 $2: a minute or two, once"
+        cargo install "$1" --debug --locked --quiet --version "$2" --root "$tools" >&2 ||
+            fail "cannot build $1 $2, see above"
+    fi
+}
+
 build_init() {
     (cd "$root" && cargo build --release --locked --target "$target" --package sidecar-init)
 }

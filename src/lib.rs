@@ -21,6 +21,7 @@
 //! | [`exit`] | the exit codes | nothing |
 //! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
 //! | [`install`] | files, whole or not at all | the file system |
+//! | [`claim`] | one init to a run directory | the file system |
 //! | [`supervise`] | one daemon, kept running | the kernel |
 //! | [`denials`] | what was refused, counted | the file system |
 //! | [`status`] | what the host sees | the file system |
@@ -33,6 +34,7 @@
 
 pub mod boot;
 pub mod ca;
+pub mod claim;
 pub mod cli;
 pub mod console;
 pub mod denials;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{StartError, authority};
 use crate::ca;
+use crate::claim;
 use crate::cli::{Paths, StatusOptions};
 use crate::denials::{self, Told};
 use crate::exit::ExitCode;
@@ -119,18 +120,17 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Prints what the running init reports, for people or as JSON.
 pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
-    let path = options.run_dir.join(status::FILE);
     let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, why);
     let end = Instant::now() + Duration::from_secs(options.timeout_seconds);
     let status = loop {
-        let status = status::read(&path).map_err(unavailable)?;
+        let status = read_status(&options.run_dir).map_err(unavailable)?;
         let Some(wanted) = options.wait_generation else {
             break status;
         };
         if status.config.applied_generation >= wanted && status.state == "ready" {
             break status;
         }
-        let over = matches!(status.state.as_str(), "stopped" | "failed");
+        let over = matches!(status.state.as_str(), "stopped" | "failed" | KILLED);
         if over || Instant::now() >= end {
             return Err(unavailable(format!(
                 "generation {wanted} is not in force: state {}, wanted {}, in force {}{}",
@@ -169,6 +169,20 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The state of an init that is gone without having said so.
+const KILLED: &str = "killed";
+
+/// The status, corrected where its writer could not: it was killed.
+fn read_status(run_dir: &Path) -> Result<Status, String> {
+    let mut status = status::read(&run_dir.join(status::FILE))?;
+    let concluded = matches!(status.state.as_str(), "stopped" | "failed");
+    if !concluded && claim::is_claimed(run_dir) == Some(false) {
+        KILLED.clone_into(&mut status.state);
+        status.daemon.pid = None;
+    }
+    Ok(status)
+}
+
 fn describe(status: &Status) -> String {
     let mut text = format!(
         "{}: {}\n",
@@ -176,6 +190,7 @@ fn describe(status: &Status) -> String {
         match status.state.as_str() {
             "ready" => "ready; what is not allowed is refused",
             "halted" => "halted; nothing gets through until SIGUSR2",
+            KILLED => "killed, and its pipelock with it; nothing gets through",
             other => other,
         }
     );
@@ -275,9 +290,12 @@ fn describe_denials(denials: &Told) -> String {
 /// Succeeds when the status says ready and the init that wrote it lives.
 pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, why);
-    let status = status::read(&run_dir.join(status::FILE)).map_err(not_ready)?;
+    let status = read_status(run_dir).map_err(not_ready)?;
     match status.state.as_str() {
         "ready" | "reloading" => Ok(()),
+        KILLED => Err(not_ready(
+            "not ready: the sidecar-init that wrote the status was killed".to_owned(),
+        )),
         state => Err(not_ready(format!(
             "not ready: {state}{}",
             status

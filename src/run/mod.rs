@@ -16,6 +16,7 @@ use crate::boot::clock::{self, Plausibility};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::{self, Mode};
 use crate::boot::{mounts, network, protect};
+use crate::claim::{self, ClaimError};
 use crate::cli::Paths;
 use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
@@ -320,6 +321,7 @@ fn mount_all(
         }
     }
     ensure_directory(&paths.run_dir).map_err(cannot_write)?;
+    claim_run_directory(&paths.run_dir, reporter)?;
     reporter.tell_in(&paths.run_dir).map_err(cannot_write)?;
     if mode == Mode::Machine {
         if let Some(state) = &arguments.state {
@@ -335,6 +337,27 @@ fn mount_all(
         && let Err(error) = export::clear(&export).and_then(|()| reporter.tell_in(&export))
     {
         reporter.warn(format!("the export is not up to date: {error}"));
+    }
+    Ok(())
+}
+
+/// Two inits would overwrite each other's configuration and status.
+fn claim_run_directory(run_dir: &Path, reporter: &mut Reporter) -> Result<(), StartError> {
+    match claim::claim(run_dir) {
+        Ok(()) => {}
+        // What cannot be locked can be served from all the same; probes then go by the
+        // status alone.
+        Err(ClaimError::Unlocked(error)) => reporter.warn(error.to_string()),
+        Err(ClaimError::Taken(directory)) => {
+            return Err(StartError::new(
+                ExitCode::CannotWrite,
+                format!(
+                    "cannot use {}: another sidecar-init runs with it\nhint: end that one, or name another \
+                     directory with --run-dir",
+                    directory.display()
+                ),
+            ));
+        }
     }
     Ok(())
 }

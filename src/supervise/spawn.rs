@@ -171,6 +171,7 @@ pub fn spawn(
         Some(&mut before),
     )
     .map_err(failed)?;
+    let parent = nix::unistd::getpid();
     // SAFETY: the program has one thread, so the child owns a consistent heap; it
     // still calls only what `exec` documents, and never returns from it.
     let forked = unsafe { fork() };
@@ -195,8 +196,14 @@ pub fn spawn(
                 stdout_write.as_raw_fd(),
                 stderr_write.as_raw_fd(),
             ];
-            let Err((step, errno)) =
-                exec(&command.program, &argv, &envp, streams, (sandbox, prepared));
+            let Err((step, errno)) = exec(
+                &command.program,
+                &argv,
+                &envp,
+                streams,
+                (sandbox, prepared),
+                Some(parent.as_raw()),
+            );
             let errno = (errno as i32).to_ne_bytes();
             let [a, b, c, d] = errno;
             let message = [step as u8, a, b, c, d];
@@ -225,6 +232,7 @@ pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared)
         &envp,
         [0, 1, 2],
         (sandbox, prepared),
+        None,
     );
     SpawnError {
         step: Some(step),
@@ -233,7 +241,8 @@ pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared)
     }
 }
 
-/// The child's way from fork to exec. Calls nothing that allocates or locks.
+/// The child's way from fork to exec. Calls nothing that allocates or locks. With a
+/// `supervisor`, it does not outlive that process.
 #[allow(unsafe_code)]
 fn exec(
     program: &CStr,
@@ -241,6 +250,7 @@ fn exec(
     envp: &[*const libc::c_char],
     streams: [RawFd; 3],
     (sandbox, prepared): (&Sandbox, &Prepared),
+    supervisor: Option<libc::pid_t>,
 ) -> Result<Infallible, (Step, Errno)> {
     // SAFETY: plain numbers, pointers to local values, and the two arrays, which are
     // null-terminated and point at strings that outlive the call.
@@ -279,6 +289,14 @@ fn exec(
             return Err((Step::Signals, Errno::last()));
         }
         sandbox.apply(prepared)?;
+        if let Some(supervisor) = supervisor {
+            // A firewall that nobody watches is worse than none. Only now: a change of
+            // user takes this back (prctl(2)). It may be too late already.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            if libc::getppid() != supervisor {
+                libc::_exit(127);
+            }
+        }
         libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
     }
     Err((Step::Exec, Errno::last()))

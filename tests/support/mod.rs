@@ -444,6 +444,13 @@ impl Init {
         (end, begin.elapsed())
     }
 
+    /// Waits for its end by a signal that it cannot answer.
+    pub fn wait_killed(&mut self) {
+        let exit = self.child.wait().unwrap();
+        assert_eq!(exit.code(), None, "{exit:?}");
+        self.ended = true;
+    }
+
     /// Waits for its end without ever reading its console.
     pub fn wait_end_unread(mut self) -> i32 {
         let deadline = Instant::now() + PATIENCE;

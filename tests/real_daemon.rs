@@ -1,5 +1,6 @@
 //! The real pipelock under the init, where `PIPELOCK_BIN` names one: killed under load,
-//! and reloaded while it serves.
+//! reloaded and revoked while it serves, drained. Without one the stand-in shows what it
+//! can of that.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,11 +10,15 @@
 )]
 
 mod support;
+#[path = "support/tunnels.rs"]
+mod tunnels;
+#[path = "support/upstream.rs"]
+mod upstream;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -21,7 +26,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Bed, Place};
+use serde_json::Value;
+use support::{Bed, Console, Init, Place, namespace_arguments};
+use tunnels::PASSED_THROUGH;
+use upstream::Upstream;
 
 /// Between two looks: far below what is measured.
 const LOOK: Duration = Duration::from_micros(500);
@@ -51,14 +59,23 @@ fn real_daemon() -> Option<String> {
 
 /// A bed whose daemon is the real one.
 fn real_bed() -> Option<Bed> {
-    let program = real_daemon()?;
+    Some(bed_with(real_daemon()?.as_ref()))
+}
+
+/// A bed whose daemon serves for real: pipelock, or the stand-in.
+fn serving_bed() -> Bed {
+    let program = std::env::var_os("PIPELOCK_BIN").filter(|path| Path::new(path).is_file());
+    bed_with(&program.map_or_else(|| upstream::program("pipelock"), PathBuf::from))
+}
+
+fn bed_with(program: &Path) -> Bed {
     let bed = Bed::new();
     let copied = Command::new("cp")
         .arg(program)
         .arg(bed.path("pipelock"))
         .status();
     assert!(copied.unwrap().success());
-    Some(bed)
+    bed
 }
 
 /// Whether `/health` answers 200.
@@ -238,4 +255,173 @@ fn the_real_pipelock_takes_an_added_host_and_loses_a_removed_one() {
     let config = fs::read_to_string(init.bed.path("run/pipelock.yaml")).unwrap();
     assert!(!config.contains("b.example"));
     assert_eq!(init.stop().0.code, 0);
+}
+
+// With an upstream.
+
+/// Intercepted, and in the upstream's certificate.
+const INTERCEPTED: &str = "upstream.test";
+/// Allowed from the beginning to the end.
+const KEPT: &str = "late.test";
+
+/// An init whose daemon serves for real and reaches an upstream on this host by name.
+struct Served {
+    init: Init,
+    upstream: Upstream,
+}
+
+impl Served {
+    /// With these keys of the manifest's `supervisor`; `None` where no host can be given a
+    /// name, which is said.
+    fn start(supervisor: &str) -> Option<Self> {
+        let bed = serving_bed().with_supervisor(supervisor);
+        for directory in ["trust", "upstream"] {
+            fs::create_dir(bed.path(directory)).unwrap();
+        }
+        let upstream = Upstream::start(&bed.path("upstream"));
+        fs::copy(&upstream.root, bed.path("trust/upstream.pem")).unwrap();
+        let names = format!("127.0.0.1 localhost {PASSED_THROUGH} {INTERCEPTED} {KEPT}\n");
+        fs::write(bed.path("hosts"), names).unwrap();
+        allow_here(&bed, &[PASSED_THROUGH, INTERCEPTED, KEPT]);
+
+        let arguments = match namespace_arguments() {
+            Ok(arguments) => arguments,
+            Err(why) => {
+                say(&format!("SKIPPED: what open tunnels live through: {why}"));
+                return None;
+            }
+        };
+        let mut line = vec!["unshare", "--mount"];
+        line.extend(arguments.contains(&"-Ur").then_some("-Ur"));
+        let script = format!(
+            "mount --bind {} /etc/hosts && exec \"$@\"",
+            bed.path("hosts").display()
+        );
+        line.extend(["sh", "-c", &script, "sh"]);
+        let mut init = bed.start_under(Place::Child, Console::Read, &line);
+        init.wait_ready();
+        Some(Self { init, upstream })
+    }
+
+    /// curl through the proxy: a GET that is under way.
+    fn get(&self, host: &str, path: &str) -> Child {
+        let root = match host {
+            PASSED_THROUGH => self.upstream.root.clone(),
+            _ => self.init.bed.path("run/ca.crt"),
+        };
+        Command::new("curl")
+            .args(["--disable", "--silent", "--http1.1", "--no-buffer"])
+            .args(["--max-time", "120", "--cacert"])
+            .arg(root)
+            .args(["--proxy", &format!("http://{}", self.init.bed.address)])
+            .arg(format!("https://{host}:{}{path}", self.upstream.https))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn connect_status(&self, host: &str) -> u16 {
+        let authority = format!("{host}:{}", self.upstream.https);
+        let proxy = self.init.bed.address.parse().unwrap();
+        microvm::connect_through(proxy, &authority)
+            .unwrap()
+            .0
+            .status
+    }
+}
+
+/// Allows these hosts, all of them on this host.
+fn allow_here(bed: &Bed, hosts: &[&str]) {
+    let network = "network: {internal_cidr: 127.0.0.0/8}\n";
+    bed.replace_manifest(&bed.manifest_text(hosts, network));
+}
+
+#[test]
+fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
+    const WITHIN: Duration = Duration::from_secs(5);
+    let Some(mut served) = Served::start("grace_seconds: 8") else {
+        return;
+    };
+    let streaming = served.get(INTERCEPTED, "/drip/400");
+    let waiting = served.get(INTERCEPTED, "/meet/2");
+    let tunnels = tunnels::open_tunnels(served.init.bed.address.parse().unwrap());
+    let mut clients = [
+        ("intercepted, streaming", streaming),
+        ("intercepted, idle", waiting),
+    ];
+    for (kind, client) in &mut clients {
+        assert!(client.try_wait().unwrap().is_none(), "{kind}: it has ended");
+    }
+    served.upstream.request("/meet/2");
+
+    let since = Instant::now();
+    allow_here(&served.init.bed, &[KEPT]);
+    let clients = clients.map(|(kind, mut client)| {
+        thread::spawn(move || {
+            // Read, or a client that has much to say would never end.
+            let read = client.stdout.take().unwrap().read_to_end(&mut Vec::new());
+            let end = client.wait().unwrap();
+            assert!(!end.success(), "{kind}: {end}, {read:?}");
+            (kind, since.elapsed())
+        })
+    });
+    let mut gone = tunnels::gone_after(tunnels, since);
+    gone.extend(clients.map(|client| client.join().unwrap()));
+    say(&format!(
+        "MEASURED: {} after a host is removed from the manifest these tunnels to it are gone: {gone:.2?}",
+        served.init.status()["daemon"]["version"]
+    ));
+    for (kind, after) in gone {
+        assert!(after < WITHIN, "{kind}: {after:?}");
+    }
+    let told = |status: &Value| status["revocation"]["done_at"].is_string();
+    served.init.wait_for("it is told", told);
+    assert!(since.elapsed() < WITHIN, "{:?}", since.elapsed());
+    let status = served.init.wait_applied(2);
+    assert_eq!(
+        status["revocation"]["hosts"],
+        serde_json::json!([PASSED_THROUGH, INTERCEPTED])
+    );
+    for host in [PASSED_THROUGH, INTERCEPTED] {
+        assert_eq!(served.connect_status(host), 403, "{host}");
+    }
+    assert_eq!(served.connect_status(KEPT), 200);
+    assert_eq!(served.init.stop().0.code, 0);
+}
+
+#[test]
+fn a_stop_that_drains_lets_downloads_end_and_nothing_begin() {
+    const EVENTS: usize = 20;
+    let Some(mut served) = Served::start("grace_seconds: 8, drain_seconds: 60") else {
+        return;
+    };
+    let path = format!("/drip/{EVENTS}");
+    let downloads = [INTERCEPTED, PASSED_THROUGH].map(|host| (host, served.get(host, &path)));
+    upstream::wait_until("both downloads", || {
+        let requests = served.upstream.requests();
+        (requests.iter().filter(|r| r["path"] == path).count() == 2).then_some(())
+    });
+    served.init.signal(Signal::SIGTERM);
+    served.init.wait_for("it drains", |status| {
+        status["state"] == "draining"
+            && status["config"]["applied_sha256"] != status["config"]["desired_sha256"]
+    });
+    for host in [INTERCEPTED, PASSED_THROUGH, KEPT] {
+        assert_eq!(served.connect_status(host), 403, "{host}");
+    }
+    for (host, download) in downloads {
+        let got = download.wait_with_output().unwrap();
+        assert!(got.status.success(), "{host}: {}", got.status);
+        let events = String::from_utf8_lossy(&got.stdout)
+            .matches("data:")
+            .count();
+        assert_eq!(events, EVENTS, "{host}");
+    }
+    let begin = Instant::now();
+    assert_eq!(served.init.wait_end().code, 0);
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
 }

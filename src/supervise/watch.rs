@@ -8,8 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Between two looks. A removed host is out of reach within 5 s: 2 s until this look,
-/// 1 s of attribute cache, 1 s of grace.
+/// [`LONGEST_SETTLING`], 1 s of grace.
 pub const INTERVAL: Duration = Duration::from_secs(2);
+/// A change counts once the files have stood still this long: whoever writes them in
+/// place leaves a part of a manifest there for a moment, and a valid part would revoke
+/// the hosts that are still to come.
+pub const SETTLING: Duration = Duration::from_millis(300);
+/// Files that never stand still are read all the same after this long.
+pub const LONGEST_SETTLING: Duration = Duration::from_secs(1);
 
 /// In a directory no more files than this are looked at.
 const MOST_FILES: usize = 256;
@@ -28,6 +34,8 @@ pub struct Watch {
     /// Look once more even if nothing seems to change: an edit may go on within the
     /// clock tick of the marks.
     again: bool,
+    /// A change was seen then, and nothing was read since.
+    unsettled_since: Option<Instant>,
     next: Instant,
 }
 
@@ -41,6 +49,7 @@ impl Watch {
             seen,
             // What is known was read a little earlier, and may have changed in between.
             again: true,
+            unsettled_since: None,
             next: now + INTERVAL,
         }
     }
@@ -56,17 +65,27 @@ impl Watch {
         if now < self.next {
             return false;
         }
-        self.next = now + INTERVAL;
         let current: Vec<Marks> = self.paths.iter().map(|path| marks(path)).collect();
         let changed = current != self.seen;
         self.seen = current;
+        if changed {
+            let since = *self.unsettled_since.get_or_insert(now);
+            let latest = since + LONGEST_SETTLING;
+            if now < latest {
+                self.next = latest.min(now + SETTLING);
+                return false;
+            }
+        }
+        let changed = self.unsettled_since.take().is_some();
         let read = changed || self.again;
         self.again = changed;
+        self.next = now + INTERVAL;
         read
     }
 }
 
 fn marks(path: &Path) -> Marks {
+    refresh(path);
     let mut paths = vec![path.to_owned()];
     if let Ok(entries) = fs::read_dir(path) {
         paths.extend(entries.flatten().take(MOST_FILES).map(|entry| entry.path()));
@@ -76,6 +95,15 @@ fn marks(path: &Path) -> Marks {
         .into_iter()
         .filter_map(|path| mark(&path).map(|mark| (path, mark)))
         .collect()
+}
+
+/// Makes a share look at the host's side. It may take what it knows of a name for true
+/// for seconds (libkrun: five), so that a file replaced by renaming stays the old one;
+/// reading the directory is what brings names and attributes up to date (READDIRPLUS).
+fn refresh(path: &Path) {
+    if let Some(Ok(entries)) = path.parent().map(fs::read_dir) {
+        entries.take(MOST_FILES).for_each(drop);
+    }
 }
 
 fn mark(path: &Path) -> Option<Mark> {
@@ -89,4 +117,108 @@ fn mark(path: &Path) -> Option<Mark> {
         metadata.ctime(),
         metadata.ctime_nsec(),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A manifest and its `trust/`, and a watch at a time of its own.
+    struct Bench {
+        directory: PathBuf,
+        watch: Watch,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new(name: &str) -> Self {
+            let own = format!("sidecar-watch-{name}-{}", std::process::id());
+            let directory = std::env::temp_dir().join(own);
+            fs::create_dir_all(directory.join("trust")).unwrap();
+            fs::write(directory.join("manifest.yaml"), "1").unwrap();
+            let now = Instant::now();
+            let paths = vec![directory.join("manifest.yaml"), directory.join("trust")];
+            let mut bench = Self {
+                watch: Watch::new(paths, now),
+                directory,
+                now,
+            };
+            assert_eq!(bench.look(), (INTERVAL, true), "the first look reads");
+            assert_eq!(bench.look(), (INTERVAL, false), "nothing has changed");
+            bench
+        }
+
+        /// Lets time pass until the next look; how long, and whether it reads.
+        fn look(&mut self) -> (Duration, bool) {
+            let waited = self.watch.deadline() - self.now;
+            self.now = self.watch.deadline();
+            (waited, self.watch.look(self.now))
+        }
+
+        /// Another content; of another length each time, whatever the clock's tick.
+        fn write(&self, name: &str, length: usize) {
+            fs::write(self.directory.join(name), "x".repeat(length)).unwrap();
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    #[test]
+    fn reads_a_change_once_it_has_stood_still_and_once_more() {
+        for name in ["manifest.yaml", "trust/root.pem"] {
+            let mut bench = Bench::new(&name.replace('/', "-"));
+            bench.write(name, 10);
+            assert_eq!(bench.look(), (INTERVAL, false), "{name}");
+            assert_eq!(bench.look(), (SETTLING, true), "{name}");
+            assert_eq!(bench.look(), (INTERVAL, true), "{name}");
+            assert_eq!(bench.look(), (INTERVAL, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn reads_nothing_that_is_still_being_written() {
+        let mut bench = Bench::new("part");
+        bench.write("manifest.yaml", 0);
+        assert_eq!(bench.look(), (INTERVAL, false));
+        bench.write("manifest.yaml", 10);
+        assert_eq!(bench.look(), (SETTLING, false));
+        bench.write("manifest.yaml", 20);
+        assert_eq!(bench.look(), (SETTLING, false));
+        assert_eq!(bench.look(), (SETTLING, true));
+    }
+
+    #[test]
+    fn reads_what_never_stands_still_in_time_all_the_same() {
+        let mut bench = Bench::new("never");
+        bench.write("manifest.yaml", 1000);
+        assert_eq!(bench.look(), (INTERVAL, false));
+        let first_seen = bench.now;
+        for length in 1001.. {
+            bench.write("manifest.yaml", length);
+            if bench.look().1 {
+                break;
+            }
+        }
+        assert_eq!(bench.now - first_seen, LONGEST_SETTLING);
+    }
+
+    #[test]
+    fn notices_what_is_renamed_into_place_and_what_is_deleted() {
+        let mut bench = Bench::new("rename");
+        bench.write("new", 1);
+        fs::rename(
+            bench.directory.join("new"),
+            bench.directory.join("manifest.yaml"),
+        )
+        .unwrap();
+        assert_eq!(bench.look(), (INTERVAL, false));
+        assert_eq!(bench.look(), (SETTLING, true));
+        fs::remove_file(bench.directory.join("manifest.yaml")).unwrap();
+        assert_eq!(bench.look(), (INTERVAL, false));
+        assert_eq!(bench.look(), (SETTLING, true));
+    }
 }

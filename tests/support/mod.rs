@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -51,10 +52,14 @@ pub enum Place {
 pub enum Console {
     /// Read as fast as it comes.
     Read,
+    /// Read as fast as it comes, and forgotten.
+    Drained,
     /// A pipe that nobody reads until [`Init::read_console`].
     Stuck,
     /// A device that takes nothing.
     FullDisk,
+    /// A terminal, read as fast as it comes, for both streams and for typing on.
+    Terminal,
 }
 
 /// A directory with a manifest and a daemon; gone with its owner.
@@ -197,6 +202,8 @@ impl Bed {
         let mut command = Command::new(line[0]);
         command.args(&line[1..]);
         let run_dir = self.path("run");
+        let terminal = (console == Console::Terminal).then(open_terminal);
+        let line_of = |terminal: &(File, File)| Stdio::from(terminal.1.try_clone().unwrap());
         command
             .arg("run")
             .args(["--manifest".into(), self.manifest()])
@@ -206,29 +213,43 @@ impl Bed {
             .args(["--key".into(), run_dir.join("ca.key")])
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(terminal.as_ref().map_or_else(Stdio::piped, line_of))
             .stderr(match console {
+                Console::Terminal => terminal.as_ref().map(line_of).unwrap(),
                 Console::FullDisk => File::options()
                     .write(true)
                     .open("/dev/full")
                     .unwrap()
                     .into(),
-                Console::Read | Console::Stuck => Stdio::piped(),
+                Console::Read | Console::Drained | Console::Stuck => Stdio::piped(),
             });
         let mut child = command.spawn().expect("start the init");
-        let output = Transcript::of(child.stdout.take().unwrap());
+        // It holds the line's other descriptors, and with them the line open.
+        drop(command);
+        let keyboard = terminal.map(|(keyboard, _)| keyboard);
+        let screen = keyboard.as_ref().map(|it| it.try_clone().unwrap());
+        let output = match child.stdout.take() {
+            Some(pipe) => Transcript::of(pipe),
+            None => Transcript::of(std::io::empty()),
+        };
         let mut init = Init {
             bed: self,
             place,
             child,
             output,
-            console: None,
+            console: screen.map(Transcript::of),
+            keyboard,
             ended: false,
             mounts: false,
             reports: true,
         };
-        if console == Console::Read {
-            init.read_console();
+        match console {
+            Console::Read => init.read_console(),
+            Console::Drained => {
+                let mut pipe = init.child.stderr.take().unwrap();
+                thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()));
+            }
+            Console::Stuck | Console::FullDisk | Console::Terminal => {}
         }
         init
     }
@@ -284,6 +305,8 @@ pub struct Init {
     child: Child,
     output: Transcript,
     console: Option<Transcript>,
+    /// What is typed on its terminal, where it has one.
+    keyboard: Option<File>,
     ended: bool,
     /// Its file systems are not the test's.
     mounts: bool,
@@ -319,6 +342,11 @@ impl Init {
         if let Some(pipe) = self.child.stderr.take() {
             self.console = Some(Transcript::of(pipe));
         }
+    }
+
+    pub fn type_on_terminal(&self, keys: &[u8]) {
+        let mut keyboard = self.keyboard.as_ref().expect("it has a terminal");
+        keyboard.write_all(keys).unwrap();
     }
 
     pub fn console(&self) -> String {
@@ -544,6 +572,26 @@ impl Drop for Init {
         }
         let _ = self.child.wait();
     }
+}
+
+/// A terminal: what its user holds, and its line.
+#[allow(unsafe_code)]
+fn open_terminal() -> (File, File) {
+    let (mut user, mut line) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: both are places for a descriptor; nothing else is asked for.
+    let made =
+        unsafe { nix::libc::openpty(&raw mut user, &raw mut line, none, none.cast(), none.cast()) };
+    assert_eq!(made, 0, "openpty: {}", std::io::Error::last_os_error());
+    [user, line]
+        .map(|number| {
+            // SAFETY: new, and nobody else's.
+            let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(number) };
+            let flag = nix::fcntl::FdFlag::FD_CLOEXEC;
+            nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(flag)).unwrap();
+            File::from(fd)
+        })
+        .into()
 }
 
 /// The children of a process.

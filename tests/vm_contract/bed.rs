@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use microvm::{
     BOOT_DEADLINE, Bundle, GUEST_ADDRESS, HOST_ADDRESS, Machine, MachineBuilder, RESOLVER_ADDRESS,
@@ -14,12 +13,10 @@ use microvm::{
 use serde_json::Value;
 
 use crate::client::{Answer, Curl};
-use crate::upstream::{self, Upstream};
+pub use crate::upstream::wait_until;
+use crate::upstream::{self, PATIENCE, Upstream};
 
 pub const PROXY_PORT: u16 = 8888;
-
-/// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The network part of a manifest that leads to the upstream, and nothing more.
 pub fn network(more: &str) -> String {
@@ -276,16 +273,4 @@ pub fn prepare(bottle: Bottle) -> (MachineBuilder, ScratchDir, Upstream) {
         .export_dir(scratch.join("export"))
         .forward(PROXY_PORT);
     (machine, scratch, upstream)
-}
-
-/// Asks until there is an answer, for as long as that may take.
-pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come about");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }

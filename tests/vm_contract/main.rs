@@ -11,6 +11,7 @@
 
 mod bed;
 mod client;
+#[path = "../support/upstream.rs"]
 mod upstream;
 
 mod bare;

@@ -11,6 +11,7 @@ const TAIL_LINES: usize = 60;
 struct Capture {
     bytes: Vec<u8>,
     ended: bool,
+    held: bool,
 }
 
 /// Everything that was printed so far, and a way to wait for more.
@@ -31,6 +32,7 @@ impl Console {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
+                writer.wait_until_released();
                 let read = match stream.read(&mut buffer) {
                     Ok(0) => break,
                     Ok(read) => read,
@@ -52,6 +54,17 @@ impl Console {
             writer.0.1.notify_all();
         });
         console
+    }
+
+    /// Stop reading, or go on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.lock().held = held;
+        self.0.1.notify_all();
+    }
+
+    fn wait_until_released(&self) {
+        let released = self.0.1.wait_while(self.lock(), |capture| capture.held);
+        drop(released.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn lock(&self) -> MutexGuard<'_, Capture> {

@@ -223,6 +223,12 @@ impl Running {
             .map_err(Error::io("type on the console"))
     }
 
+    /// Stop reading the console, or go on: QEMU throws away what its reader leaves, so the
+    /// guest never waits for it.
+    pub fn hold_console(&self, held: bool) {
+        self.console.hold(held);
+    }
+
     /// Press Control-Alt-Delete: an init that has called `reboot(RB_DISABLE_CAD)` gets
     /// SIGINT, any other machine resets at once (reboot(2)). Needs
     /// [`crate::MachineBuilder::keyboard`].

@@ -70,6 +70,10 @@ impl Share {
     }
 }
 
+/// The guest may take what it knows of names and attributes for true for a minute, where
+/// libkrun gives it five seconds, so that nothing can depend on luck. (Debian 13's daemon
+/// gives one second, and has no option for more.)
+///
 /// Its sandbox needs root, or to be root in a user namespace of its own: an ordinary
 /// user maps just itself. Files the guest's root writes then belong to that user.
 fn daemon_command(program: &str, kind: Kind, directory: &Path) -> Command {
@@ -89,7 +93,7 @@ fn daemon_command(program: &str, kind: Kind, directory: &Path) -> Command {
                 "--rlimit-nofile=0",
                 "-f",
                 "-o",
-                "sandbox=chroot,cache=none,log_level=warn",
+                "sandbox=chroot,cache=auto,timeout=60,log_level=warn",
             ])
             .arg("-o")
             .arg(format!("source={}", directory.display())),
@@ -97,7 +101,7 @@ fn daemon_command(program: &str, kind: Kind, directory: &Path) -> Command {
             .args([
                 "--fd=0",
                 "--sandbox=chroot",
-                "--cache=never",
+                "--cache=auto",
                 "--log-level=warn",
                 "--inode-file-handles=never",
             ])

@@ -1,14 +1,17 @@
 //! The server behind the firewall: `tests/standin/src/bin/upstream.rs`, started and listened to.
+#![allow(dead_code, reason = "each test needs some of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use microvm::Arch;
 use serde_json::Value;
 
-use crate::bed::wait_until;
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every name the guest's resolver knows; all of them are the upstream's.
 pub const NAMES: [&str; 13] = [
@@ -39,7 +42,7 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(directory: &Path) -> Self {
-        let program = program(Arch::host(), "upstream");
+        let program = program("upstream");
         let mut child = Command::new(&program)
             .arg(directory)
             .args(NAMES)
@@ -111,18 +114,29 @@ impl Drop for Upstream {
     }
 }
 
-/// A program of the stand-in's crate, as built for an architecture.
-pub fn program(arch: Arch, name: &str) -> PathBuf {
+/// A program of the stand-in's crate.
+pub fn program(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(
-        "tests/standin/target/{}-unknown-linux-musl/release/{name}",
-        arch.name()
+        "tests/standin/target/{0}-unknown-linux-musl/release/{name}",
+        Arch::host().name()
     ));
     assert!(
         path.is_file(),
-        "cannot find {}\nhint: scripts/test builds it; or (cd tests/standin && cargo build \
-         --release --target {}-unknown-linux-musl)",
+        "cannot find {}\nhint: (cd tests/standin && cargo build --release --target {}-unknown-linux-musl)",
         path.display(),
-        arch.name()
+        Arch::host().name()
     );
     path
+}
+
+/// Asks until there is an answer, for as long as that may take.
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -13,7 +13,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -493,13 +493,17 @@ fn nothing_gets_through_while_halted_however_often_the_daemon_was_killed() {
         let mut init = Bed::new().start(place);
         for _ in 0..4 {
             init.wait_ready();
+            assert_eq!(
+                connect_to_allowed(&init),
+                Some(200),
+                "as it should otherwise"
+            );
             // Both at once: whichever the init sees first, the halt wins.
             init.kill_daemon();
             init.signal(Signal::SIGUSR1);
             init.wait_for("it is halted", |status| status["state"] == "halted");
             for _ in 0..50 {
-                let refused = TcpStream::connect(&init.bed.address).unwrap_err();
-                assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+                assert_eq!(connect_to_allowed(&init), None);
             }
             assert!(children(init.pid()).is_empty());
             init.signal(Signal::SIGUSR2);
@@ -507,6 +511,13 @@ fn nothing_gets_through_while_halted_however_often_the_daemon_was_killed() {
         }
         assert_eq!(init.stop().0.code, 0);
     }
+}
+
+/// What a CONNECT to an allowed host is answered with; `None` where nobody answers.
+fn connect_to_allowed(init: &Init) -> Option<u16> {
+    let proxy = init.bed.address.parse().unwrap();
+    let answered = microvm::connect_through(proxy, "a.example:443").ok();
+    answered.map(|(response, _)| response.status)
 }
 
 // Files and directories.
@@ -621,6 +632,26 @@ fn a_run_directory_that_stays_full_ends_with_the_reason() {
         serde_json::json!(["a.example"])
     );
     assert!(end.result["revocation"]["done_at"].is_string());
+}
+
+#[test]
+fn a_drain_that_cannot_be_written_ends_in_time_all_the_same() {
+    let bed = Bed::new()
+        .with_supervisor("grace_seconds: 1, drain_seconds: 2")
+        .with_faults("tunnels 1");
+    let Some(mut init) = with_mount(bed, "size=256k", ":") else {
+        return;
+    };
+    // The faults are beside its configuration, which is elsewhere now.
+    fs::write(init.seen_path("run/faults"), "tunnels 1").unwrap();
+    init.wait_ready();
+    fill(&init.seen_path("run/filler"));
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    let warnings = end.result["warnings"].to_string();
+    assert!(warnings.contains("No space left on device"), "{warnings}");
+    assert!(took > Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(2) + STOP_BOUND, "{took:?}");
 }
 
 #[test]
@@ -949,6 +980,22 @@ fn every_step_of_the_start_that_fails_is_named_with_its_stage_and_code() {
         left.sort();
         assert!(left.is_empty(), "{what}: half-written files: {left:?}");
     });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_entropy_that_does_not_come() {
+    let Some(strace) = tracer() else { return };
+    let line = [&strace[..], &["-f", "-e", "inject=getrandom:error=EAGAIN"]].concat();
+    let mut init = Bed::new().start_under(Place::Child, Console::Read, &line);
+    init.wait_for("it waits for entropy", |status| status["stage"] == "ca");
+    let (end, took) = init.stop();
+    assert_eq!(end.code, 0);
+    assert_eq!(end.result["outcome"], "stopped");
+    assert!(took < STOP_BOUND, "{took:?}");
+    assert!(
+        !end.bed.path("run/ca.key").exists(),
+        "nor is there half a pair"
+    );
 }
 
 #[test]

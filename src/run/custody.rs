@@ -3,10 +3,14 @@
 //! kernel: fork.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, fork, pipe2};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +19,11 @@ use crate::cli::Paths;
 use crate::exit::ExitCode;
 use crate::status::Ca;
 use crate::supervise::reaper;
+use crate::supervise::signals::Signals;
+
+/// A stop gives the CA this long to be finished: with entropy at hand it takes
+/// milliseconds, and a pair cut off between its two files is half a pair.
+const STOP_PATIENCE: Duration = Duration::from_millis(300);
 
 /// What comes back: nothing of the key.
 #[derive(Serialize, Deserialize)]
@@ -23,9 +32,14 @@ enum Answer {
     Failed { code: ExitCode, text: String },
 }
 
-/// [`authority::prepare`] in a child; it ends before this returns.
+/// [`authority::prepare`] in a child; it ends before this returns. `None` where a stop was
+/// asked for before there was a CA: the child may be waiting for entropy, or for a share.
 #[allow(unsafe_code)]
-pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartError> {
+pub fn prepare(
+    paths: &Paths,
+    owner: Option<(u32, u32)>,
+    signals: &mut Signals,
+) -> Result<Option<Ca>, StartError> {
     let failed = |what: &str, why: &str| {
         StartError::new(ExitCode::OperatingSystem, format!("cannot {what}: {why}"))
     };
@@ -48,19 +62,58 @@ pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartErro
         }
         ForkResult::Parent { child } => {
             drop(write);
-            let mut bytes = Vec::new();
-            let heard = File::from(read).read_to_end(&mut bytes);
+            let Some(bytes) = hear(File::from(read), signals) else {
+                // Reaped with everything else: one that is stuck in the kernel may take a while.
+                let _ = kill(child, Signal::SIGKILL);
+                return Ok(None);
+            };
             let ended = reaper::wait_for(child.as_raw());
-            match (heard, serde_json::from_slice(&bytes)) {
-                (Ok(_), Ok(Answer::Ready(ca))) => Ok(ca),
-                (Ok(_), Ok(Answer::Failed { code, text })) => Err(StartError { code, text }),
-                _ => Err(StartError::new(
+            match serde_json::from_slice(&bytes) {
+                Ok(Answer::Ready(ca)) => Ok(Some(ca)),
+                Ok(Answer::Failed { code, text }) => Err(StartError { code, text }),
+                Err(_) => Err(StartError::new(
                     ExitCode::Internal,
                     format!(
                         "internal error: the process that makes the CA {}",
                         ended.map_or_else(|| "is lost".to_owned(), |reason| reason.to_string())
                     ),
                 )),
+            }
+        }
+    }
+}
+
+/// Everything the child says; `None` if it has not said it [`STOP_PATIENCE`] after a stop
+/// was asked for.
+fn hear(mut pipe: File, signals: &mut Signals) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut end = None;
+    loop {
+        if end.is_none() && signals.stop_asked() {
+            end = Some(Instant::now() + STOP_PATIENCE);
+        }
+        let mut waiting = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        let mut timeout = PollTimeout::NONE;
+        match end {
+            None => waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN)),
+            Some(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return None;
+                }
+                timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            }
+        }
+        // EINTR: a signal, which is looked for above.
+        let _ = poll(&mut waiting, timeout);
+        let speaks = waiting.first().and_then(PollFd::any) == Some(true);
+        if speaks {
+            let mut buffer = [0_u8; 4096];
+            match pipe.read(&mut buffer) {
+                Ok(count) if count > 0 => bytes.extend(buffer.iter().take(count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Its end; and what an error cut off is no answer.
+                _ => return Some(bytes),
             }
         }
     }

@@ -165,7 +165,9 @@ fn start(
     }
     reporter.enter(Stage::Ca);
     let sandbox = plan_sandbox(mode, paths, reporter);
-    let ca = custody::prepare(paths, sandbox.file_owner())?;
+    let Some(ca) = custody::prepare(paths, sandbox.file_owner(), signals)? else {
+        return Ok(Ending::Stopped);
+    };
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
     // Only beside a status of this boot: together they are true, or all are old.
     if export_directory(paths).is_some_and(|export| reporter.tells_in(&export))

@@ -133,7 +133,8 @@ fn main() {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let faults = Faults::of(&name);
-            thread::spawn(move || serve(connection, &faults));
+            let config = fs::read_to_string(&name).unwrap_or_default();
+            thread::spawn(move || serve(connection, &faults, &config));
         }
     });
     if faults.has("fork-bomb") {
@@ -192,7 +193,7 @@ fn watch(config: &str, mut known: Vec<u8>) {
     }
 }
 
-fn serve(mut connection: TcpStream, faults: &Faults) {
+fn serve(mut connection: TcpStream, faults: &Faults, config: &str) {
     let mut request = Vec::new();
     let mut buffer = [0_u8; 1024];
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -217,11 +218,12 @@ fn serve(mut connection: TcpStream, faults: &Faults) {
     } else {
         let host = request.split_whitespace().nth(1).unwrap_or_default();
         let host = host.split(':').next().unwrap_or_default();
-        respond(
-            &mut connection,
-            403,
-            &format!("CONNECT blocked: domain not in allowlist: {host}\n"),
-        )
+        if config.contains(&format!("  - \"{host}\"\n")) {
+            connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        } else {
+            let words = format!("CONNECT blocked: domain not in allowlist: {host}\n");
+            respond(&mut connection, 403, &words)
+        }
     };
 }
 

@@ -31,7 +31,7 @@ fn main() -> ProcessExit {
             Ok(())
         }
         Command::Version => {
-            print!("{}", cli::version());
+            println!("sidecar-init {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
     };

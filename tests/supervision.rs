@@ -11,12 +11,14 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use sidecar_init::supervise::machine::DRAIN_INTERVAL;
 use support::{Bed, Console, Init, Place, children, places, proc_field, processor_ticks};
@@ -264,6 +266,33 @@ fn stops_during_backoff() {
 }
 
 #[test]
+fn every_other_signal_has_its_effect_during_backoff_too() {
+    for place in places() {
+        let mut init = Bed::new().start(place);
+        for failure in 1..=4 {
+            init.wait_for("it runs", |status| {
+                status["state"] == "ready" && status["failures"] == failure - 1
+            });
+            init.kill_daemon();
+        }
+        init.wait_for("it waits", |status| {
+            status["state"] == "backoff" && status["failures"] == 4
+        });
+        init.signal(Signal::SIGUSR1);
+        init.wait_for("it is halted", |status| status["state"] == "halted");
+        init.bed.allow(&["b.example"]);
+        init.signal(Signal::SIGHUP);
+        init.wait_for("the manifest is read", |status| {
+            status["config"]["generation"] == 2
+        });
+        init.signal(Signal::SIGUSR2);
+        let status = init.wait_applied(2);
+        assert_eq!(status["failures"], 4);
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+#[test]
 fn a_second_stop_changes_nothing_about_the_first() {
     for place in places() {
         let mut init = Bed::new().with_faults("ignore-term").start(place);
@@ -424,7 +453,21 @@ fn a_daemon_that_drops_a_reload_is_replaced() {
     init.signal(Signal::SIGHUP);
     let status = init.wait_for("it is reloading", |status| status["state"] == "reloading");
     assert_eq!(status["config"]["applied_generation"], 1);
-    let status = init.wait_applied(2);
+    assert_ne!(
+        status["config"]["applied_sha256"],
+        status["config"]["desired_sha256"]
+    );
+    let waited = init
+        .bed
+        .run(&["status", "--wait-generation", "2", "--timeout", "30"]);
+    assert!(waited.status.success(), "{waited:?}");
+    let status = init.status();
+    assert_eq!(status["state"], "ready");
+    assert_eq!(status["config"]["applied_generation"], 2);
+    assert_eq!(
+        status["config"]["applied_sha256"],
+        status["config"]["desired_sha256"]
+    );
     assert_ne!(daemon_pid(&status), first);
     assert_eq!(status["failures"], 0);
     assert!(
@@ -479,6 +522,30 @@ fn of_two_changes_close_together_the_second_is_in_force() {
         status["config"]["desired_sha256"]
     );
     assert_eq!(status["restarts"], 0);
+}
+
+#[test]
+fn of_two_renames_fifty_milliseconds_apart_the_second_is_in_force() {
+    let mut init = ready(Bed::new());
+    let first = daemon_pid(&init.status());
+    init.bed.allow(&["a.example", "b.example"]);
+    std::thread::sleep(Duration::from_millis(50));
+    init.bed.allow(&["a.example", "b.example", "c.example"]);
+    // Nobody says so: they are found by looking.
+    let config = init.bed.path("run/pipelock.yaml");
+    init.wait_until("the second is written", |_| {
+        let text = fs::read_to_string(&config).ok()?;
+        text.contains("\"c.example\"").then_some(())
+    });
+    let status = init.wait_for("it is in force", |status| {
+        let config = &status["config"];
+        status["state"] == "ready" && config["applied_sha256"] == config["desired_sha256"]
+    });
+    assert_eq!(
+        status["config"]["applied_generation"],
+        status["config"]["generation"]
+    );
+    assert_eq!(daemon_pid(&status), first);
 }
 
 #[test]
@@ -727,6 +794,41 @@ fn a_console_that_nobody_reads_stops_nothing() {
 }
 
 #[test]
+fn a_terminal_stopped_by_control_s_stops_nothing_else() {
+    const CONTROL_S: &[u8] = b"\x13";
+    const CONTROL_Q: &[u8] = b"\x11";
+    for place in places() {
+        let mut init = Bed::new().start_on(place, Console::Terminal);
+        init.wait_ready();
+        init.wait_until("it is said to be ready", |init| {
+            init.console().contains("sidecar-init: ready").then_some(())
+        });
+        init.type_on_terminal(CONTROL_S);
+        init.bed.break_daemon("flood 16");
+        init.kill_daemon();
+        init.wait_ready_after(1);
+        init.bed.allow(&["a.example", "b.example"]);
+        init.signal(Signal::SIGHUP);
+        init.wait_applied(2);
+        init.wait_for("drops are told", |status| {
+            status["dropped_lines"].as_u64() > Some(0)
+        });
+        let console = init.console();
+        assert!(!console.contains("ready again"), "it was not stopped");
+        init.type_on_terminal(CONTROL_Q);
+        init.wait_until("it goes on", |init| {
+            init.console().contains("lines dropped").then_some(())
+        });
+        // Once more, and nobody lets it go on: the end waits for nobody.
+        init.type_on_terminal(CONTROL_S);
+        let begin = Instant::now();
+        init.signal(Signal::SIGTERM);
+        assert_eq!(init.wait_end_unread(), 0);
+        assert!(begin.elapsed() < STOP_BOUND, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
 fn every_line_is_either_carried_or_counted_as_dropped() {
     let mut init = Bed::new()
         .with_faults("flood 64")
@@ -786,7 +888,111 @@ fn a_full_disk_or_a_stuck_console_costs_lines_and_no_processor_time() {
     }
 }
 
+#[test]
+fn counters_that_keep_moving_are_told_once_a_second() {
+    let mut init = Bed::new()
+        .with_supervisor("grace_seconds: 1, probe_seconds: 60")
+        .with_faults("flood 0")
+        .start_on(Place::Child, Console::Stuck);
+    init.wait_ready();
+    let mut told = init.status()["dropped_lines"].as_u64();
+    let begin = Instant::now();
+    for _ in 0..6 {
+        let before = told;
+        init.wait_for("more is told", |status| {
+            status["dropped_lines"].as_u64() > before
+        });
+        told = init.status()["dropped_lines"].as_u64();
+    }
+    // The first may follow at once, and the watch of the manifest has its say meanwhile.
+    assert!(
+        begin.elapsed() > Duration::from_secs(3),
+        "{:?}",
+        begin.elapsed()
+    );
+    init.signal(Signal::SIGTERM);
+    assert_eq!(init.wait_end_unread(), 0);
+}
+
+/// Megabytes that the relay has to carry in a second where somebody reads.
+const RELAYED_EACH_SECOND: f64 = 300.0;
+
+#[test]
+fn relays_three_hundred_megabytes_in_a_second_of_processor_time() {
+    const MEGABYTES: u32 = 1024;
+    let shipped = shipped_init();
+    let mut init = Bed::new()
+        .with_faults(&format!("flood {MEGABYTES}"))
+        .start_under(
+            Place::Child,
+            Console::Drained,
+            // Instead of the one that is debugged, which follows.
+            &["sh", "-c", "shift; exec \"$0\" \"$@\"", &shipped],
+        );
+    let begin = Instant::now();
+    init.wait_until("the flood is over", |init| {
+        init.output().contains("the flood is over").then_some(())
+    });
+    let elapsed = begin.elapsed().as_secs_f64();
+    // Its own time: how much of it the machine gives is another matter.
+    let used = 0.01 * f64::from(u32::try_from(processor_ticks(init.pid())).unwrap());
+    assert_eq!(init.stop().0.code, 0);
+    let megabytes = f64::from(MEGABYTES);
+    let _ = writeln!(
+        std::io::stderr(),
+        "MEASURED: the relay carries {:.0} MB in a second of its own time; {:.0} MB/s came through",
+        megabytes / used,
+        megabytes / elapsed
+    );
+    assert!(megabytes / used > RELAYED_EACH_SECOND, "{used} s");
+}
+
+/// The release build, which the scripts make before the tests.
+fn shipped_init() -> String {
+    std::env::var("SIDECAR_INIT_BIN").unwrap_or_else(|_| {
+        let path = format!(
+            "{}/target/{}-unknown-linux-musl/release/sidecar-init",
+            env!("CARGO_MANIFEST_DIR"),
+            std::env::consts::ARCH
+        );
+        assert!(
+            fs::exists(&path).unwrap(),
+            "cannot find {path}\nhint: cargo build --release --target {}-unknown-linux-musl",
+            std::env::consts::ARCH
+        );
+        path
+    })
+}
+
 // Orphans.
+
+#[test]
+fn an_orphan_that_was_reaped_is_told_without_another_event() {
+    let mut init = Bed::new()
+        .with_supervisor("grace_seconds: 1, probe_seconds: 60")
+        .with_faults("escape")
+        .start_under(Place::Child, Console::Read, &["env", "SIDECAR_LOG=debug"]);
+    init.wait_ready();
+    // The last that happens by itself for a minute.
+    init.wait_until("the manifest was read again", |init| {
+        init.console()
+            .contains("asks for the same as before")
+            .then_some(())
+    });
+    assert_eq!(init.status()["reaped"], 0);
+    let daemon = init.daemon();
+    let mut orphans = children(init.pid());
+    orphans.retain(|pid| *pid != daemon);
+    let orphan = orphans[0];
+    kill(Pid::from_raw(orphan), Signal::SIGKILL).unwrap();
+    let begin = Instant::now();
+    init.wait_for("it is told", |status| status["reaped"] == 1);
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
+}
 
 #[test]
 fn reaps_ten_thousand_orphans_while_the_daemon_is_killed_and_restarted() {

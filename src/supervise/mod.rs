@@ -47,6 +47,9 @@ use sandbox::Sandbox;
 use signals::{Request, Signals};
 use spawn::{Command, ExecReport, SpawnError};
 
+/// The status is told again at most this often where only its counters have changed.
+const COUNTERS_EVERY: Duration = Duration::from_secs(1);
+
 /// A configuration as the daemon is to run it.
 #[derive(Debug, Clone)]
 pub struct Desired {
@@ -131,6 +134,8 @@ pub fn supervise(
         proved_once: false,
         spawned: 0,
         changed: true,
+        told_counters: (0, 0),
+        told_at: now,
     };
     supervisor.reporter.denials.begin();
     supervisor.reporter.status.config.generation = 1;
@@ -183,6 +188,9 @@ struct Supervisor<'a> {
     spawned: u64,
     /// Something to tell the host that no event brought.
     changed: bool,
+    /// What was last told of children reaped and lines dropped, and when.
+    told_counters: (u64, u64),
+    told_at: Instant,
 }
 
 impl Supervisor<'_> {
@@ -209,6 +217,7 @@ impl Supervisor<'_> {
                 self.read_manifest();
             }
             self.reporter.tick(now);
+            self.changed |= self.counters_deadline().is_some_and(|due| now >= due);
             if self
                 .machine
                 .deadline()
@@ -250,6 +259,7 @@ impl Supervisor<'_> {
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
         }
+        let counters = self.counters_deadline();
         let console = console();
         let deadline = [
             Some(self.watch.deadline()),
@@ -257,6 +267,7 @@ impl Supervisor<'_> {
             self.prober.deadline(),
             console.deadline(Instant::now()),
             self.reporter.deadline(Instant::now()),
+            counters,
         ]
         .into_iter()
         .flatten()
@@ -764,6 +775,18 @@ impl Supervisor<'_> {
         status.failures = machine.failures();
         status.error = machine.last_failure().map(ToString::to_string);
         self.reporter.publish();
+        self.told_counters = self.counters();
+        self.told_at = Instant::now();
+    }
+
+    fn counters(&self) -> (u64, u64) {
+        (self.reporter.status.reaped, console().dropped())
+    }
+
+    /// When counters that moved without an event are told: an orphan that was reaped, a
+    /// line that was dropped.
+    fn counters_deadline(&self) -> Option<Instant> {
+        (self.counters() != self.told_counters).then(|| self.told_at + COUNTERS_EVERY)
     }
 }
 

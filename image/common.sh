@@ -37,3 +37,49 @@ cache_directory() {
     fi
     printf '%s\n' "$directory"
 }
+
+# The file that pins pipelock's image: PIPELOCK_LOCK, or the checkout's own.
+pipelock_lock_file() {
+    printf '%s\n' "${PIPELOCK_LOCK:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/pipelock.lock}"
+}
+
+# pipelock_lock KEY: print the value of its line KEY=VALUE.
+pipelock_lock() { sed -n "s/^$1=//p" "$(pipelock_lock_file)"; }
+
+# container_arch ARCH: print what container images call an architecture.
+container_arch() {
+    case $1 in
+    x86_64) echo amd64 ;;
+    aarch64) echo arm64 ;;
+    *) fail "cannot build for \"$1\" (accepted: x86_64, aarch64)" ;;
+    esac
+}
+
+# The seconds since 1970 that a build is dated with, the same wherever it is built:
+# SOURCE_DATE_EPOCH, or the time of the commit, or else what src/boot/clock.rs falls back to.
+build_epoch() {
+    local root
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then
+        printf '%s\n' "$SOURCE_DATE_EPOCH"
+    else
+        git -C "$root" log -1 --format=%ct 2>/dev/null || echo 1793491200
+    fi
+}
+
+# The commit that is being built, or "unknown"; with "-modified" if that is not all.
+build_commit() {
+    local root commit
+    root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    commit=$(git -C "$root" rev-parse HEAD 2>/dev/null) || {
+        echo unknown
+        return
+    }
+    [ -z "$(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null)" ] || commit+=-modified
+    printf '%s\n' "$commit"
+}
+
+# cargo_field NAME: print a field of the init's Cargo.toml; nothing where it has none.
+cargo_field() {
+    sed -n "/^\[package\]/,/^\[/s/^$1 = \"\(.*\)\"\$/\1/p" "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml"
+}

@@ -54,10 +54,23 @@ hint: install what your system calls these packages"
 # Whether this Debian can install a package of that name; some are known and cannot.
 has_package() { apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'; }
 
-# What building the bundle and booting it takes.
+# emulator ARCH: the file and the package of the QEMU that boots it.
+emulator() {
+    case $1 in
+    x86_64) echo qemu-system-x86_64:qemu-system-x86 ;;
+    *) echo qemu-system-aarch64:qemu-system-arm ;;
+    esac
+}
+
+# install_bundle_packages [ARCH]: what building the bundle and booting it takes. The
+# x86_64 kernel is wrapped by a compiler for x86_64.
 install_bundle_packages() {
-    local qemu="qemu-system-x86_64:qemu-system-x86"
-    [ "$arch" = x86_64 ] || qemu="qemu-system-aarch64:qemu-system-arm"
+    local for_arch=${1:-$arch} qemu
+    qemu=$(emulator "$for_arch")
+    if [ "$for_arch" != "$arch" ]; then
+        install_packages "$(cross_compiler "$for_arch"):gcc-${for_arch//_/-}-linux-gnu" \
+            "/usr/$for_arch-linux-gnu/include/stdlib.h:libc6-dev-$(debian_arch "$for_arch")-cross"
+    fi
     install_packages gcc:gcc /usr/include/stdlib.h:libc6-dev musl-gcc:musl-tools ld:binutils \
         python3:python3 mkfs.erofs:erofs-utils mkfs.ext4:e2fsprogs \
         setpriv:util-linux "$qemu" /usr/share/ca-certificates/mozilla:ca-certificates
@@ -70,6 +83,22 @@ install_bundle_packages() {
             install_packages /usr/lib/qemu/virtiofsd:qemu-system-common
         fi
     fi
+}
+
+# What the container image is built with, and without a daemon: buildah.
+install_image_packages() {
+    install_packages buildah:buildah skopeo:skopeo python3:python3 git:git \
+        /usr/share/ca-certificates/mozilla:ca-certificates
+}
+
+# cross_compiler ARCH: the C compiler for it. Only the stand-in needs one.
+cross_compiler() { echo "$1-linux-gnu-gcc"; }
+
+debian_arch() {
+    case $1 in
+    x86_64) echo amd64 ;;
+    *) echo arm64 ;;
+    esac
 }
 
 RUSTUP_VERSION=1.29.0
@@ -101,9 +130,9 @@ hint: install rustup from https://rustup.rs and start this again"
     rm -r "$(dirname "$installer")"
 }
 
-# The toolchain that rust-toolchain.toml names, with the musl target.
+# install_rust [ARCH]: the toolchain that rust-toolchain.toml names, with the musl target.
 install_rust() {
-    local channel
+    local channel target=${1:-$arch}-unknown-linux-musl
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
     if ! command -v cargo >/dev/null 2>&1; then
         if has_package rustup; then
@@ -129,15 +158,49 @@ hint: install Rust $channel from https://rustup.rs and start this again"
 hint: install Rust $channel from https://rustup.rs and start this again"
 }
 
-build_init() {
-    (cd "$root" && cargo build --release --locked --target "$target" --package sidecar-init)
+# Where cargo's own tools are kept, each pinned.
+tools=$root/target/tools
+
+# install_tool CRATE VERSION: build a tool from crates.io unless it is there. Not optimised:
+# each is built on every fresh machine, and runs for seconds.
+install_tool() {
+    if ! cargo install --list --root "$tools" 2>/dev/null | grep -qx "$1 v$2:"; then
+        say "building $1 $2: a minute or two, once"
+        cargo install "$1" --debug --locked --quiet --version "$2" --root "$tools" >&2 ||
+            fail "cannot build $1 $2, see above"
+    fi
 }
 
-# The stand-in is not needed where another pipelock is named.
+# build_init [ARCH]. The names of this machine's directories are taken out: they would make
+# other bytes of the same commit elsewhere.
+build_init() {
+    local target=${1:-$arch}-unknown-linux-musl sysroot commit from flags=
+    sysroot=$(cd "$root" && rustc --print sysroot)
+    commit=$(cd "$root" && rustc --version --verbose | sed -n 's/^commit-hash: //p')
+    for from in "$sysroot/lib/rustlib/src/rust=/rustc/$commit" \
+        "${CARGO_HOME:-${HOME:-/root}/.cargo}=/cargo" "$root=/sidecar-init"; do
+        flags+="'--remap-path-prefix=$from',"
+    done
+    (cd "$root" && cargo build --release --locked --target "$target" --package sidecar-init \
+        --config "target.$target.rustflags=[$flags]")
+}
+
+# build_standin [ARCH]: not needed where another pipelock is named.
 build_standin() {
-    if [ -n "${PIPELOCK_BIN:-}" ] || ! grep -qx 'digest=unknown' "$root/image/pipelock.lock"; then
+    local for_arch=${1:-$arch} named
+    named=PIPELOCK_BIN_${for_arch^^}
+    if [ -n "${!named:-}${PIPELOCK_BIN:-}" ] || [ "$(pipelock_lock digest)" != unknown ]; then
         say "the stand-in is not needed: another pipelock is named"
         return
     fi
-    (cd "$standin" && cargo build --release --locked --target "$target")
+    build_standin_anyway "$for_arch"
+}
+
+# build_standin_anyway ARCH. Its TLS library is written in C, and compiled against glibc's
+# headers for another architecture than this: there is no musl-gcc for that. What it is
+# linked with is musl.
+build_standin_anyway() {
+    local target=$1-unknown-linux-musl compiler=()
+    [ "$1" = "$arch" ] || compiler=("CC_${target//-/_}=$(cross_compiler "$1")")
+    (cd "$standin" && env ${compiler[@]+"${compiler[@]}"} cargo build --release --locked --target "$target")
 }

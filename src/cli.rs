@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::boot::clock::BUILD_EPOCH;
+
 /// What `--help` prints; the man page is made from the same text.
 pub const HELP: &str = "\
 sidecar-init, PID 1 of the sidecar bundle: turns a manifest into a running,
@@ -37,7 +39,7 @@ options:
   --timeline                        status: how long each stage of start-up took
   --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
-  -V, --version                     the version
+  -V, --version                     version, commit and time of this build
 
 environment:
   SIDECAR_LOG                       run: error, warn, info (the default), debug, trace
@@ -55,6 +57,18 @@ exit codes:
   71 operating system     73 cannot write       78 CA pair unusable
   126 daemon not executable   127 daemon not found   1 healthcheck: not ready
 ";
+
+/// What `--version` prints. The commit is "unknown" where no git checkout was built, and in
+/// a test's build.
+#[must_use]
+pub fn version() -> String {
+    format!(
+        "sidecar-init {}\ncommit: {}\nbuild epoch: {BUILD_EPOCH} ({})\n",
+        env!("CARGO_PKG_VERSION"),
+        env!("SIDECAR_COMMIT"),
+        crate::ca::rfc3339(BUILD_EPOCH)
+    )
+}
 
 /// A command with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]

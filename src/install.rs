@@ -134,11 +134,12 @@ fn write_new(path: &Path, bytes: &[u8], access: Access, durable: bool) -> io::Re
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
+    file.write_all(bytes)?;
+    // Before it is somebody else's: that one's mode only CAP_FOWNER could set.
+    file.set_permissions(Permissions::from_mode(access.mode))?;
     if let Some((uid, gid)) = access.owner {
         fchown(&file, Some(uid), Some(gid))?;
     }
-    file.write_all(bytes)?;
-    file.set_permissions(Permissions::from_mode(access.mode))?;
     if durable { file.sync_all() } else { Ok(()) }
 }
 

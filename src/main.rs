@@ -31,7 +31,7 @@ fn main() -> ProcessExit {
             Ok(())
         }
         Command::Version => {
-            println!("sidecar-init {}", env!("CARGO_PKG_VERSION"));
+            print!("{}", cli::version());
             Ok(())
         }
     };

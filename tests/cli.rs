@@ -50,7 +50,17 @@ fn prints_help_and_version() {
     assert_eq!(help.status.code(), Some(0));
     assert!(out(&help).starts_with("sidecar-init, PID 1 of the sidecar bundle"));
     let version = init(&["-V"]);
-    assert!(out(&version).starts_with(concat!("sidecar-init ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(version.status.code(), Some(0));
+    let version = out(&version);
+    let lines: Vec<&str> = version.lines().collect();
+    assert_eq!(
+        lines[0],
+        concat!("sidecar-init ", env!("CARGO_PKG_VERSION"))
+    );
+    // A test's build says nothing that it would have to be made anew for.
+    assert_eq!(lines[1], "commit: unknown");
+    assert!(lines[2].starts_with("build epoch: "), "{version}");
+    assert_eq!(lines.len(), 3);
 }
 
 #[test]

@@ -8,10 +8,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-use microvm::{Arch, ScratchDir};
+use microvm::{Arch, ScratchDir, shipped_init};
 
 fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,17 +32,6 @@ fn assert_refused(pipelock_bin: &Path, scratch: &ScratchDir, says: &str) {
     assert!(!chosen.status.success(), "{}", pipelock_bin.display());
     assert_eq!(chosen.stdout, b"", "it names a pipelock all the same");
     assert!(complaint.contains(says), "{complaint}");
-}
-
-/// A static program of this architecture that is not pipelock.
-fn init() -> PathBuf {
-    std::env::var_os("SIDECAR_INIT_BIN").map_or_else(
-        || {
-            let target = format!("{}-unknown-linux-musl", Arch::host().name());
-            checkout().join(format!("target/{target}/release/sidecar-init"))
-        },
-        PathBuf::from,
-    )
 }
 
 #[test]
@@ -74,7 +63,7 @@ fn refuses_a_program_that_needs_libraries() {
 #[test]
 fn refuses_a_static_program_that_does_not_say_it_is_pipelock() {
     let scratch = ScratchDir::new().unwrap();
-    let init = init();
+    let init = shipped_init(Arch::host()).unwrap();
     assert!(init.is_file(), "{} is not built", init.display());
     assert_refused(&init, &scratch, "as pipelock: `");
 }

@@ -65,7 +65,10 @@ fn real_bed() -> Option<Bed> {
 /// A bed whose daemon serves for real: pipelock, or the stand-in.
 fn serving_bed() -> Bed {
     let program = std::env::var_os("PIPELOCK_BIN").filter(|path| Path::new(path).is_file());
-    bed_with(&program.map_or_else(|| upstream::program("pipelock"), PathBuf::from))
+    bed_with(&program.map_or_else(
+        || upstream::program(microvm::Arch::host(), "pipelock"),
+        PathBuf::from,
+    ))
 }
 
 fn bed_with(program: &Path) -> Bed {

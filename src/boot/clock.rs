@@ -9,8 +9,9 @@ use nix::libc;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 
-/// No clock is earlier than this: seconds since 1970, 2026-11-01T00:00:00Z, or the
-/// moment given at build time in `SIDECAR_BUILD_EPOCH`.
+/// No clock is earlier than this, in seconds since 1970: `SIDECAR_BUILD_EPOCH` or
+/// `SOURCE_DATE_EPOCH` at build time, or the commit's time (`build.rs` finds them); or
+/// 2026-11-01T00:00:00Z.
 pub const BUILD_EPOCH: u64 = match option_env!("SIDECAR_BUILD_EPOCH") {
     Some(text) => parse_decimal(text),
     None => 1_793_491_200,

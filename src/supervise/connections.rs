@@ -5,6 +5,7 @@
 //! in the middle of a response, so draining by it alone would cut that response off.
 
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
@@ -18,7 +19,8 @@ pub fn established(listen: SocketAddr) -> u64 {
 }
 
 /// Whether the socket that listens there is this process's; `None` where that cannot be
-/// told: no `/proc`, or no right to look into the process.
+/// told: no `/proc`, or no right to look into the process, which root has only with
+/// `CAP_SYS_PTRACE` (proc_pid_fd(5)) and not in a container as engines make it.
 ///
 /// Whoever else has the port would answer the probes of a daemon that is about to fail
 /// for want of it.
@@ -26,16 +28,23 @@ pub fn established(listen: SocketAddr) -> u64 {
 pub fn listens(pid: i32, listen: SocketAddr) -> Option<bool> {
     let inodes = sockets(listen, LISTENING);
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let own = descriptors
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .any(|target| {
-            let name = target.to_string_lossy();
-            let inode = name
-                .strip_prefix("socket:[")
-                .and_then(|name| name.strip_suffix(']'));
-            inode.is_some_and(|inode| inodes.iter().any(|listening| listening == inode))
-        });
-    (!inodes.is_empty()).then_some(own)
+    let mut readable = true;
+    let own = descriptors.flatten().any(|entry| {
+        let target = match fs::read_link(entry.path()) {
+            Ok(target) => target,
+            Err(error) => {
+                // Any other failure is a descriptor that was closed meanwhile.
+                readable &= error.kind() != io::ErrorKind::PermissionDenied;
+                return false;
+            }
+        };
+        let name = target.to_string_lossy();
+        let inode = name
+            .strip_prefix("socket:[")
+            .and_then(|name| name.strip_suffix(']'));
+        inode.is_some_and(|inode| inodes.iter().any(|listening| listening == inode))
+    });
+    (readable && !inodes.is_empty()).then_some(own)
 }
 
 /// The inodes of the sockets with this local address and state, of both families.

@@ -22,8 +22,8 @@ pub struct Privileges {
     /// May become the daemon's user: effective `CAP_SETUID` and `CAP_SETGID`, in a user
     /// namespace that knows that user and lets groups be set.
     pub set_identity: bool,
-    /// May empty the bounding set: effective `CAP_SETPCAP`.
-    pub drop_bounding: bool,
+    /// What can become of the bounding set.
+    pub bounding: Bounding,
     /// The init's own user, the daemon's where it cannot be changed.
     pub own_uid: u32,
     /// The init's own group.
@@ -34,6 +34,17 @@ pub struct Privileges {
     pub seccomp: bool,
     /// Filters the init itself is under, where the kernel counts them (Linux 5.9).
     pub own_filters: Option<usize>,
+}
+
+/// The capability bounding set: what any process below may ever gain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounding {
+    /// It can be emptied: effective `CAP_SETPCAP`.
+    Droppable,
+    /// It is empty already: `--cap-drop=all` of a container engine.
+    Empty,
+    /// It has to stay as it is.
+    Kept,
 }
 
 const CAP_SETGID: u32 = 6;
@@ -48,20 +59,27 @@ impl Privileges {
     pub fn of_this_process() -> Self {
         let effective = effective_capabilities();
         let has = |capability: u32| effective & (1_u64 << capability) != 0;
+        let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self {
             set_identity: has(CAP_SETUID) && has(CAP_SETGID) && daemon_id_exists(),
-            drop_bounding: has(CAP_SETPCAP),
+            bounding: if field(&own, "CapBnd").is_some_and(|set| set == NO_CAPABILITIES) {
+                Bounding::Empty
+            } else if has(CAP_SETPCAP) {
+                Bounding::Droppable
+            } else {
+                Bounding::Kept
+            },
             own_uid: nix::unistd::geteuid().as_raw(),
             own_gid: nix::unistd::getegid().as_raw(),
             landlock: landlock::level(),
             seccomp: seccomp::is_available(),
-            own_filters: std::fs::read_to_string("/proc/self/status")
-                .ok()
-                .and_then(|text| field(&text, FILTERS)?.parse().ok()),
+            own_filters: field(&own, FILTERS).and_then(|count| count.parse().ok()),
         }
     }
 }
 
+/// An empty set in `/proc/<pid>/status`.
+const NO_CAPABILITIES: &str = "0000000000000000";
 /// How many filters a process is under, in `/proc/<pid>/status`.
 const FILTERS: &str = "Seccomp_filters";
 /// Whether this user namespace has a [`DAEMON_ID`], as user and as group, and lets
@@ -130,7 +148,7 @@ pub struct Sandbox {
     /// Its group.
     pub gid: u32,
     change_identity: bool,
-    drop_bounding: bool,
+    bounding: Bounding,
     /// The Landlock version whose rules it lives under; 0 for none.
     pub landlock: u32,
     /// Its system calls are filtered.
@@ -168,7 +186,7 @@ impl Sandbox {
                 privileges.own_uid
             ));
         }
-        if !privileges.drop_bounding {
+        if privileges.bounding == Bounding::Kept {
             missing.push(
                 "the capability bounding set is left as it was: emptying it needs CAP_SETPCAP"
                     .to_owned(),
@@ -193,7 +211,7 @@ impl Sandbox {
                 privileges.own_gid
             },
             change_identity: privileges.set_identity,
-            drop_bounding: privileges.drop_bounding,
+            bounding: privileges.bounding,
             landlock: privileges.landlock,
             seccomp: privileges.seccomp,
             own_filters: privileges.own_filters,
@@ -286,7 +304,7 @@ impl Sandbox {
                 Step::WorkingDirectory,
                 i64::from(libc::chdir(c"/".as_ptr())),
             )?;
-            if self.drop_bounding {
+            if self.bounding == Bounding::Droppable {
                 for capability in 0..CAP_LIMIT {
                     if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
                         // EINVAL ends the list: the kernel knows no higher one.
@@ -378,12 +396,11 @@ impl Sandbox {
             expect("Groups", "");
         }
         expect("NoNewPrivs", "1");
-        let none = "0000000000000000";
         for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            expect(set, none);
+            expect(set, NO_CAPABILITIES);
         }
-        if self.drop_bounding {
-            expect("CapBnd", none);
+        if self.bounding != Bounding::Kept {
+            expect("CapBnd", NO_CAPABILITIES);
         }
         // SigBlk is left out: from the exec on the mask is the daemon's own, and Go and
         // the C library block everything while they make a thread or a process.
@@ -539,7 +556,7 @@ mod tests {
 
     const ROOT: Privileges = Privileges {
         set_identity: true,
-        drop_bounding: true,
+        bounding: Bounding::Droppable,
         own_uid: 0,
         own_gid: 0,
         landlock: 7,
@@ -586,7 +603,7 @@ mod tests {
     fn says_what_an_unprivileged_init_could_not_do() {
         let user = Privileges {
             set_identity: false,
-            drop_bounding: false,
+            bounding: Bounding::Kept,
             own_uid: 1000,
             own_gid: 1000,
             landlock: 3,
@@ -596,6 +613,19 @@ mod tests {
         let sandbox = Sandbox::plan(user);
         assert_eq!((sandbox.uid, sandbox.file_owner()), (1000, None));
         assert_eq!(sandbox.missing.len(), 5, "{:?}", sandbox.missing);
+        // With nothing left to take away, that is no hole; but it is read back.
+        let emptied = Privileges {
+            bounding: Bounding::Empty,
+            ..user
+        };
+        let sandbox = Sandbox::plan(emptied);
+        assert_eq!(sandbox.missing.len(), 4, "{:?}", sandbox.missing);
+        let holes = CONFINED.replace("CapBnd:\t0000000000000000", "CapBnd:\t0000000000000400");
+        let mismatch = sandbox.compare(&holes).unwrap_err().to_string();
+        assert!(
+            mismatch.contains("CapBnd is \"0000000000000400\""),
+            "{mismatch}"
+        );
     }
 
     #[test]

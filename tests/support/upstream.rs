@@ -42,7 +42,7 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(directory: &Path) -> Self {
-        let program = program("upstream");
+        let program = program(Arch::host(), "upstream");
         let mut child = Command::new(&program)
             .arg(directory)
             .args(NAMES)
@@ -114,17 +114,18 @@ impl Drop for Upstream {
     }
 }
 
-/// A program of the stand-in's crate.
-pub fn program(name: &str) -> PathBuf {
+/// A program of the stand-in's crate, as built for an architecture.
+pub fn program(arch: Arch, name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(
-        "tests/standin/target/{0}-unknown-linux-musl/release/{name}",
-        Arch::host().name()
+        "tests/standin/target/{}-unknown-linux-musl/release/{name}",
+        arch.name()
     ));
     assert!(
         path.is_file(),
-        "cannot find {}\nhint: (cd tests/standin && cargo build --release --target {}-unknown-linux-musl)",
+        "cannot find {}\nhint: scripts/test builds it; or (cd tests/standin && cargo build \
+         --release --target {}-unknown-linux-musl)",
         path.display(),
-        Arch::host().name()
+        arch.name()
     );
     path
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use microvm::{BOOT_DEADLINE, Ending, FileSystem, ScratchDir, make_disk};
+use microvm::{Arch, BOOT_DEADLINE, Ending, FileSystem, ScratchDir, make_disk, shipped_init};
 
 use crate::bed::{Bottle, network, prepare};
 use crate::upstream::program;
@@ -13,19 +13,11 @@ use crate::upstream::program;
 /// The stand-in whatever daemon the bundle has: only that one can be told to misbehave.
 fn root_with_fault(fault: &str, scratch: &ScratchDir) -> PathBuf {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let init = std::env::var_os("SIDECAR_INIT_BIN").map_or_else(
-        || {
-            let arch = microvm::Arch::host().name();
-            checkout.join(format!(
-                "target/{arch}-unknown-linux-musl/release/sidecar-init"
-            ))
-        },
-        Into::into,
-    );
+    let arch = Arch::chosen().unwrap();
     let tree = scratch.join("root");
     let staged = Command::new(checkout.join("image/stage"))
         .arg(&tree)
-        .args([init, program("pipelock")])
+        .args([shipped_init(arch).unwrap(), program(arch, "pipelock")])
         .status()
         .unwrap();
     assert!(staged.success());

@@ -24,6 +24,24 @@ impl Arch {
         }
     }
 
+    /// The architecture that machines are booted for: the one `SIDECAR_ARCH` names, else
+    /// this machine's.
+    pub fn chosen() -> Result<Arch, Error> {
+        match std::env::var_os("SIDECAR_ARCH") {
+            None => Ok(Arch::host()),
+            Some(name) => Arch::named(&name.to_string_lossy()),
+        }
+    }
+
+    /// The architecture of that name.
+    pub fn named(name: &str) -> Result<Arch, Error> {
+        match name {
+            "x86_64" => Ok(Arch::X86_64),
+            "aarch64" => Ok(Arch::Aarch64),
+            _ => Err(Error::NoArch { name: name.into() }),
+        }
+    }
+
     /// Its name as in target triples.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -31,6 +49,18 @@ impl Arch {
             Arch::X86_64 => "x86_64",
             Arch::Aarch64 => "aarch64",
         }
+    }
+}
+
+/// The init as it is shipped for an architecture: the release build, or for the chosen
+/// architecture the program that `SIDECAR_INIT_BIN` names. It may not be built.
+pub fn shipped_init(arch: Arch) -> Result<PathBuf, Error> {
+    match std::env::var_os("SIDECAR_INIT_BIN") {
+        Some(program) if arch == Arch::chosen()? => Ok(program.into()),
+        _ => Ok(Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../target")
+            .join(format!("{}-unknown-linux-musl", arch.name()))
+            .join("release/sidecar-init")),
     }
 }
 
@@ -46,16 +76,16 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// The bundle of this machine's architecture: in the directory `SIDECAR_BUNDLE`
-    /// names, else in the checkout's `target/bundle/<arch>`.
+    /// The bundle of the chosen architecture: in the directory `SIDECAR_BUNDLE` names, else
+    /// in the checkout's `target/bundle/<arch>`.
     pub fn from_target() -> Result<Bundle, Error> {
-        Bundle::for_arch(Arch::host())
+        Bundle::for_arch(Arch::chosen()?)
     }
 
-    /// The same for another architecture; `SIDECAR_BUNDLE` speaks only for the host's.
+    /// The same for another architecture; `SIDECAR_BUNDLE` speaks only for the chosen one.
     pub fn for_arch(arch: Arch) -> Result<Bundle, Error> {
         match std::env::var_os("SIDECAR_BUNDLE") {
-            Some(directory) if arch == Arch::host() => Bundle::in_directory(arch, directory),
+            Some(directory) if arch == Arch::chosen()? => Bundle::in_directory(arch, directory),
             _ => Bundle::in_directory(
                 arch,
                 Path::new(env!("CARGO_MANIFEST_DIR"))

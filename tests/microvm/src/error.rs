@@ -13,6 +13,11 @@ pub enum Error {
         /// The file that was looked for.
         missing: PathBuf,
     },
+    /// There are no machines of that architecture.
+    NoArch {
+        /// What was asked for.
+        name: String,
+    },
     /// A file or socket could not be made or read.
     Io {
         /// What was attempted, as `<verb> <thing>`.
@@ -96,6 +101,10 @@ impl fmt::Display for Error {
                 f,
                 "cannot find the bundle: {} is missing\nhint: run image/build",
                 missing.display()
+            ),
+            Error::NoArch { name } => write!(
+                f,
+                "cannot boot a machine of architecture \"{name}\" (accepted: x86_64, aarch64)"
             ),
             Error::Io { attempt, source } => write!(f, "cannot {attempt}: {source}"),
             Error::NoProgram { program, package } => {

@@ -33,7 +33,7 @@ mod upstream;
 
 use std::time::Duration;
 
-pub use bundle::{Arch, Bundle};
+pub use bundle::{Arch, Bundle, shipped_init};
 pub use disk::{FileSystem, make_disk, make_empty_disk};
 pub use error::Error;
 pub use http::{Response, connect_through, get, get_through};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use microvm::{
-    BOOT_DEADLINE, Bundle, Error, Machine, Response, Running, ScratchDir, Upstream,
+    Arch, BOOT_DEADLINE, Bundle, Error, Machine, Response, Running, ScratchDir, Upstream,
     connect_through, get, get_through, read_status,
 };
 use serde_json::Value;
@@ -24,11 +24,12 @@ const DENIED_AUTHORITY: &str = "not-in-the-manifest.invalid:443";
 const LOOK: Duration = Duration::from_millis(100);
 
 const USAGE: &str = "\
-usage: microvm [--manifest FILE] [--once] [--console]
+usage: microvm [--arch ARCH] [--manifest FILE] [--once] [--console]
 
-Boots target/bundle with FILE (default: image/example/manifest.yaml), shows each stage
+Boots target/bundle/ARCH with FILE (default: image/example/manifest.yaml), shows each stage
 and what the proxy answers, and stays until ^C.
 
+  --arch      x86_64 or aarch64 (default: this machine's)
   --once      ask for one allowed and one denied thing, end with 0 if both are right
   --console   show the machine's console as well
 ";
@@ -36,6 +37,7 @@ and what the proxy answers, and stays until ^C.
 /// What to show.
 #[derive(Debug)]
 struct Options {
+    arch: Option<String>,
     manifest: Option<PathBuf>,
     once: bool,
     console: bool,
@@ -67,12 +69,17 @@ fn parse(
     mut arguments: impl Iterator<Item = std::ffi::OsString>,
 ) -> Result<Option<Options>, std::ffi::OsString> {
     let mut options = Options {
+        arch: None,
         manifest: None,
         once: false,
         console: false,
     };
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
+            Some("--arch") => {
+                let name = arguments.next().ok_or(argument)?;
+                options.arch = Some(name.to_string_lossy().into_owned());
+            }
             Some("--manifest") => {
                 options.manifest = Some(arguments.next().ok_or(argument)?.into());
             }
@@ -87,6 +94,10 @@ fn parse(
 
 /// Boot, look, ask, stay; whether everything was as it should be.
 fn show(options: &Options) -> Result<bool, Error> {
+    let bundle = match &options.arch {
+        Some(name) => Bundle::for_arch(Arch::named(name)?)?,
+        None => Bundle::from_target()?,
+    };
     let example = options.manifest.is_none();
     let manifest = options.manifest.clone().unwrap_or_else(|| {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/example/manifest.yaml")
@@ -99,7 +110,7 @@ fn show(options: &Options) -> Result<bool, Error> {
     })?;
     let upstream = Upstream::start("You reached the upstream, through pipelock.\n")?;
 
-    let mut builder = Machine::builder(&Bundle::from_target()?)
+    let mut builder = Machine::builder(&bundle)
         .manifest_dir(shared.path())
         .export_dir(export.path())
         .forward(PROXY_PORT);

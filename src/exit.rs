@@ -1,9 +1,7 @@
 //! The exit codes, from sysexits.h and the shell. Pure.
 
-use serde::{Deserialize, Serialize};
-
 /// How the program ends, as a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
     /// Stopped on request, or done.
@@ -33,6 +31,29 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
+    const ALL: [Self; 12] = [
+        Self::Success,
+        Self::NotReady,
+        Self::Usage,
+        Self::ManifestInvalid,
+        Self::ManifestMissing,
+        Self::DaemonUnavailable,
+        Self::Internal,
+        Self::OperatingSystem,
+        Self::CannotWrite,
+        Self::CaUnusable,
+        Self::NotExecutable,
+        Self::NotFound,
+    ];
+
+    /// The code with this number, where there is one.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|code| i32::from(code.number()) == number)
+    }
+
     /// The number.
     #[must_use]
     pub fn number(self) -> u8 {

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::boot::mode::Mode;
 use crate::console::{Stream, console};
@@ -20,7 +21,7 @@ pub const SCHEMA: u32 = 1;
 pub const FILE: &str = "status.json";
 
 /// A step of start-up, in the order they are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Where are we.
@@ -62,19 +63,19 @@ impl Stage {
 }
 
 /// When a stage was entered and how long it took, in microseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StageTime {
     /// Which.
     pub stage: Stage,
     /// Since the init was executed.
     pub at_us: u64,
     /// Absent while it lasts.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub took_us: Option<u64>,
 }
 
 /// The daemon.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Daemon {
     /// Its process id while it lives.
     pub pid: Option<i32>,
@@ -88,20 +89,17 @@ pub struct Daemon {
     pub sandbox_missing: Vec<String>,
     /// The version of Landlock whose rules it lives under; 0 for none. The kernel does
     /// not let them be read back.
-    #[serde(default)]
     pub landlock: u32,
     /// Whether its system calls are filtered.
-    #[serde(default)]
     pub seccomp: bool,
     /// Whether a control group of its own limits its memory and processes.
-    #[serde(default)]
     pub cgroup: bool,
     /// Whether the sandbox was read back from `/proc` and found as asked for.
     pub sandbox_verified: bool,
 }
 
 /// Which configuration is wanted and which is in force.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Config {
     /// Counts the manifests accepted since the start; the first is 1.
     pub generation: u64,
@@ -114,7 +112,7 @@ pub struct Config {
 }
 
 /// Hosts that lost their permission.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Revocation {
     /// The generation that removed them.
     pub generation: u64,
@@ -125,7 +123,7 @@ pub struct Revocation {
 }
 
 /// The CA in use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ca {
     /// SHA-256 of the certificate's DER, lower-case hex.
     pub fingerprint_sha256: String,
@@ -138,7 +136,7 @@ pub struct Ca {
 }
 
 /// How the daemon ended last time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastExit {
     /// Its exit code, or 128 and the signal.
     pub code: i32,
@@ -149,7 +147,7 @@ pub struct LastExit {
 }
 
 /// The whole of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -469,8 +467,75 @@ fn failed_at(stage: Stage) -> String {
     format!("failed at {}", stage.as_str())
 }
 
+/// A status as another process told it, asked for its fields one by one: a type would
+/// bring a second parser of the whole, and the readers want a dozen of them.
+#[derive(Debug)]
+pub struct Told {
+    /// As it stands in the file.
+    pub json: String,
+    fields: Value,
+}
+
+impl Told {
+    /// Replaces what stands at a JSON pointer, where something does.
+    pub fn correct(&mut self, pointer: &str, value: Value) {
+        if let Some(field) = self.fields.pointer_mut(pointer) {
+            *field = value;
+            self.json = self.fields.to_string();
+        }
+    }
+
+    /// The text at a JSON pointer (RFC 6901), where there is one.
+    #[must_use]
+    pub fn text(&self, pointer: &str) -> Option<&str> {
+        self.fields.pointer(pointer)?.as_str()
+    }
+
+    /// The number at a JSON pointer; 0 where there is none.
+    #[must_use]
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.fields
+            .pointer(pointer)
+            .and_then(Value::as_u64)
+            .unwrap_or(0)
+    }
+
+    /// The texts of the list at a JSON pointer.
+    #[must_use]
+    pub fn texts(&self, pointer: &str) -> Vec<&str> {
+        let list = self.fields.pointer(pointer).and_then(Value::as_array);
+        list.into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect()
+    }
+
+    /// The state, empty where it is not told.
+    #[must_use]
+    pub fn state(&self) -> &str {
+        self.text("/state").unwrap_or_default()
+    }
+
+    /// How start-up went: of each stage its name, when it was entered and how long it
+    /// took, in microseconds.
+    #[must_use]
+    pub fn stages(&self) -> Vec<(&str, u64, u64)> {
+        let number = |stage: &Value, name: &str| stage.get(name).and_then(Value::as_u64);
+        let stages = self.fields.get("stages").and_then(Value::as_array);
+        stages
+            .into_iter()
+            .flatten()
+            .filter_map(|stage| {
+                let name = stage.get("stage")?.as_str()?;
+                let took = number(stage, "took_us").unwrap_or(0);
+                Some((name, number(stage, "at_us")?, took))
+            })
+            .collect()
+    }
+}
+
 /// Reads a status file.
-pub fn read(path: &Path) -> Result<Status, String> {
+pub fn read(path: &Path) -> Result<Told, String> {
     let bytes = crate::install::read_bounded(path, 1024 * 1024).map_err(|error| {
         if error.is_missing() {
             format!("{error}\nhint: no sidecar-init runs with this run directory; name another with --run-dir")
@@ -478,6 +543,13 @@ pub fn read(path: &Path) -> Result<Status, String> {
             error.to_string()
         }
     })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))
+    let failed = |why: &dyn std::fmt::Display| format!("cannot read {}: {why}", path.display());
+    let fields: Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
+    if fields.get("schema").and_then(Value::as_u64) != Some(SCHEMA.into()) {
+        return Err(failed(&format_args!(
+            "it is no status of schema {SCHEMA}, which this program reads"
+        )));
+    }
+    let json = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Told { json, fields })
 }

@@ -5,17 +5,19 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{StartError, authority};
 use crate::ca;
 use crate::claim;
 use crate::cli::{Paths, StatusOptions};
-use crate::denials::{self, Told};
+use crate::denials;
 use crate::exit::ExitCode;
 use crate::install::{Access, publish, read_bounded, read_up_to};
 use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
 use crate::pipelock::render;
 use crate::policy::{self, Judgement};
-use crate::status::{self, Status};
+use crate::status;
 use crate::timeline;
 
 /// Judges a manifest and says so on standard output.
@@ -127,26 +129,25 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
         let Some(wanted) = options.wait_generation else {
             break status;
         };
-        if status.config.applied_generation >= wanted && status.state == "ready" {
+        let applied = status.number("/config/applied_generation");
+        if applied >= wanted && status.state() == "ready" {
             break status;
         }
-        let over = matches!(status.state.as_str(), "stopped" | "failed" | KILLED);
+        let over = matches!(status.state(), "stopped" | "failed" | KILLED);
         if over || Instant::now() >= end {
             return Err(unavailable(format!(
-                "generation {wanted} is not in force: state {}, wanted {}, in force {}{}",
-                status.state,
-                status.config.generation,
-                status.config.applied_generation,
+                "generation {wanted} is not in force: state {}, wanted {}, in force {applied}{}",
+                status.state(),
+                status.number("/config/generation"),
                 status
-                    .manifest_error
+                    .text("/manifest_error")
                     .map_or_else(String::new, |why| format!("\n{why}")),
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
     };
     if options.json {
-        let json = serde_json::to_string_pretty(&status).unwrap_or_default();
-        return print(&format!("{json}\n"));
+        return print(&format!("{}\n", status.json));
     }
     if let Some(file) = &options.svg {
         let picture = timeline::svg(&status);
@@ -159,7 +160,7 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     print(&describe(&status))?;
     // Another start's are none of this one's.
     if let Some(denials) = denials::read(&options.run_dir)
-        && denials.boot_id == status.boot_id
+        && status.text("/boot_id") == Some(&denials.boot_id)
     {
         print(&describe_denials(&denials))?;
     }
@@ -173,21 +174,23 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
 const KILLED: &str = "killed";
 
 /// The status, corrected where its writer could not: it was killed.
-fn read_status(run_dir: &Path) -> Result<Status, String> {
+fn read_status(run_dir: &Path) -> Result<status::Told, String> {
     let mut status = status::read(&run_dir.join(status::FILE))?;
-    let concluded = matches!(status.state.as_str(), "stopped" | "failed");
+    let concluded = matches!(status.state(), "stopped" | "failed");
     if !concluded && claim::is_claimed(run_dir) == Some(false) {
-        KILLED.clone_into(&mut status.state);
-        status.daemon.pid = None;
+        status.correct("/state", KILLED.into());
+        status.correct("/daemon/pid", Value::Null);
     }
     Ok(status)
 }
 
-fn describe(status: &Status) -> String {
+fn describe(status: &status::Told) -> String {
+    let below = |text: &str| text.replace('\n', "\n               ");
+    let known = |pointer: &str| status.text(pointer).unwrap_or("?");
     let mut text = format!(
         "{}: {}\n",
-        status.slug.as_deref().unwrap_or("(no manifest yet)"),
-        match status.state.as_str() {
+        status.text("/slug").unwrap_or("(no manifest yet)"),
+        match status.state() {
             "ready" => "ready; what is not allowed is refused",
             "halted" => "halted; nothing gets through until SIGUSR2",
             KILLED => "killed, and its pipelock with it; nothing gets through",
@@ -195,71 +198,63 @@ fn describe(status: &Status) -> String {
         }
     );
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
-    if let Some(error) = &status.error {
-        line("error", error.replace('\n', "\n               "));
+    if let Some(error) = status.text("/error") {
+        line("error", below(error));
     }
-    if let Some(error) = &status.manifest_error {
+    if let Some(error) = status.text("/manifest_error") {
         line(
             "manifest",
-            format!(
-                "the newest is not used: {}",
-                error.replace('\n', "\n               ")
-            ),
+            format!("the newest is not used: {}", below(error)),
         );
     }
-    let daemon = &status.daemon;
+    let pid = match status.number("/daemon/pid") {
+        0 => ", not running".to_owned(),
+        pid => format!(", pid {pid}"),
+    };
     line(
         "pipelock",
         format!(
-            "{}{}, {} restart(s), {} failure(s)",
-            daemon.version.as_deref().unwrap_or("version unknown"),
-            daemon
-                .pid
-                .map_or_else(|| ", not running".to_owned(), |pid| format!(", pid {pid}")),
-            status.restarts,
-            status.failures
+            "{}{pid}, {} restart(s), {} failure(s)",
+            status.text("/daemon/version").unwrap_or("version unknown"),
+            status.number("/restarts"),
+            status.number("/failures")
         ),
     );
     line(
         "config",
         format!(
             "generation {}, in force {}",
-            status.config.generation, status.config.applied_generation
+            status.number("/config/generation"),
+            status.number("/config/applied_generation")
         ),
     );
-    if let Some(ca) = &status.ca {
+    if let Some(fingerprint) = status.text("/ca/fingerprint_sha256") {
         line(
             "CA",
             format!(
-                "SHA-256 {}, {}, until {}",
-                ca.fingerprint_sha256, ca.source, ca.not_after
+                "SHA-256 {fingerprint}, {}, until {}",
+                known("/ca/source"),
+                known("/ca/not_after")
             ),
         );
     }
-    if let Some(revocation) = &status.revocation {
-        line(
-            "revoked",
-            format!(
-                "{} {}",
-                revocation.hosts.join(", "),
-                revocation
-                    .done_at
-                    .as_deref()
-                    .map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"))
-            ),
-        );
+    let revoked = status.texts("/revocation/hosts");
+    if !revoked.is_empty() {
+        let done = status.text("/revocation/done_at");
+        let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
+        line("revoked", format!("{} {done}", revoked.join(", ")));
     }
-    if let Some(exit) = &status.last_exit {
-        line("last exit", format!("{} at {}", exit.text, exit.at));
+    if let Some(exit) = status.text("/last_exit/text") {
+        line("last exit", format!("{exit} at {}", known("/last_exit/at")));
     }
-    for warning in &status.warnings {
-        line("warning", warning.replace('\n', "\n               "));
+    for warning in status.texts("/warnings") {
+        line("warning", below(warning));
     }
     text
 }
 
 /// What was refused most, why, and what to write if it was wanted.
-fn describe_denials(denials: &Told) -> String {
+fn describe_denials(denials: &denials::Told) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {
@@ -291,7 +286,7 @@ fn describe_denials(denials: &Told) -> String {
 pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, why);
     let status = read_status(run_dir).map_err(not_ready)?;
-    match status.state.as_str() {
+    match status.state() {
         "ready" | "reloading" => Ok(()),
         KILLED => Err(not_ready(
             "not ready: the sidecar-init that wrote the status was killed".to_owned(),
@@ -299,7 +294,7 @@ pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
         state => Err(not_ready(format!(
             "not ready: {state}{}",
             status
-                .error
+                .text("/error")
                 .map_or_else(String::new, |error| format!(": {error}"))
         ))),
     }

@@ -12,25 +12,20 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, fork, pipe2};
-use serde::{Deserialize, Serialize};
 
 use super::{StartError, authority};
 use crate::cli::Paths;
 use crate::exit::ExitCode;
 use crate::status::Ca;
-use crate::supervise::reaper;
+use crate::supervise::reaper::{self, ExitReason};
 use crate::supervise::signals::Signals;
 
 /// A stop gives the CA this long to be finished: with entropy at hand it takes
 /// milliseconds, and a pair cut off between its two files is half a pair.
 const STOP_PATIENCE: Duration = Duration::from_millis(300);
 
-/// What comes back: nothing of the key.
-#[derive(Serialize, Deserialize)]
-enum Answer {
-    Ready(Ca),
-    Failed { code: ExitCode, text: String },
-}
+/// No code of [`ExitCode`].
+const UNHEARD: i32 = 255;
 
 /// [`authority::prepare`] in a child; it ends before this returns. `None` where a stop was
 /// asked for before there was a CA: the child may be waiting for entropy, or for a share.
@@ -50,15 +45,15 @@ pub fn prepare(
     match unsafe { fork() }.map_err(|errno| failed("fork for the CA", errno.desc()))? {
         ForkResult::Child => {
             drop(read);
-            let answer = match authority::prepare(paths, owner) {
-                Ok(ca) => Answer::Ready(ca),
-                Err(StartError { code, text }) => Answer::Failed { code, text },
+            let (code, answer) = match authority::prepare(paths, owner) {
+                Ok(ca) => (ExitCode::Success, tell(&ca)),
+                Err(StartError { code, text }) => (code, text),
             };
-            // An answer that cannot be sent is none: the parent says so.
-            let bytes = serde_json::to_vec(&answer).unwrap_or_default();
-            let sent = File::from(write).write_all(&bytes);
+            let sent = File::from(write).write_all(answer.as_bytes());
+            // An answer that was cut off is none.
+            let code = sent.map_or(UNHEARD, |()| code.number().into());
             // SAFETY: ends without the parent's exit handlers.
-            unsafe { libc::_exit(i32::from(sent.is_err())) }
+            unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => {
             drop(write);
@@ -68,10 +63,17 @@ pub fn prepare(
                 return Ok(None);
             };
             let ended = reaper::wait_for(child.as_raw());
-            match serde_json::from_slice(&bytes) {
-                Ok(Answer::Ready(ca)) => Ok(Some(ca)),
-                Ok(Answer::Failed { code, text }) => Err(StartError { code, text }),
-                Err(_) => Err(StartError::new(
+            let answer = String::from_utf8(bytes).unwrap_or_default();
+            let code = match ended {
+                Some(ExitReason::Code(code)) => ExitCode::from_number(code),
+                _ => None,
+            };
+            match (code, told(&answer)) {
+                (Some(ExitCode::Success), Some(ca)) => Ok(Some(ca)),
+                (Some(code), _) if code != ExitCode::Success && !answer.is_empty() => {
+                    Err(StartError { code, text: answer })
+                }
+                _ => Err(StartError::new(
                     ExitCode::Internal,
                     format!(
                         "internal error: the process that makes the CA {}",
@@ -117,4 +119,25 @@ fn hear(mut pipe: File, signals: &mut Signals) -> Option<Vec<u8>> {
             }
         }
     }
+}
+
+/// What comes back of the CA, a line for each field: nothing of the key.
+fn tell(ca: &Ca) -> String {
+    [
+        ca.fingerprint_sha256.as_str(),
+        &ca.not_before,
+        &ca.not_after,
+        &ca.source,
+    ]
+    .join("\n")
+}
+
+fn told(answer: &str) -> Option<Ca> {
+    let mut lines = answer.lines().map(str::to_owned);
+    Some(Ca {
+        fingerprint_sha256: lines.next()?,
+        not_before: lines.next()?,
+        not_after: lines.next()?,
+        source: lines.next()?,
+    })
 }

@@ -2,16 +2,17 @@
 //! line on the console. Touches the file system.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::boot::mode::Mode;
 use crate::console::{Stream, console};
 use crate::denials::{self, Denials};
 use crate::exit::ExitCode;
-use crate::install::{Access, FileError, publish};
+use crate::install::{Access, FileError, publish, read_bounded};
 use crate::notify::Notifier;
 use crate::report;
 
@@ -19,6 +20,8 @@ use crate::report;
 pub const SCHEMA: u32 = 1;
 /// The status file's name, in the run directory and in the export.
 pub const FILE: &str = "status.json";
+/// More than a status can have.
+const MAX_BYTES: usize = 1024 * 1024;
 
 /// A step of start-up, in the order they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -203,6 +206,55 @@ pub struct Status {
     pub updated: String,
 }
 
+/// Where a status was told, for the one writer that has no [`Reporter`]: a panic.
+static TOLD_IN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Corrects what was told, after a panic: the last status may say "ready", and nobody
+/// is left to take that back. Returns the object for the console. Neither panics nor
+/// waits.
+pub fn record_internal_error(error: &str) -> String {
+    let places = TOLD_IN
+        .try_lock()
+        .map_or_else(|_| Vec::new(), |places| places.clone());
+    let mut told = in_error(
+        Map::from_iter([("schema".to_owned(), SCHEMA.into())]),
+        error,
+    );
+    for place in places {
+        let file = place.join(FILE);
+        if let Ok(bytes) = read_bounded(&file, MAX_BYTES)
+            && let Ok(status) = serde_json::from_slice(&bytes)
+        {
+            told = in_error(status, error);
+        }
+        if publish(&file, told.as_bytes(), Access::PUBLIC).is_err() {
+            // Worse than no status is one that is not true.
+            let _ = std::fs::remove_file(&file);
+        }
+    }
+    told
+}
+
+fn in_error(mut status: Map<String, Value>, error: &str) -> String {
+    let outcome = match status.get("outcome").and_then(Value::as_str) {
+        Some(stage) if stage.starts_with("failed at ") => stage.to_owned(),
+        _ => "failed".to_owned(),
+    };
+    for (field, value) in [
+        ("state", Value::from("failed")),
+        ("outcome", outcome.into()),
+        ("exit_code", ExitCode::Internal.number().into()),
+        ("error", error.into()),
+        (
+            "updated",
+            crate::ca::rfc3339(crate::boot::clock::now()).into(),
+        ),
+    ] {
+        status.insert(field.to_owned(), value);
+    }
+    Value::Object(status).to_string()
+}
+
 /// Keeps the status and tells it.
 #[derive(Debug)]
 pub struct Reporter {
@@ -356,6 +408,9 @@ impl Reporter {
         report::clear(directory);
         self.denials.tell_in(directory);
         self.places.push(directory.to_owned());
+        if let Ok(mut told) = TOLD_IN.try_lock() {
+            told.push(directory.to_owned());
+        }
         self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
         let text = self.json();
         publish(&directory.join(FILE), text.as_bytes(), Access::PUBLIC)
@@ -536,7 +591,7 @@ impl Told {
 
 /// Reads a status file.
 pub fn read(path: &Path) -> Result<Told, String> {
-    let bytes = crate::install::read_bounded(path, 1024 * 1024).map_err(|error| {
+    let bytes = read_bounded(path, MAX_BYTES).map_err(|error| {
         if error.is_missing() {
             format!("{error}\nhint: no sidecar-init runs with this run directory; name another with --run-dir")
         } else {

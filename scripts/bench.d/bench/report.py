@@ -1,0 +1,202 @@
+"""What a run leaves behind: JSON for programs, tables and pictures for docs/benchmarks.md."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from datetime import date
+from pathlib import Path
+
+from . import peers
+from .result import spread
+
+
+def number(value):
+    """Three significant figures, and no more than that."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 10 or value == int(value) else f"{value:.2f}"
+
+
+def describe_machine(versions, lab):
+    processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    system = re.search(r'PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())
+    commit = subprocess.run(
+        ["git", "-C", lab.root, "describe", "--always", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "daemon": lab.daemon_name,
+        "processor": processor.group(1) if processor else platform.machine(),
+        "processors": os.cpu_count(),
+        "memory_mib": memory // 1024,
+        "kernel": platform.release(),
+        "system": system.group(1) if system else "?",
+        "load_before": os.getloadavg()[0],
+        "versions": versions,
+    }
+
+
+def in_words(machine, missing):
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    text = (
+        f"Measured {machine['date']} at {machine['commit']}, with {machine['daemon']}: {machine['processor']}, "
+        f"{machine['processors']} processors, {machine['memory_mib']} MiB, Linux {machine['kernel']}, "
+        f"{machine['system']}; load before {machine['load_before']:.1f}. {versions}.\n"
+    )
+    if missing:
+        text += f"\nNOT MEASURED, because they are not here: {', '.join(missing)}.\n"
+    return text
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join("---" if n == 0 else "--:" for n in range(len(header))) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def verdicts(lines):
+    rows = [
+        [
+            verdict.what, f"{number(verdict.measured)} {verdict.unit}", f"{number(verdict.allowed)} {verdict.unit}",
+            "held" if verdict.held else "**missed**",
+        ]  # fmt: skip
+        for line in lines
+        for verdict in line.budgets
+    ]
+    return table(["budget", "measured", "allowed", "verdict"], rows) if rows else ""
+
+
+def summary(lines, here):
+    """One table: every line, ours, every peer, the floor."""
+    names = [peer.name for peer, _ in here if peer.program is not None]
+    header = ["line", "floor", peers.OURS, *names, "ours / floor"]
+    rows = []
+    for line in lines:
+        ours = next((name for name in (f"{peers.OURS}: ready", peers.OURS) if name in line.samples), None)
+        if ours is None:
+            continue
+
+        def cell(name, line=line):
+            for known in (name, f"{name} + sh loop"):
+                if known in line.samples:
+                    return number(line.median(known))
+            return "failed" if name in line.failures else ""
+
+        floor = cell(line.floor) if line.floor else ""
+        ratio = f"{number(line.ratio(ours, line.floor))} ×" if line.floor in line.samples else ""
+        row = [f"{line.number}. {line.title}, {line.unit}", floor, number(line.median(ours)), *map(cell, names), ratio]
+        rows.append(row)
+    return table(header, rows)
+
+
+def details(line):
+    rows = []
+    for row in line.rows(peers.OURS):
+        rows.append(
+            [
+                row["name"], number(row["median"]), f"{number(row['low'])} – {number(row['high'])}", str(row["count"]),
+                f"{number(row['to_floor'])} ×" if row["to_floor"] is not None else "",
+                f"{number(row['ours_to_it'])} ×" if row["ours_to_it"] is not None else "",
+            ]  # fmt: skip
+        )
+    rows += [[name, "failed", why, "", "", ""] for name, why in line.failures.items()]
+    text = f"**{line.number}. {line.title}**, {line.unit}" + (f" ({line.work})" if line.work else "") + "\n\n"
+    text += table(["", "median", "quartiles", "rounds", f"/ {line.floor or 'floor'}", "ours / it"], rows)
+    return text + "".join(f"\n{note}\n" for note in line.notes)
+
+
+def draw(lines, directory, suffix):
+    """A picture for each line that compares; text stays text, and any background will do."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {
+            "svg.fonttype": "none", "svg.hashsalt": "sidecar-init", "font.size": 9, "text.color": "#777777",
+            "axes.edgecolor": "#999999", "axes.labelcolor": "#777777", "xtick.color": "#777777",
+            "ytick.color": "#777777", "axes.spines.top": False, "axes.spines.right": False,
+        }  # fmt: skip
+    )
+    from matplotlib import pyplot
+
+    directory.mkdir(exist_ok=True)
+    drawn = {}
+    for line in lines:
+        names = list(line.samples)
+        if len(names) < 2:
+            continue
+        if line.number == "9":
+            figure = draw_growth(line, pyplot)
+        else:
+            figure, axes = pyplot.subplots(figsize=(7.5, 0.6 + 0.24 * len(names)))
+            middles, lows, highs = zip(*(spread(line.samples[name]) for name in names), strict=True)
+            colours = ["#3b82c4" if name.startswith(peers.OURS) else "#b0b7bf" for name in names]
+            errors = [
+                [middle - low for middle, low in zip(middles, lows, strict=True)],
+                [high - middle for middle, high in zip(middles, highs, strict=True)],
+            ]
+            axes.barh(names, middles, color=colours, xerr=errors, error_kw={"ecolor": "#777777", "elinewidth": 1})
+            if max(middles) > 20 * max(min(middles), 1e-9):
+                axes.set_xscale("log")
+            axes.invert_yaxis()
+            axes.set_xlabel(f"{line.unit}: median and quartiles" + (", more is better" if line.more_is_better else ""))
+            axes.set_title(line.title, loc="left", fontsize=9, color="#777777")
+        name = f"{line.number}{suffix}.svg"
+        figure.savefig(directory / name, bbox_inches="tight", transparent=True, metadata={"Date": None})
+        pyplot.close(figure)
+        # One line's end is as good as another's, but trailing blanks are noise in a diff.
+        text = (directory / name).read_text()
+        (directory / name).write_text("\n".join(text_line.rstrip() for text_line in text.splitlines()) + "\n")
+        drawn[line.number] = name
+    return drawn
+
+
+def draw_growth(line, pyplot):
+    figure, axes = pyplot.subplots(figsize=(7.5, 3))
+    series = {}
+    for name in line.samples:
+        who, size = name.rsplit(", ", 1)
+        series.setdefault(who, []).append((int(size.split()[0].replace(",", "")), line.median(name)))
+    for who, points in series.items():
+        colour = "#3b82c4" if who == peers.OURS else None
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=who, color=colour)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("routes")
+    axes.set_ylabel("ms")
+    axes.legend(frameon=False, labelcolor="#777777")
+    axes.set_title(line.title, loc="left", fontsize=9, color="#777777")
+    return figure
+
+
+def write_json(lines, machine, missing, directory, suffix):
+    directory.mkdir(parents=True, exist_ok=True)
+    for line in lines:
+        path = directory / f"line-{line.number}{suffix}.json"
+        path.write_text(json.dumps({"machine": machine} | line.as_json(peers.OURS), indent=1) + "\n")
+    path = directory / f"machine{suffix}.json"
+    path.write_text(json.dumps(machine | {"missing": missing}, indent=1) + "\n")
+
+
+def replace_block(document, name, text):
+    """What stands between the markers of that name is replaced; the rest is somebody's prose."""
+    begin, end = f"<!-- bench {name}: begin -->", f"<!-- bench {name}: end -->"
+    before, found, rest = document.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f'cannot write the document: it has no markers "{begin}" and "{end}"')
+    return f"{before}{begin}\n{text.strip()}\n{end}{after}"
+
+
+def write_document(document, lines, here, machine, missing, suffix):
+    drawn = draw(lines, document.with_suffix(""), suffix)
+    parts = [in_words(machine, missing), verdicts(lines), summary(lines, here)]
+    for line in lines:
+        parts.append(details(line))
+        if line.number in drawn:
+            parts.append(f"![{line.title}](benchmarks/{drawn[line.number]})\n")
+    block = "pipelock" if suffix else "stand-in"
+    document.write_text(replace_block(document.read_text(), block, "\n".join(part for part in parts if part)))

@@ -1,0 +1,94 @@
+"""Figures: collected, summed up, judged."""
+
+import statistics
+from dataclasses import dataclass, field
+
+
+def spread(values):
+    """Median, and the quartiles as the spread."""
+    ordered = sorted(values)
+    if len(ordered) == 1:
+        return ordered[0], ordered[0], ordered[0]
+    low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive")
+    return middle, low, high
+
+
+@dataclass
+class Verdict:
+    what: str
+    measured: float
+    allowed: float
+    unit: str
+
+    @property
+    def held(self):
+        return self.measured <= self.allowed
+
+
+@dataclass
+class Line:
+    """One line of the bench: the same work, everybody's figures."""
+
+    number: str
+    title: str
+    unit: str
+    floor: str | None = None
+    work: str = ""
+    # For figures of which more is better.
+    more_is_better: bool = False
+    samples: dict = field(default_factory=dict)
+    failures: dict = field(default_factory=dict)
+    budgets: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+    def add(self, name, value):
+        self.samples.setdefault(name, []).append(value)
+
+    def fail(self, name, why):
+        self.failures[name] = str(why)
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def median(self, name):
+        return spread(self.samples[name])[0]
+
+    def ratio(self, name, base):
+        """The median of the ratios of each round: a slow round slows both."""
+        pairs = zip(self.samples[name], self.samples[base], strict=False)
+        return statistics.median(value / other for value, other in pairs if other)
+
+    def budget(self, what, name, allowed, ratio=False, beyond_floor=False, unit=None):
+        if name not in self.samples:
+            return
+        if ratio:
+            measured, unit = self.ratio(name, self.floor), "×"
+        elif beyond_floor:
+            pairs = zip(self.samples[name], self.samples[self.floor], strict=False)
+            measured = statistics.median(value - other for value, other in pairs)
+        else:
+            measured = self.median(name)
+        self.budgets.append(Verdict(what, measured, allowed, unit or self.unit))
+
+    def rows(self, ours):
+        """Name, median, spread, ratio to the floor, ratio of ours to it."""
+        rows = []
+        for name, values in self.samples.items():
+            middle, low, high = spread(values)
+            to_floor = self.ratio(name, self.floor) if self.floor in self.samples else None
+            to_ours = self.ratio(ours, name) if ours in self.samples else None
+            rows.append(
+                {
+                    "name": name, "median": middle, "low": low, "high": high, "count": len(values),
+                    "to_floor": to_floor, "ours_to_it": to_ours,
+                }  # fmt: skip
+            )
+        return rows
+
+    def as_json(self, ours):
+        return {
+            "line": self.number, "title": self.title, "unit": self.unit, "work": self.work,
+            "floor": self.floor, "more_is_better": self.more_is_better, "rows": self.rows(ours),
+            "failures": self.failures, "notes": self.notes, "samples": self.samples,
+            "budgets": [vars(verdict) | {"held": verdict.held} for verdict in self.budgets],
+        }  # fmt: skip

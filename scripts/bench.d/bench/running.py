@@ -1,0 +1,174 @@
+"""Lines 4, 6, 7 and 8: orphans, memory and wake-ups, sizes, the log."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from . import peers
+from .lab import Failed
+from .result import Line
+from .starting import contestants, each_round
+
+ORPHANS = 10_000
+
+
+def simply(whom):
+    """Those without what is written around them: here it makes no difference."""
+    return [(name, start) for name, start in whom if " + " not in name and "given" not in name]
+
+
+def orphans(lab, here):
+    line = Line(
+        "4", "10,000 orphans, 1,000 at a time, from their death to the last one reaped", "ms", floor="null init"
+    )
+
+    def measure(_, start):
+        with start() as started:
+            lab.ear.hear("exec")
+            reaped, nanoseconds = lab.ear.hear("orphans", 120)
+            if reaped != ORPHANS:
+                raise Failed(f"only {reaped} of {ORPHANS} were reaped within 10 s")
+            # What this init left for later would still be here.
+            left = [pid for pid in started.everybody() if "\nState:\tZ" in status(pid)]
+            if left:
+                raise Failed(f"{len(left)} zombies are left")
+            return nanoseconds / 1e6
+
+    each_round(line, lab.rounds(7, 2), simply(contestants(lab, here, "daemon-orphans")), measure)
+    if "tini" in line.samples and peers.OURS in line.samples:
+        pairs = zip(line.samples[peers.OURS], line.samples["tini"], strict=False)
+        line.add("ours, times tini", sorted(a / b for a, b in pairs)[len(line.samples["tini"]) // 2])
+        line.budget("10,000 orphans, times tini", "ours, times tini", 1.0, unit="×")
+        del line.samples["ours, times tini"]
+    return line
+
+
+def status(pid):
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+
+
+def number(text, name):
+    found = re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
+def switches(pids):
+    """Times these processes, all their threads, have slept and been woken."""
+    total = 0
+    for pid in pids:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            total += number(Path(f"/proc/{pid}/task/{task}/status").read_text(), "voluntary_ctxt_switches")
+    return total
+
+
+def at_rest(lab, here):
+    resident = Line("6", "resident memory of the init and its helpers, idle", "KiB", floor="null init")
+    private = Line("6b", "of it private, shared with nobody", "KiB", floor="null init")
+    threads = Line("6c", "processes and threads of it", "threads", floor="null init")
+    wakes = Line("6d", "wake-ups in a minute, idle", "a minute", floor="null init")
+    window = 20 if lab.quick else 60
+    running = []
+    try:
+        # All at the same time, one after the other on the same port: only idleness counts.
+        for name, start in simply(contestants(lab, here, "pipelock")):
+            with start() as started:
+                with lab.awaiting() as awaiting:
+                    awaiting.when()
+                daemon = started.daemon(lab.programs / "pipelock")
+                time.sleep(3)
+                inits = [pid for pid in started.everybody() if pid != daemon]
+                rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in inits]
+                resident.add(name, sum(number(text, "Rss") for text in rollups))
+                private.add(
+                    name, sum(number(text, "Private_Clean") + number(text, "Private_Dirty") for text in rollups)
+                )
+                threads.add(name, sum(number(status(pid), "Threads") for pid in inits))
+                before = switches(inits)
+                time.sleep(window if name in ("null init", peers.OURS) else min(window, 10))
+                seconds = window if name in ("null init", peers.OURS) else min(window, 10)
+                wakes.add(name, (switches(inits) - before) * 60 / seconds)
+    finally:
+        del running
+    resident.budget("resident memory", peers.OURS, 1536)
+    private.budget("private memory", peers.OURS, 300)
+    # 30 looks at the manifest, 12 probes of at most four wake-ups each.
+    wakes.budget("wake-ups a minute, probes and looks at the manifest", peers.OURS, 30 + 12 * 4)
+    return [resident, private, threads, wakes]
+
+
+def sizes(lab, here, image):
+    line = Line("7", "the program and every file it maps while it runs", "KiB", floor="null init")
+    for name, start in simply(contestants(lab, here, "daemon-stamp")):
+        with start() as started:
+            lab.ear.hear("exec")
+            time.sleep(0.1)
+            stamp = str(lab.programs / "daemon-stamp")
+            files = set()
+            for pid in started.everybody():
+                try:
+                    files |= peers.library_files(pid)
+                except OSError:
+                    continue
+            line.add(name, sum(Path(file).stat().st_size for file in files if file != stamp and Path(file).exists()) / 1024)
+    for arch, limit in (("x86_64", 900), ("aarch64", 800)):
+        binary = lab.root / f"target/{arch}-unknown-linux-musl/release/sidecar-init"
+        if binary.exists():
+            line.add(f"{peers.OURS}, {arch}", binary.stat().st_size / 1024)
+            line.budget(f"binary, {arch}", f"{peers.OURS}, {arch}", limit)
+        else:
+            line.note(f"NOT MEASURED: the binary for {arch} is not built")
+    if image and image.exists():
+        line.note(
+            f"The whole image (init, {lab.daemon_name}, public roots) is {image.stat().st_size // 1024} KiB of erofs, "
+            f"the daemon in it {lab.daemon.stat().st_size // 1024} KiB."
+        )
+    return line
+
+
+def log_relay(lab, here, kind):
+    words = {"plain": "plain lines of 100 bytes", "events": "JSON events of 240 bytes, each counted"}[kind]
+    line = Line(
+        "8" if kind == "plain" else "8b", f"64 MiB of log to a reader, {words}", "MB/s",
+        floor="null init", more_is_better=True, work="null init and most others let the daemon inherit the reader",
+    )  # fmt: skip
+    daemon = f"daemon-{kind}"
+    whom = simply(contestants(lab, here, daemon))
+    command = lab.daemon_command(daemon, lab.prepared / "pipelock.yaml")
+
+    def cat(**more):
+        text = '"$@" | cat'
+        return lab.start([lab.probe, "null-init", "/bin/sh", "-c", text, "sh", *command], **more)
+
+    whom.insert(1, ("cat", cat))
+    lost = {}
+
+    def measure(name, start):
+        sink = subprocess.Popen([lab.probe, "sink"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            with start(stdout=sink.stdin) as started:
+                sink.stdin.close()
+                lab.ear.hear("written", 60)
+                started.signal(signal.SIGTERM)
+                try:
+                    started.ended(10)
+                except Failed:
+                    pass
+            sink.wait(timeout=10)
+            count, nanoseconds = map(int, sink.stderr.read().split())
+        finally:
+            sink.kill()
+            sink.wait()
+        if count < 64 << 20:
+            lost[name] = max(lost.get(name, 0), (64 << 20) - count)
+        return min(count, 64 << 20) / 1e6 / (nanoseconds / 1e9)
+
+    each_round(line, lab.rounds(5, 1), whom, measure)
+    for name, bytes_lost in lost.items():
+        line.note(f"{name} lost {bytes_lost} bytes in its worst round.")
+    return line

@@ -1,0 +1,183 @@
+"""Lines 1, 2, 3 and 5: how fast things start, come back and end."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from . import peers
+from .lab import Failed, now
+from .result import Line
+
+
+def contestants(lab, here, daemon, restarting=False):
+    """Who is measured: a name, and a function that starts it in a fresh directory."""
+
+    def prepared(peer):
+        command = lab.daemon_command(daemon, lab.prepared / "pipelock.yaml")
+        if restarting and not peer.restarts:
+            command = peers.with_loop(command)
+
+        def start(**more):
+            directory = lab.fresh_directory()
+            return lab.start(peer.argv(lab, directory, command), peer.environment(directory), **more)
+
+        return start
+
+    def wrapped(peer, language):
+        def start(**more):
+            directory = lab.fresh_directory()
+            command = peers.with_shell(lab, directory, daemon, language)
+            return lab.start(peer.argv(lab, directory, command), peer.environment(directory), **more)
+
+        return start
+
+    def ours(own_ca):
+        def start(environment=None, **more):
+            directory = lab.fresh_directory()
+            return lab.start(peers.ours(lab, directory, daemon, own_ca), environment, **more)
+
+        return start
+
+    result = [(peer.name + (" + sh loop" if restarting and not peer.restarts else ""), prepared(peer)) for peer, _ in here]
+    if restarting:
+        return [*result, (peers.OURS, ours(True))]
+    result.append((f"{peers.OURS}, CA given", ours(False)))
+    for peer, _ in here:
+        if peer.program is not None:
+            result.append((f"{peer.name} + sh + openssl", wrapped(peer, "sh")))
+            if peer.name == "tini":
+                result.append((f"{peer.name} + Python + openssl", wrapped(peer, "py")))
+    return [*result, (peers.OURS, ours(True))]
+
+
+def each_round(line, count, whom, measure):
+    """Everybody once a round, so that a busy moment meets all alike."""
+    for _ in range(count):
+        for name, start in whom:
+            try:
+                line.add(name, measure(name, start))
+            except Failed as failure:
+                line.fail(name, failure)
+
+
+def exec_to_exec(lab, here, cold):
+    line = Line(
+        "1b" if cold else "1",
+        "exec of the init to exec of the daemon" + (", nothing in the page cache" if cold else ""),
+        "ms", floor="null init", work="prepared: config and CA lie there; the others make both",
+    )  # fmt: skip
+
+    def measure(_, start):
+        if cold:
+            subprocess.run(["sync"], check=True)
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+        with start() as started:
+            (at,) = lab.ear.hear("exec")
+            return (at - started.executed) / 1e6
+
+    each_round(line, lab.rounds(4, 1) if cold else lab.rounds(25, 5), contestants(lab, here, "daemon-stamp"), measure)
+    if not cold:
+        line.budget("exec of the init to exec of the daemon", peers.OURS, 3.0)
+    return line
+
+
+class Notified:
+    """Where the init says READY=1 (sd_notify)."""
+
+    def __init__(self, lab):
+        self.path = lab.fresh_directory() / "notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(self.path))
+        self.socket.settimeout(30)
+
+    def when_ready(self):
+        try:
+            while b"READY=1" not in self.socket.recv(4096):
+                pass
+        except TimeoutError:
+            raise Failed("it never said READY=1") from None
+        return now()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+def exec_to_ready(lab, here):
+    line = Line(
+        "2", f"exec of the init to the first 200 of /health, {lab.daemon_name}", "ms",
+        floor="alone", work="ready: the canary refused as well, which no other asks for",
+    )  # fmt: skip
+    alone = ("alone", lambda: lab.start(lab.daemon_command("pipelock", lab.prepared / "pipelock.yaml")))
+    whom = [alone, *contestants(lab, here, "pipelock")]
+
+    def measure(name, start):
+        own = name.startswith(peers.OURS)
+        with Notified(lab) as notified, lab.awaiting() as awaiting:
+            environment = {"environment": {"NOTIFY_SOCKET": str(notified.path)}} if own else {}
+            with start(**environment) as started:
+                if own:
+                    line.add(f"{name}: ready", (notified.when_ready() - started.executed) / 1e6)
+                return (awaiting.when() - started.executed) / 1e6
+
+    each_round(line, lab.rounds(15, 4), whom, measure)
+    line.budget("exec to ready, times pipelock alone", f"{peers.OURS}: ready", 1.05, ratio=True)
+    return line
+
+
+def killed_to_ready(lab, here):
+    line = Line(
+        "3", f"daemon killed to its next 200, {lab.daemon_name}", "ms", floor="its own start",
+        work="killed by -9 after 1.2 s of life",
+    )  # fmt: skip
+    program = lab.programs / "pipelock"
+
+    def own_start():
+        with lab.awaiting() as awaiting:
+            with lab.start(lab.daemon_command("pipelock", lab.prepared / "pipelock.yaml")) as started:
+                return (awaiting.when() - started.executed) / 1e6
+
+    def kill_and_wait(_, start):
+        with start() as started:
+            with lab.awaiting() as awaiting:
+                awaiting.when()
+            time.sleep(1.2)
+            daemon = started.daemon(program)
+            begin = now()
+            os.kill(daemon, signal.SIGKILL)
+            with lab.awaiting() as awaiting:
+                return (awaiting.when() - begin) / 1e6
+
+    for _ in range(lab.rounds(8, 2)):
+        line.add("its own start", own_start())
+        each_round(line, 1, contestants(lab, here, "pipelock", restarting=True), kill_and_wait)
+    line.budget("daemon killed to ready again, beyond its own start", peers.OURS, 10.0, beyond_floor=True)
+    return line
+
+
+def stop_to_end(lab, here, daemon):
+    named = lab.daemon_name if daemon == "pipelock" else "a daemon that ends at once"
+    line = Line("5" if daemon != "pipelock" else "5b", f"stop to the end of PID 1, {named}", "ms", floor="null init")
+    numbers = {peer.name: getattr(signal, peer.stop) for peer, _ in here}
+    whom = [entry for entry in contestants(lab, here, daemon) if " + " not in entry[0] and "given" not in entry[0]]
+
+    def measure(name, start):
+        with start() as started:
+            if daemon == "pipelock":
+                with lab.awaiting() as awaiting:
+                    awaiting.when()
+            else:
+                lab.ear.hear("exec")
+            # Whatever follows a start has had its time.
+            time.sleep(0.3)
+            begin = now()
+            started.signal(numbers.get(name, signal.SIGTERM))
+            return (started.ended()[0] - begin) / 1e6
+
+    each_round(line, lab.rounds(10, 3), whom, measure)
+    return line

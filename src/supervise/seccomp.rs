@@ -45,7 +45,6 @@ const DENIED: &[libc::c_long] = &[
     // The machine.
     libc::SYS_reboot,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -101,9 +100,10 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_execveat,
 ];
 
-/// The same, where only x86 has them.
+/// The same, where only x86 has them, or has another number.
 #[cfg(target_arch = "x86_64")]
 const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[
+    libc::SYS_kexec_file_load,
     libc::SYS_chmod,
     libc::SYS_chown,
     libc::SYS_lchown,
@@ -116,8 +116,9 @@ const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[
     libc::SYS_uselib,
     libc::SYS__sysctl,
 ];
+/// kexec_file_load(2), which musl's headers lack (the kernel's asm-generic/unistd.h).
 #[cfg(not(target_arch = "x86_64"))]
-const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[];
+const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[294];
 
 /// Every flag of clone(2) that makes a namespace.
 const NAMESPACES: [libc::c_int; 7] = [

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 PATIENCE = 30.0
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/root"}
 
 
 class Failed(Exception):

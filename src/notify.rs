@@ -159,8 +159,9 @@ fn parse(text: &str) -> Result<Address, AddressError> {
     }
     let (kind, rest) = text.split_once(':').ok_or_else(refused)?;
     let types: &[SockType] = match kind {
-        // systemd's order: hypervisors differ in what they carry.
-        "vsock" => &[SockType::Datagram, SockType::SeqPacket, SockType::Stream],
+        // Hypervisors differ in what they carry. Datagrams come last: smolmachines' kernel
+        // takes those that nobody will ever hear, and reports no error.
+        "vsock" => &[SockType::SeqPacket, SockType::Stream, SockType::Datagram],
         "vsock-dgram" => &[SockType::Datagram],
         "vsock-seqpacket" => &[SockType::SeqPacket],
         "vsock-stream" => &[SockType::Stream],

@@ -8,13 +8,18 @@
     reason = "the functions around the tests fail them by panicking"
 )]
 
+#[path = "support/pipelock.rs"]
+mod pipelock;
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -216,6 +221,87 @@ fn a_hundred_thousand_hostile_names_cost_neither_memory_nor_space() {
     let memory = proc_field(init.pid(), "VmHWM").unwrap();
     let kilobytes: u64 = memory.trim_end_matches(" kB").parse().unwrap();
     assert!(kilobytes < 16 * 1024, "{memory}");
+    assert_eq!(init.stop().0.code, 0);
+}
+
+/// Asks for these hosts, one after the other over one connection, and sees each refused.
+fn be_refused(address: &str, hosts: impl Iterator<Item = String>) {
+    // So many at once fill neither the daemon's buffers nor ours.
+    const AT_ONCE: usize = 32;
+    let mut stream = TcpStream::connect(address).unwrap();
+    let hosts: Vec<String> = hosts.collect();
+    for hosts in hosts.chunks(AT_ONCE) {
+        let mut requests = String::new();
+        for host in hosts {
+            requests += &format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        }
+        stream.write_all(requests.as_bytes()).unwrap();
+        let mut answers = Vec::new();
+        let mut buffer = [0; 16384];
+        while answers.len() < 12 || count_of(&answers, b"HTTP/1.1 ") < hosts.len() {
+            let length = stream.read(&mut buffer).unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&answers));
+            answers.extend(&buffer[..length]);
+        }
+        assert_eq!(count_of(&answers, b"HTTP/1.1 403"), hosts.len());
+    }
+}
+
+fn count_of(text: &[u8], word: &[u8]) -> usize {
+    memchr::memmem::find_iter(text, word).count()
+}
+
+#[test]
+fn a_hundred_thousand_hostile_names_through_a_real_proxy_leave_memory_flat() {
+    const ASKED: usize = 100_000;
+    // What the counters hold when full is there after this many.
+    const WARM: usize = 5_000;
+    let bed = Bed::new().with_export();
+    pipelock::copy_into(&bed.path(""));
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let name = |number: usize| {
+        let long = "x".repeat(number % 60 + 1);
+        match number % 4 {
+            0 => format!("host-{number}.example"),
+            1 => format!("HOST-{number}.{long}.Example."),
+            2 => format!("{long}.{long}.{long}.{number}.example"),
+            _ => format!("a{number}0123456789abcdef0123456789.{long}.example"),
+        }
+    };
+    let told = |init: &mut Init, total: usize| {
+        wait_denials(init, |denials| {
+            denials["total"].as_u64().unwrap() >= total as u64
+        })
+    };
+    let resident = |init: &Init| -> u64 {
+        let memory = proc_field(init.pid(), "VmRSS").unwrap();
+        memory.trim_end_matches(" kB").parse().unwrap()
+    };
+    let address = init.bed.address().to_owned();
+    be_refused(&address, (0..WARM).map(name));
+    told(&mut init, WARM);
+    let before = resident(&init);
+    thread::scope(|scope| {
+        for part in 0..2 {
+            let address = &address;
+            scope.spawn(move || be_refused(address, (WARM + part..ASKED).step_by(2).map(name)));
+        }
+    });
+    let denials = told(&mut init, ASKED);
+    let after = resident(&init);
+    let size = fs::metadata(init.bed.path("run/export/denials.json"))
+        .unwrap()
+        .len();
+    // Not println: the harness hides that of a test that passes.
+    let _ = writeln!(
+        std::io::stderr(),
+        "MEASURED: {ASKED} refused names: {before} kB resident after {WARM}, {after} kB at the end, denials.json {size} bytes"
+    );
+    assert_eq!(denials["total"], ASKED, "each is counted once");
+    assert!(size < 64 * 1024, "{size}");
+    // A burst of lines waits in memory; a hundred thousand names would be ten times that.
+    assert!(after < before + 1024, "{before} kB, then {after} kB");
     assert_eq!(init.stop().0.code, 0);
 }
 

@@ -30,6 +30,7 @@ mod scratch;
 mod share;
 mod status;
 mod upstream;
+mod vsock;
 
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub use running::{Ending, Running};
 pub use scratch::ScratchDir;
 pub use status::{read_status, wait_for_status};
 pub use upstream::Upstream;
+pub use vsock::vsock_device;
 
 /// Long enough for an emulated boot on a busy two-core machine; a boot takes 2 to 6 s.
 pub const BOOT_DEADLINE: Duration = Duration::from_mins(2);

@@ -10,6 +10,7 @@ use crate::qmp::Monitor;
 use crate::resolver::{Port, Resolver};
 use crate::running::Parts;
 use crate::share::Share;
+use crate::vsock::Vsock;
 use crate::{
     Arch, Bundle, Error, FileSystem, GUEST_ADDRESS, HOST_ADDRESS, RESOLVER_ADDRESS, Running,
     ScratchDir,
@@ -38,6 +39,7 @@ impl Machine {
             address_by_kernel_arg: true,
             forwards: Vec::new(),
             names: None,
+            vsock: None,
             echo: false,
         }
     }
@@ -67,6 +69,7 @@ pub struct MachineBuilder {
     address_by_kernel_arg: bool,
     forwards: Vec<u16>,
     names: Option<Vec<(String, std::net::Ipv4Addr)>>,
+    vsock: Option<PathBuf>,
     echo: bool,
 }
 
@@ -178,6 +181,13 @@ impl MachineBuilder {
         self
     }
 
+    /// Attach a vsock: what the guest connects to at port N of CID 2 (the host) arrives at
+    /// the Unix socket `PREFIX_N`. Needs [`crate::vsock_device`].
+    pub fn vsock(mut self, prefix: impl AsRef<Path>) -> Self {
+        self.vsock = Some(prefix.as_ref().to_owned());
+        self
+    }
+
     /// Start from another root filesystem than the bundle's: an erofs or ext4 image.
     pub fn root_override(mut self, image: impl AsRef<Path>) -> Self {
         image.as_ref().clone_into(&mut self.bundle.root);
@@ -208,6 +218,10 @@ impl MachineBuilder {
             Some(names) => Some(Resolver::start(&scratch, names.clone())?),
             None => None,
         };
+        let vsock = match &self.vsock {
+            Some(prefix) => Some(Vsock::start(prefix, &scratch)?),
+            None => None,
+        };
         let monitor_socket = scratch.join("qmp.sock");
         let monitor = Monitor::listen(&monitor_socket)?;
 
@@ -217,6 +231,9 @@ impl MachineBuilder {
         self.add_disks(&mut command);
         for share in &shares {
             add_share(&mut command, share);
+        }
+        if let Some(vsock) = &vsock {
+            add_vsock(&mut command, vsock);
         }
         self.add_network(&mut command, resolver.as_ref());
         command
@@ -251,6 +268,7 @@ impl MachineBuilder {
             monitor,
             resolver,
             shares,
+            vsock,
             scratch,
         })
     }
@@ -416,6 +434,15 @@ fn add_share(command: &mut Command, share: &Share) {
             "-device",
             &format!("vhost-user-fs-device,chardev=share-{tag},tag={tag}"),
         ]);
+}
+
+fn add_vsock(command: &mut Command, vsock: &Vsock) {
+    command
+        .args([
+            "-chardev",
+            &format!("socket,id=vsock,path={}", option(&vsock.socket)),
+        ])
+        .args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
 }
 
 /// A path inside a QEMU option, where a comma is written twice.

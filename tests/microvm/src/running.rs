@@ -12,6 +12,7 @@ use crate::process::Bound;
 use crate::qmp::Monitor;
 use crate::resolver::{Query, Resolver};
 use crate::share::Share;
+use crate::vsock::Vsock;
 use crate::{Error, ScratchDir};
 
 /// What the init's last line starts with.
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) monitor: Monitor,
     pub(crate) resolver: Option<Resolver>,
     pub(crate) shares: Vec<Share>,
+    pub(crate) vsock: Option<Vsock>,
     pub(crate) scratch: ScratchDir,
 }
 
@@ -59,6 +61,7 @@ pub struct Running {
     resolver: Option<Resolver>,
     forwards: Vec<(u16, u16)>,
     _shares: Vec<Share>,
+    _vsock: Option<Vsock>,
     _scratch: ScratchDir,
 }
 
@@ -76,6 +79,7 @@ impl Running {
             monitor: parts.monitor,
             resolver: parts.resolver,
             _shares: parts.shares,
+            _vsock: parts.vsock,
             _scratch: parts.scratch,
         })
     }

@@ -192,6 +192,12 @@ pub struct Status {
     pub revocation: Option<Revocation>,
     /// The CA.
     pub ca: Option<Ca>,
+    /// How many times the time of day was set since the start.
+    #[serde(default)]
+    pub clock_steps: u64,
+    /// By how many seconds the last time; negative for back.
+    #[serde(default)]
+    pub last_clock_step: i64,
     /// The daemon's last end.
     pub last_exit: Option<LastExit>,
     /// The daemon's last lines, oldest first, each shortened.
@@ -295,6 +301,8 @@ impl Reporter {
                 config: Config::default(),
                 revocation: None,
                 ca: None,
+                clock_steps: 0,
+                last_clock_step: 0,
                 last_exit: None,
                 last_lines: Vec::new(),
                 dropped_lines: 0,

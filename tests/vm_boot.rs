@@ -451,7 +451,7 @@ fn names_a_daemon_that_is_missing_or_not_executable_and_ends() {
 }
 
 #[test]
-fn refuses_a_clock_decades_ahead_and_lifts_one_before_its_own_build() {
+fn refuses_a_clock_decades_ahead() {
     let bed = Bed::with(manifest().as_bytes());
     // The PC's clock has two digits for the year; Linux takes 70 to 99 for 19xx.
     let ahead = Failure {
@@ -461,30 +461,4 @@ fn refuses_a_clock_decades_ahead_and_lifts_one_before_its_own_build() {
         says: "cannot trust the clock: it says 2068-01-01",
     };
     assert_fails(&bed, bed.shared().rtc_base("2068-01-01T00:00:00"), &ahead);
-
-    let running = bed.shared().rtc_base("1990-01-01T00:00:00").boot().unwrap();
-    running
-        .wait_for_line("sidecar-init: ready", BOOT_DEADLINE)
-        .unwrap();
-    let status = bed.wait_ready();
-    // It says when it was built; a certificate is valid from a day before the clock it was
-    // made by.
-    let warnings = status["warnings"].to_string();
-    assert!(warnings.contains("the clock said 1990-01-01"), "{status}");
-    let (_, built) = warnings.split_once("; set to ").unwrap();
-    let (built, _) = built.split_once(',').unwrap();
-    assert!(built >= "2026-11-01", "{built}");
-    let not_before = status["ca"]["not_before"].as_str().unwrap();
-    let lifted = seconds(not_before) + 86_400 - seconds(built);
-    assert!((0..60).contains(&lifted), "{built}: {status}");
-}
-
-/// Seconds since 1970 of a time as the status writes it.
-fn seconds(time: &str) -> i64 {
-    let output = std::process::Command::new("date")
-        .args(["--utc", "+%s", "--date", time])
-        .output()
-        .unwrap();
-    let printed = String::from_utf8(output.stdout).unwrap();
-    printed.trim().parse().expect("a time that date(1) reads")
 }

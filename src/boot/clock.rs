@@ -64,11 +64,21 @@ pub fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// Sets the clock to the build's epoch.
-pub fn set_to_build_epoch() -> Result<(), ClockError> {
-    let seconds = i64::try_from(BUILD_EPOCH).unwrap_or(i64::MAX);
-    let time = TimeSpec::from_duration(Duration::from_secs(seconds.unsigned_abs()));
+/// Sets the clock, to seconds since 1970.
+pub fn set(seconds: u64) -> Result<(), ClockError> {
+    let time = TimeSpec::from_duration(Duration::from_secs(seconds));
     clock_settime(ClockId::CLOCK_REALTIME, time).map_err(ClockError::Set)
+}
+
+/// The better time for a clock that was before this program's build: the newest of the
+/// moments at which, by somebody else's clock, files were written. `None` where none of
+/// them is plausible and later than `now`.
+#[must_use]
+pub fn better(now: u64, written: impl IntoIterator<Item = u64>) -> Option<u64> {
+    written
+        .into_iter()
+        .filter(|moment| *moment > now && judge(*moment) == Plausibility::Plausible)
+        .max()
 }
 
 /// How long the kernel's random generator may take to be seeded.
@@ -146,6 +156,16 @@ mod tests {
         );
         let in_2200 = 7_258_118_400;
         assert_eq!(judge(in_2200), Plausibility::TooLate(in_2200));
+    }
+
+    #[test]
+    fn takes_the_newest_plausible_moment_and_goes_never_back() {
+        let (day, never) = (86_400, u64::MAX);
+        let at = |days: u64| BUILD_EPOCH + days * day;
+        assert_eq!(better(at(0), [at(3), at(9), 0]), Some(at(9)));
+        assert_eq!(better(at(0), [at(0), never]), None);
+        assert_eq!(better(at(5), [at(3)]), None);
+        assert_eq!(better(at(5), []), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod leaves;
 pub mod reload;
 pub mod render;
 

@@ -8,7 +8,7 @@ mod trust;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use nix::libc;
 
@@ -146,9 +146,12 @@ fn start(
     reporter.enter(Stage::Mounts);
     mount_all(mode, arguments, paths, reporter)?;
     reporter.enter(Stage::Clock);
-    floor_clock(mode, reporter)?;
+    let lifted = floor_clock(mode, reporter)?;
     reporter.enter(Stage::Manifest);
     mount_manifest(mode, arguments, &paths.manifest)?;
+    if lifted {
+        set_clock_by_the_hosts(paths, reporter)?;
+    }
     let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
     for warning in warnings {
         reporter.warn(warning);
@@ -405,9 +408,10 @@ fn cannot_write(error: FileError) -> StartError {
     StartError::new(ExitCode::CannotWrite, error)
 }
 
-fn floor_clock(mode: Mode, reporter: &mut Reporter) -> Result<(), StartError> {
+/// True where the clock is only known not to be earlier than what it was set to.
+fn floor_clock(mode: Mode, reporter: &mut Reporter) -> Result<bool, StartError> {
     match clock::judge(clock::now()) {
-        Plausibility::Plausible => Ok(()),
+        Plausibility::Plausible => Ok(false),
         Plausibility::TooLate(now) => Err(StartError::new(
             ExitCode::OperatingSystem,
             clock::ClockError::TooLate(now),
@@ -418,18 +422,44 @@ fn floor_clock(mode: Mode, reporter: &mut Reporter) -> Result<(), StartError> {
                 reporter.warn(format!(
                     "the clock says {says}, before this program was built; clients may refuse the CA"
                 ));
-                return Ok(());
+                return Ok(false);
             }
-            clock::set_to_build_epoch()
-                .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
+            set_clock(clock::BUILD_EPOCH)?;
             reporter.warn(format!(
-                "the clock said {says}; set to {}, when this program was built. Certificates pipelock makes \
-                 last a day from then: give the machine a real-time clock",
+                "the clock said {says}; set to {}, when this program was built",
                 crate::ca::rfc3339(clock::BUILD_EPOCH)
             ));
-            Ok(())
+            Ok(true)
         }
     }
+}
+
+fn set_clock(seconds: u64) -> Result<(), StartError> {
+    clock::set(seconds).map_err(|error| StartError::new(ExitCode::OperatingSystem, error))
+}
+
+/// A share's files are dated by the host, and its clock is the better one: the status was
+/// written this moment, the manifest some time before.
+fn set_clock_by_the_hosts(paths: &Paths, reporter: &mut Reporter) -> Result<(), StartError> {
+    let export = paths.run_dir.join(EXPORT).join(status::FILE);
+    let written = [&paths.manifest, &export].into_iter().filter_map(|file| {
+        let modified = std::fs::metadata(file).ok()?.modified().ok()?;
+        modified.duration_since(UNIX_EPOCH).ok()
+    });
+    let written = written.map(|moment| moment.as_secs());
+    match clock::better(clock::now(), written) {
+        Some(time) => {
+            set_clock(time)?;
+            let time = crate::ca::rfc3339(time);
+            log::info!("the clock was set on to {time}, by the dates of the host's files");
+        }
+        None => reporter.warn(
+            "nothing tells this machine the time: the certificates pipelock makes are good for a day from when \
+             this program was built; give it a real-time clock, or an export on a share"
+                .to_owned(),
+        ),
+    }
+    Ok(())
 }
 
 /// Mounts the manifest's directory where nothing has brought it: machine mode only.

@@ -18,6 +18,7 @@ pub mod sandbox;
 pub mod seccomp;
 pub mod signals;
 pub mod spawn;
+pub mod steps;
 pub mod watch;
 
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ use crate::console::{Stream, console};
 use crate::install::{Access, install, is_installed};
 use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::events::{self, Event as Line, Heard};
+use crate::pipelock::leaves::Leaves;
 use crate::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
 use crate::status::{LastExit, Reporter, Revocation, Stage};
@@ -46,6 +48,7 @@ use relay::{LastLines, Relay};
 use sandbox::Sandbox;
 use signals::{Request, Signals};
 use spawn::{Command, ExecReport, SpawnError};
+use steps::Steps;
 
 /// The status is told again at most this often where only its counters have changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
@@ -122,6 +125,7 @@ pub fn supervise(
         machine: Machine::new(timing(&desired.policy)),
         prober: Prober::new(desired.policy.listen),
         watch: watch::Watch::new(setup.watched.clone(), now),
+        steps: watch_clock(reporter),
         setup,
         desired,
         reporter,
@@ -158,6 +162,8 @@ struct Running {
     config_sha256: String,
     /// What its control group had counted by then.
     oom_kills: u64,
+    /// The certificates it keeps.
+    leaves: Leaves,
     /// What it was given: the wanted one at its start or at the last reload.
     generation: u64,
     /// Its configuration with nothing allowed. Not the wanted configuration's: a
@@ -175,6 +181,7 @@ struct Supervisor<'a> {
     machine: Machine,
     prober: Prober,
     watch: watch::Watch,
+    steps: Option<Steps>,
     desired: Desired,
     reporter: &'a mut Reporter,
     child: Option<Running>,
@@ -215,6 +222,9 @@ impl Supervisor<'_> {
             }
             if self.watch.look(now) {
                 self.read_manifest();
+            }
+            if let Some(by) = self.steps.as_mut().and_then(Steps::take) {
+                self.clock_stepped(by);
             }
             self.reporter.tick(now);
             self.changed |= self.counters_deadline().is_some_and(|due| now >= due);
@@ -258,6 +268,9 @@ impl Supervisor<'_> {
         }
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
+        }
+        if let Some(steps) = &self.steps {
+            waiting.push(PollFd::new(steps.as_fd(), PollFlags::POLLIN));
         }
         let counters = self.counters_deadline();
         let console = console();
@@ -595,6 +608,52 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Every interval here is monotonic. What the clock dates is not: the daemon's
+    /// certificates, and the CA's own validity.
+    fn clock_stepped(&mut self, by_ms: i64) {
+        self.changed = true;
+        let to = crate::ca::rfc3339(clock::now());
+        let way = if by_ms < 0 { "back" } else { "ahead" };
+        let seconds = by_ms.saturating_add(500).div_euclid(1000);
+        log::warn!(
+            "the clock was set {way} by {} s, to {to}",
+            seconds.unsigned_abs()
+        );
+        if let Some(ca) = &self.reporter.status.ca
+            // RFC 3339 in UTC sorts as time does.
+            && (to < ca.not_before || to > ca.not_after)
+        {
+            let text = format!(
+                "by the clock that was set to {to} the CA is not valid: it is from {} to {}, and clients will \
+                 refuse what it signs; a new machine makes a new one",
+                ca.not_before, ca.not_after
+            );
+            self.reporter.warn(text);
+        }
+        let status = &mut self.reporter.status;
+        status.clock_steps += 1;
+        status.last_clock_step = seconds;
+        if let Some(child) = &mut self.child {
+            child.leaves.stepped(by_ms);
+        }
+        self.renew_leaves();
+    }
+
+    /// Lets a daemon that serves forget certificates its clients would refuse; one that
+    /// does not yet is asked when it does.
+    fn renew_leaves(&mut self) {
+        if let Some(child) = &mut self.child
+            && child.leaves.suffer()
+            && self.machine.phase() == Phase::Ready
+            && !self.machine.is_reloading()
+        {
+            log::info!("reloading pipelock, for its certificates are dated by the old clock");
+            child.leaves = Leaves::default();
+            // The same configuration once more: every reload empties the cache.
+            self.events.push_back(Event::ConfigChanged(Change::Grow));
+        }
+    }
+
     fn perform(&mut self, action: Action) {
         match action {
             Action::Spawn => {
@@ -633,6 +692,7 @@ impl Supervisor<'_> {
             .as_ref()
             .map_or(status.config.applied_generation, |child| child.generation);
         status.config.applied_generation = generation;
+        self.renew_leaves();
         if self.proved_once {
             log::info!("ready again, generation {generation}");
         } else {
@@ -740,6 +800,7 @@ impl Supervisor<'_> {
             deny_all: self.desired.deny_all.clone(),
             deny_all_sha256: self.desired.deny_all_sha256.clone(),
             oom_kills,
+            leaves: Leaves::default(),
         });
         if !self.proved_once && self.reporter.status.stage == Stage::Spawn {
             self.reporter.enter(Stage::Ready);
@@ -788,6 +849,15 @@ impl Supervisor<'_> {
     fn counters_deadline(&self) -> Option<Instant> {
         (self.counters() != self.told_counters).then(|| self.told_at + COUNTERS_EVERY)
     }
+}
+
+fn watch_clock(reporter: &mut Reporter) -> Option<Steps> {
+    Steps::watch()
+        .inspect_err(|errno| {
+            let why = errno.desc();
+            reporter.warn(format!("steps of the clock will not be noticed: {why}"));
+        })
+        .ok()
 }
 
 fn timing(policy: &Policy) -> Timing {

@@ -1,8 +1,10 @@
 //! Compiles the intruder (`tests/fixtures/intruder.rs`) and reads what it says.
 
+#[path = "fixture.rs"]
+mod fixture;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 /// What an intruder is to attack besides what it finds by itself.
 pub struct Targets<'a> {
@@ -14,27 +16,14 @@ pub struct Targets<'a> {
     pub last: &'a str,
 }
 
-/// Compiles it to `program`, static, with the toolchain of this checkout.
+/// Compiles it to `program`.
 pub fn compile(targets: &Targets, program: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/intruder.rs");
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let compiled = Command::new("rustc")
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("INTRUDER_MANIFEST", targets.manifest)
-        .env("INTRUDER_OTHER_PROGRAM", targets.other_program)
-        .env("INTRUDER_LAST", targets.last)
-        .args(["--edition", "2024", "--target", &target])
-        .args(["-C", "linker=rust-lld", "-C", "strip=symbols"])
-        .args(["-C", "panic=abort", "-o"])
-        .arg(program)
-        .arg(source)
-        .output()
-        .expect("rustc, which compiled this test, is needed once more");
-    assert!(
-        compiled.status.success(),
-        "{}",
-        String::from_utf8_lossy(&compiled.stderr)
-    );
+    let variables = [
+        ("INTRUDER_MANIFEST", targets.manifest),
+        ("INTRUDER_OTHER_PROGRAM", targets.other_program),
+        ("INTRUDER_LAST", targets.last),
+    ];
+    fixture::compile("intruder", &variables, program);
 }
 
 /// What the kernel answered to each attempt.

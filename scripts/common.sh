@@ -85,6 +85,14 @@ install_bundle_packages() {
     fi
 }
 
+# What the image is run with, as its operators run it, and what smolmachines' guest's root
+# is packed with.
+install_container_packages() {
+    install_packages podman:podman runc:runc /usr/lib/podman/netavark:netavark \
+        /usr/lib/podman/aardvark-dns:aardvark-dns catatonit:catatonit \
+        podman-compose:podman-compose ip:iproute2 iptables:iptables zstd:zstd
+}
+
 # What the container image is built with, and without a daemon: buildah.
 install_image_packages() {
     install_packages buildah:buildah skopeo:skopeo python3:python3 git:git \

@@ -1,0 +1,348 @@
+//! A container engine of a test's own: podman in a PID, mount and network namespace, with
+//! its own storage and networks. Nothing of it is left when the test ends, however it ends,
+//! and nothing in it reaches anything outside.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails by panicking"
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use microvm::{Arch, ScratchDir};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
+
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// PID 1 of the namespaces. It ignores SIGCHLD, so that the kernel reaps what podman
+/// leaves; whatever of the host's podman could be met is hidden.
+const HOLDER: &str = "
+ip link set lo up
+mount -t tmpfs none /run
+mount -t tmpfs none /dev/shm
+trap '' CHLD
+echo up
+exec sleep infinity";
+
+/// runc and cgroupfs work without a service manager and on both kinds of control groups;
+/// the limits are ones that any user may set.
+const ENGINE: &str = r#"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+[network]
+network_backend = "netavark"
+network_config_dir = "@/networks"
+[containers]
+log_driver = "k8s-file"
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+"#;
+
+const STORAGE: &str = r#"
+[storage]
+driver = "overlay"
+graphroot = "@/storage"
+runroot = "@/running"
+"#;
+
+/// What an agent is here: a shell, curl, and the public roots.
+const AGENT_PROGRAMS: [&str; 5] = ["sh", "cat", "curl", "grep", "sleep"];
+
+/// The engine, ended on drop with every container.
+pub struct Engine {
+    pub scratch: ScratchDir,
+    holder: Child,
+    /// PID 1 of its namespaces, as seen from here.
+    inside: i32,
+}
+
+impl Engine {
+    /// An engine with the image under test as `sidecar-init`, or why there can be none here.
+    pub fn start() -> Result<Self, String> {
+        if !geteuid().is_root() {
+            return Err("containers, for want of root".to_owned());
+        }
+        let needed = [
+            "podman",
+            "runc",
+            "netavark",
+            "aardvark-dns",
+            "nsenter",
+            "ip",
+        ];
+        if let Some(missing) = needed.iter().find(|program| !is_here(program)) {
+            return Err(format!("containers: {missing} is not here"));
+        }
+        let scratch = ScratchDir::new().unwrap();
+        let here = scratch.path().to_str().unwrap();
+        for (name, text) in [("containers.conf", ENGINE), ("storage.conf", STORAGE)] {
+            fs::write(scratch.join(name), text.replace('@', here)).unwrap();
+        }
+        let mut holder = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--pid", "--mount-proc"])
+            .args(["--net", "--fork", "--kill-child", "sh", "-euc", HOLDER])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // unshare complains when its child is killed, which is how this ends.
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "up\n", "the engine's namespaces");
+        let pid = holder.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let engine = Self {
+            scratch,
+            holder,
+            inside: children.trim().parse().unwrap(),
+        };
+        engine.load_image();
+        Ok(engine)
+    }
+
+    fn load_image(&self) {
+        let archive =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bundle/oci/sidecar-init.tar");
+        assert!(
+            archive.is_file(),
+            "cannot find {}\nhint: image/oci builds it",
+            archive.display()
+        );
+        let said = self.podman(&["load", "--quiet", "--input", archive.to_str().unwrap()]);
+        let name = said.rsplit(' ').next().unwrap();
+        self.podman(&["tag", name, "sidecar-init"]);
+    }
+
+    /// A command in the engine's namespaces.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.inside.to_string()])
+            .args(["--pid", "--mount", "--net", "--"])
+            .arg(program)
+            .stdin(Stdio::null())
+            .env("CONTAINERS_CONF", self.scratch.join("containers.conf"))
+            .env("CONTAINERS_STORAGE_CONF", self.scratch.join("storage.conf"))
+            .env("HOME", self.scratch.path());
+        command
+    }
+
+    /// What podman does with these arguments.
+    pub fn try_podman(&self, arguments: &[&str]) -> Output {
+        self.command("podman").args(arguments).output().unwrap()
+    }
+
+    /// What podman prints; it has to succeed.
+    pub fn podman(&self, arguments: &[&str]) -> String {
+        let output = self.try_podman(arguments);
+        assert!(
+            output.status.success(),
+            "podman {}: {}",
+            arguments.join(" "),
+            both(&output)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Runs a script as documentation prints it, in a directory.
+    pub fn shell(&self, directory: &Path, script: &str) -> String {
+        let output = self
+            .command("sh")
+            .args(["-euc", &format!("cd \"$0\"\n{script}")])
+            .arg(directory)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{script}\n{}", both(&output));
+        both(&output)
+    }
+
+    /// A new directory with a manifest that has these lines after `version` and `slug`.
+    pub fn bottle(&self, name: &str, manifest: &str) -> PathBuf {
+        let directory = self.scratch.join(name);
+        for part in ["sidecar", "export"] {
+            fs::create_dir_all(directory.join(part)).unwrap();
+        }
+        write_manifest(&directory, manifest);
+        directory
+    }
+
+    /// The image `my-agent`, with what an agent needs to ask for a page.
+    pub fn make_agent_image(&self) {
+        let tree = self.scratch.join("agent");
+        let copied = Command::new("sh")
+            .args(["-euc", AGENT_TREE, "sh"])
+            .arg(&tree)
+            .args(AGENT_PROGRAMS)
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", both(&copied));
+        let archive = self.scratch.join("agent.tar");
+        let archive = archive.to_str().unwrap();
+        self.podman(&[
+            "import",
+            "--quiet",
+            "--change",
+            "CMD [\"sleep\", \"infinity\"]",
+            archive,
+            "my-agent",
+        ]);
+    }
+
+    /// Everything a container has said.
+    pub fn logs(&self, container: &str) -> String {
+        both(&self.try_podman(&["logs", container]))
+    }
+
+    /// The status that the container's own command prints; `Null` before there is one.
+    pub fn status(&self, container: &str) -> Value {
+        let asked = self.try_podman(&["exec", container, "/sbin/sidecar-init", "status", "--json"]);
+        serde_json::from_slice(&asked.stdout).unwrap_or(Value::Null)
+    }
+
+    /// Waits until podman's own health check passes.
+    pub fn wait_healthy(&self, container: &str) -> Value {
+        self.wait_until(container, "it is healthy", || {
+            let check = self.try_podman(&["healthcheck", "run", container]);
+            check.status.success().then(|| self.status(container))
+        })
+    }
+
+    /// Waits until a container has ended; its exit code.
+    pub fn wait_end(&self, container: &str) -> i32 {
+        self.wait_until(container, "it ends", || {
+            let state = self.inspect(container, "{{.State.Status}} {{.State.ExitCode}}");
+            state.strip_prefix("exited ")?.parse().ok()
+        })
+    }
+
+    pub fn inspect(&self, container: &str, format: &str) -> String {
+        self.podman(&[
+            "inspect",
+            "--type",
+            "container",
+            "--format",
+            format,
+            container,
+        ])
+    }
+
+    pub fn wait_until<T>(
+        &self,
+        container: &str,
+        what: &str,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{container}: waited in vain until {what}\n{}",
+                self.logs(container)
+            );
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The namespace ends with its PID 1, and everything in it before `unshare` returns.
+        let _ = kill(Pid::from_raw(self.inside), Signal::SIGKILL);
+        let _ = self.holder.wait();
+    }
+}
+
+/// Whether a program is in `PATH`, or where podman keeps its own.
+fn is_here(program: &str) -> bool {
+    let looked = format!("command -v {program} || test -x /usr/lib/podman/{program}");
+    let found = Command::new("sh").args(["-c", &looked]).output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+/// Copies programs with their libraries, and the public roots, and packs them.
+const AGENT_TREE: &str = r#"
+tree=$1
+shift
+mkdir -p "$tree/bin" "$tree/tmp" "$tree/etc/ssl/certs"
+for program; do
+    program=$(command -v "$program")
+    cp -L "$program" "$tree/bin/"
+    ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
+        mkdir -p "$tree${library%/*}"
+        cp -nL "$library" "$tree$library"
+    done
+done
+chmod 1777 "$tree/tmp"
+find /usr/share/ca-certificates/mozilla -name '*.crt' -exec awk 1 {} + >"$tree/etc/ssl/certs/ca-certificates.crt"
+tar -C "$tree" -cf "$tree.tar" .
+"#;
+
+/// The manifest of a bottle's directory, replaced as a whole.
+pub fn write_manifest(directory: &Path, manifest: &str) {
+    let new = directory.join("sidecar/new");
+    fs::write(&new, format!("version: 1\nslug: contained\n{manifest}")).unwrap();
+    fs::rename(new, directory.join("sidecar/manifest.yaml")).unwrap();
+}
+
+/// What a program printed, on both streams.
+pub fn both(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The engine, or a plain word that nothing is checked.
+pub fn engine() -> Option<Engine> {
+    match Engine::start() {
+        Ok(engine) => Some(engine),
+        Err(why) => {
+            // Not eprintln: the harness hides that of a test that passes.
+            let _ = writeln!(std::io::stderr(), "NOT CHECKED: {why}");
+            None
+        }
+    }
+}
+
+/// A program of the stand-in's crate.
+pub fn program(name: &str) -> PathBuf {
+    let target = format!("{}-unknown-linux-musl", Arch::host().name());
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("tests/standin/target/{target}/release/{name}"));
+    assert!(
+        program.is_file(),
+        "cannot find {}\nhint: (cd tests/standin && cargo build --release --target {target})",
+        program.display()
+    );
+    program
+}
+
+/// The last line of a log: the result.
+pub fn result(log: &str) -> Value {
+    let line = log
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("sidecar-init: result "))
+        .unwrap_or_else(|| panic!("no result in:\n{log}"));
+    serde_json::from_str(line).unwrap()
+}

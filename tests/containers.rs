@@ -295,7 +295,8 @@ fn assert_agent_is_confined(ask: impl Fn(&str) -> String) {
     assert_eq!(ask("curl -sS http://upstream.test/"), "the page");
     let refused = ask("curl -sS http://elsewhere.test/");
     assert_eq!(refused, "blocked: domain not in allowlist: elsewhere.test");
-    let past = ask("curl -sS --noproxy upstream.test --max-time 5 http://upstream.test/ || echo no way");
+    let past =
+        ask("curl -sS --noproxy upstream.test --max-time 5 http://upstream.test/ || echo no way");
     assert!(past.contains("no way"), "{past}");
     let trust = ask("grep -c BEGIN /run/sidecar-export/ca-bundle.pem");
     assert!(trust.parse::<u32>().unwrap() > 100, "{trust}");

@@ -38,7 +38,7 @@ pub fn svg(status: &Told) -> String {
     const WIDTH: u64 = 480;
     let stages = status.stages();
     let end = end(&stages);
-    let height = ROW * (stages.len() as u64 + 2);
+    let height = ROW * (stages.len() as u64 + 1) + 8;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {height}\" font-family=\"monospace\" \
          font-size=\"13\" fill=\"#777\">\n<title>Start of sidecar-init, by stage</title>\n\

@@ -193,6 +193,8 @@ fn describe(status: &status::Told) -> String {
         match status.state() {
             "ready" => "ready; what is not allowed is refused",
             "halted" => "halted; nothing gets through until SIGUSR2",
+            "failed" => "failed; nothing gets through",
+            "stopped" => "stopped; nothing gets through",
             KILLED => "killed, and its pipelock with it; nothing gets through",
             other => other,
         }

@@ -194,7 +194,7 @@ static long long orphans(pid_t *born) {
         if (read(names[0], &born[number], sizeof *born) != sizeof *born) fail("read a name");
     close(names[0]);
     if (waitpid(parent, NULL, 0) < 0) fail("waitpid");
-    long long begin = now(), end = begin + 10000000000LL;
+    long long begin = now(), end = begin + 3000000000LL;
     close(hold[1]);
     for (int left = ORPHANS; left > 0;) {
         /* A zombie can be signalled, what was reaped cannot. */

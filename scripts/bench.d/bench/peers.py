@@ -1,5 +1,6 @@
 """What people use instead: how each is told to run one command, and what it can do."""
 
+import os
 import re
 import shlex
 import shutil
@@ -47,6 +48,8 @@ def run_file(directory, command):
     service = directory / "services" / "daemon"
     service.mkdir(parents=True)
     executable(service / "run", f"#!/bin/sh\nexec {shlex.join(command)}\n")
+    # runsvdir waits a second before it looks into a directory that was just changed.
+    os.utime(service.parent, (0, 0))
     return str(service.parent)
 
 

@@ -86,7 +86,8 @@ def summary(lines, here):
             return "failed" if name in line.failures else ""
 
         floor = cell(line.floor) if line.floor else ""
-        ratio = f"{number(line.ratio(ours, line.floor))} ×" if line.floor in line.samples else ""
+        times = line.ratio(ours, line.floor) if line.floor in line.samples else None
+        ratio = "" if times is None else f"{number(times)} ×"
         row = [f"{line.number}. {line.title}, {line.unit}", floor, number(line.median(ours)), *map(cell, names), ratio]
         rows.append(row)
     return table(header, rows)

@@ -54,15 +54,18 @@ class Line:
         return spread(self.samples[name])[0]
 
     def ratio(self, name, base):
-        """The median of the ratios of each round: a slow round slows both."""
+        """The median of the ratios of each round: a slow round slows both. None over zero."""
         pairs = zip(self.samples[name], self.samples[base], strict=False)
-        return statistics.median(value / other for value, other in pairs if other)
+        ratios = [value / other for value, other in pairs if other]
+        return statistics.median(ratios) if ratios else None
 
     def budget(self, what, name, allowed, ratio=False, beyond_floor=False, unit=None):
         if name not in self.samples:
             return
         if ratio:
             measured, unit = self.ratio(name, self.floor), "×"
+            if measured is None:
+                return
         elif beyond_floor:
             pairs = zip(self.samples[name], self.samples[self.floor], strict=False)
             measured = statistics.median(value - other for value, other in pairs)

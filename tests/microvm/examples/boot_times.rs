@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut builder = Machine::builder(&bundle)
         .kernel_arg("loglevel=7")
         .kernel_arg("printk.time=1")
+        .keyboard()
         .forward(PORT);
     while let Ok(option) = next("") {
         let value = next(&option)?;

@@ -59,6 +59,12 @@ impl FileError {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
         )
     }
+
+    /// Whether there is more of it than was to be read.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.source.kind() == io::ErrorKind::FileTooLarge
+    }
 }
 
 impl fmt::Display for FileError {
@@ -272,16 +278,10 @@ mod tests {
         let file = scratch.0.join("file");
         fs::write(&file, "0123456789").unwrap();
         assert_eq!(read_bounded(&file, 10).unwrap().len(), 10);
-        assert!(
-            read_bounded(&file, 9)
-                .unwrap_err()
-                .to_string()
-                .ends_with("larger than 9 bytes")
-        );
-        assert!(
-            read_bounded(&scratch.0.join("none"), 9)
-                .unwrap_err()
-                .is_missing()
-        );
+        let larger = read_bounded(&file, 9).unwrap_err();
+        assert!(larger.to_string().ends_with("larger than 9 bytes"));
+        assert!(larger.is_too_large() && !larger.is_missing());
+        let missing = read_bounded(&scratch.0.join("none"), 9).unwrap_err();
+        assert!(missing.is_missing() && !missing.is_too_large());
     }
 }

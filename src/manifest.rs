@@ -15,6 +15,15 @@ pub use problem::{MAX_REPORTED, Position, Problem, Problems, Refusal, escaped, q
 /// The largest manifest that is read, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
 
+/// A manifest is judged in up to eighteen times its size of memory: `{}` as a route is
+/// three bytes of text. A machine whose PID 1 runs out of memory is lost, so somewhat more
+/// than half of what is available is all that may be needed.
+const SHARE_OF_MEMORY: u64 = 32;
+
+/// What may be read however little memory is available: some thousand hosts, so that no
+/// shortage, which a daemon may bring about, keeps one of them from being revoked.
+const ALWAYS_READ: usize = 128 * 1024;
+
 /// How many characters the parser may take in without giving an event. It keeps
 /// all tokens of a flow collection that might yet turn out to be a mapping's key,
 /// a hundred bytes for each; this bounds them.
@@ -23,6 +32,16 @@ const MAX_LOOKAHEAD: usize = 256 * 1024;
 /// How deeply a value may be nested. The parser's own limit for brackets; it has
 /// none for indentation, and remembers every level.
 const MAX_DEPTH: usize = 255;
+
+/// The largest manifest that is read, in bytes, where so much memory is available, or
+/// where nobody says how much.
+#[must_use]
+pub fn largest(available: Option<u64>) -> usize {
+    let share = available.map_or(u64::MAX, |bytes| bytes / SHARE_OF_MEMORY);
+    usize::try_from(share)
+        .unwrap_or(MAX_BYTES)
+        .clamp(ALWAYS_READ, MAX_BYTES)
+}
 
 /// A scalar as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -1031,7 +1050,16 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::is_decimal;
+    use super::{ALWAYS_READ, MAX_BYTES, is_decimal, largest};
+
+    #[test]
+    fn reads_as_much_as_the_memory_can_bear() {
+        // Eighteen times that is 36 of 64 MiB.
+        assert_eq!(largest(Some(64 << 20)), 2 << 20);
+        assert_eq!(largest(Some(0)), ALWAYS_READ);
+        assert_eq!(largest(Some(u64::MAX)), MAX_BYTES);
+        assert_eq!(largest(None), MAX_BYTES);
+    }
 
     #[test]
     fn takes_for_a_decimal_number_what_the_standard_library_does() {

@@ -612,6 +612,53 @@ fn a_full_run_directory_stops_neither_restarts_nor_the_truth() {
 }
 
 #[test]
+fn a_manifest_that_memory_does_not_bear_is_refused_and_the_old_one_kept() {
+    let bed = Bed::new();
+    let meminfo = bed.path("meminfo");
+    let say_available = |kib: u32| {
+        // Into the same file, which is mounted.
+        fs::write(
+            &meminfo,
+            format!("MemTotal: 81920 kB\nMemAvailable: {kib} kB\n"),
+        )
+        .unwrap();
+    };
+    say_available(40 << 10);
+    let more = format!("mount --bind {} /proc/meminfo", meminfo.display());
+    let Some(mut init) = with_mount(bed, "size=8m", &more) else {
+        return;
+    };
+    let first = init.wait_ready();
+    let long = |init: &Init, bytes: usize| {
+        let comment = format!("#{}\n", "x".repeat(bytes));
+        init.bed
+            .manifest_text(&["a.example", "b.example"], &comment)
+    };
+    // A thirty-second of 40 MiB.
+    let allowed = (40 << 20) / 32;
+    init.bed.replace_manifest(&long(&init, allowed));
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_for("the error is told", |status| {
+        status["manifest_error"].is_string()
+    });
+    let error = status["manifest_error"].as_str().unwrap();
+    let figures =
+        "larger than 1310720 bytes, the most that 40 MiB of available memory allow\nhint: ";
+    assert!(error.contains(figures), "{error}");
+    assert_eq!(status["state"], "ready");
+    assert_eq!(status["config"]["generation"], 1);
+    assert_eq!(status["daemon"]["pid"], first["daemon"]["pid"]);
+
+    // No shortage keeps a host from being revoked by a manifest of ordinary size.
+    say_available(0);
+    init.bed.replace_manifest(&long(&init, 120_000));
+    init.signal(Signal::SIGHUP);
+    let status = init.wait_applied(2);
+    assert!(status["manifest_error"].is_null());
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_run_directory_that_stays_full_ends_with_the_reason() {
     let Some(mut init) = with_mount(Bed::new(), "size=256k", ":") else {
         return;
@@ -781,7 +828,15 @@ const fn failing(
 
 // The first fork and the first pipe are the CA's; what the daemon's filter has seen is no
 // longer for strace to change.
-const START_UP: [Failing; 22] = [
+const START_UP: [Failing; 23] = [
+    // First, because it takes half a minute.
+    failing(
+        "getrandom:error=EAGAIN",
+        "",
+        "ca",
+        71,
+        "cannot generate a key: the kernel's random generator was not seeded within 30 s",
+    ),
     failing(
         "rt_sigaction:error=EINVAL:when=12+",
         "",

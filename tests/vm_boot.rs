@@ -325,7 +325,7 @@ fn names_what_is_wrong_with_a_manifest_and_ends() {
         (b"\x7fELF\x02\x01\x01\0\0\0".to_vec(), "a binary file", 65, "manifest.yaml"),
         (b"version: 1\nslug: x\nbottle: {egress: {rou".to_vec(), "a truncated file", 65, "manifest.yaml"),
         (aliases.into(), "a recursive alias", 65, "manifest.yaml:2"),
-        (long, "a manifest that is too large", 66, "larger than 16777216 bytes"),
+        (long, "a manifest that is too large", 66, "MiB of available memory allow"),
         (b"version: 1\nslug: x\nbottle: {egress: {routes: [{host: 'https://pypi.example/simple'}]}}\n".to_vec(), "a URL for a host", 65, "write \"pypi.example\""),
         (b"version: 1\nslug: x\nbottle: {egress: {routes: [{host: 'pypi.example:443'}]}}\n".to_vec(), "a port in a host", 65, "manifest.yaml:3: bottle.egress.routes[0].host"),
         (b"version: 1\nslug: x\nbottle: {egress: {routes: [{host: 'a\"b'}]}}\n".to_vec(), "a quote in a host", 65, "manifest.yaml:3: bottle.egress.routes[0].host"),
@@ -338,6 +338,38 @@ fn names_what_is_wrong_with_a_manifest_and_ends() {
         let bed = Bed::with(bytes);
         assert_fails(&bed, bed.shared(), failure);
     }
+}
+
+/// What costs the most memory for its size: 16 MiB of it take 280 MB to judge.
+#[test]
+fn refuses_a_manifest_that_would_exhaust_a_small_machine() {
+    let mut text = b"version: 1\nslug: x\nbottle: {egress: {routes: [".to_vec();
+    while text.len() < (16 << 20) - 8 {
+        text.extend(b"{},");
+    }
+    text.extend(b"]}}\n");
+    let bed = Bed::with(&text);
+    let failure = Failure {
+        what: "16 MiB of routes",
+        stage: "manifest",
+        code: 66,
+        says: "MiB of available memory allow",
+    };
+    assert_fails(&bed, bed.shared().memory_mib(80), &failure);
+
+    // As many of them as the machine itself says it can bear.
+    let error = bed.status()["error"].as_str().unwrap().to_owned();
+    let most = error.split_once("larger than ").unwrap().1;
+    let most: usize = most.split_once(" bytes").unwrap().0.parse().unwrap();
+    text.truncate(most - 256 * 1024);
+    let end = text.iter().rposition(|byte| *byte == b',').unwrap();
+    text.truncate(end);
+    text.extend(b"]}}\n");
+    let bed = Bed::with(&text);
+    let running = bed.shared().memory_mib(80).boot().unwrap();
+    running
+        .wait_for_line("ready: pipelock", BOOT_DEADLINE)
+        .unwrap();
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
 use crate::export;
 use crate::install::{Access, FileError, ensure_directory, install, read_bounded};
+use crate::manifest;
 use crate::pipelock::render;
 use crate::policy;
 use crate::shutdown;
@@ -481,11 +482,32 @@ fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<
         .map_err(|error| StartError::new(ExitCode::ManifestMissing, error))
 }
 
+/// What follows on "larger than so many bytes".
+fn short_of_memory(available: u64) -> String {
+    format!(
+        ", the most that {} MiB of available memory allow\nhint: judging a manifest takes up to 18 times its \
+         size: give the machine more memory, or write a shorter one",
+        available >> 20
+    )
+}
+
 /// Everything the daemon is to run on, read from the manifest's directory.
 fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
     let invalid = |text: String| Box::new(StartError::new(ExitCode::ManifestInvalid, text));
-    let bytes = read_bounded(&paths.manifest, crate::manifest::MAX_BYTES)
-        .map_err(|error| Box::new(StartError::new(ExitCode::ManifestMissing, error)))?;
+    let available = memory::available();
+    let limit = manifest::largest(available);
+    let bytes = read_bounded(&paths.manifest, limit).map_err(|error| {
+        let why = match available {
+            Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
+                short_of_memory(available)
+            }
+            _ => String::new(),
+        };
+        Box::new(StartError::new(
+            ExitCode::ManifestMissing,
+            format!("{error}{why}"),
+        ))
+    })?;
     let name = paths
         .manifest
         .file_name()
@@ -498,7 +520,7 @@ fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>
         .iter()
         .map(|warning| warning.display(&name).to_string())
         .collect();
-    let trust = trust::bundle(&trust::directory(&paths.manifest)).map_err(invalid)?;
+    let trust = trust::bundle(&trust::directory(&paths.manifest), limit).map_err(invalid)?;
     let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
     let config = render::render(&judgement.policy, &cert, &key);
     let deny_all = render::render_deny_all(&judgement.policy, &cert, &key);

@@ -31,8 +31,9 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
     }
 }
 
-/// The public roots and the extra ones, or `None` where there are no extra ones.
-pub fn bundle(directory: &Path) -> Result<Option<Vec<u8>>, String> {
+/// The public roots and the extra ones, of at most `limit` bytes together; `None` where
+/// there are no extra ones.
+pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -59,8 +60,19 @@ pub fn bundle(directory: &Path) -> Result<Option<Vec<u8>>, String> {
         Err(error) if error.is_missing() => Vec::new(),
         Err(error) => return Err(error.to_string()),
     };
+    let mut left = limit;
     for file in files {
-        let bytes = read_bounded(&file, LONGEST_FILE).map_err(|error| error.to_string())?;
+        let bytes = read_bounded(&file, LONGEST_FILE.min(left)).map_err(|error| {
+            if error.is_too_large() && left < LONGEST_FILE {
+                format!(
+                    "cannot use {}: its files have more than {limit} bytes together, the most that are read here",
+                    directory.display()
+                )
+            } else {
+                error.to_string()
+            }
+        })?;
+        left -= bytes.len();
         let text = String::from_utf8_lossy(&bytes);
         if !text.contains(BEGIN) {
             return Err(format!(

@@ -305,6 +305,78 @@ fn a_hundred_thousand_hostile_names_through_a_real_proxy_leave_memory_flat() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+/// What a real proxy answers: the status and the text below it.
+fn ask(address: &str, method_and_url: &str, headers: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "{method_and_url} HTTP/1.1\r\nHost: asked.example\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), text.trim().to_owned())
+}
+
+#[test]
+fn the_lines_quoted_for_troubleshooting_are_those_of_a_real_proxy() {
+    let guide = include_str!("../docs/troubleshooting.md");
+    let bed = Bed::new();
+    pipelock::copy_into(&bed.path(""));
+    let more = "network: {internal_cidr: 127.0.0.0/8}";
+    bed.replace_manifest(&bed.manifest_text(&["127.0.0.1", "10.1.2.3"], more));
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let address = init.bed.address().to_owned();
+    // Nobody listens on the port that nobody may open.
+    let here = "http://127.0.0.1:1/";
+    let get = |url: &str| ask(&address, &format!("GET {url}"), "", "");
+    let header = format!("X-Key: {SECRET}\r\n");
+    let body = format!("key={SECRET}");
+    let query = format!("{here}?key={SECRET}");
+    let answers = [
+        (
+            get("http://pypi.org/"),
+            403,
+            "blocked: domain not in allowlist: pypi.org",
+        ),
+        (
+            get("http://10.1.2.3/"),
+            403,
+            "SSRF blocked: git.internal resolves to internal IP 10.1.2.3",
+        ),
+        (
+            ask(&address, &format!("POST {here}"), "", &body),
+            403,
+            "request body contains secret: AWS Access ID",
+        ),
+        (
+            ask(&address, &format!("GET {here}"), &header, ""),
+            403,
+            "request header contains secret",
+        ),
+        (get(&query), 403, "core DLP match: AWS Access ID (critical)"),
+        (get(here), 502, "forward proxy fetch failed"),
+    ];
+    for ((status, text), wanted, quoted) in answers {
+        assert_eq!(status, wanted, "{text}");
+        assert!(guide.contains(&format!("`{quoted}`")), "{quoted}");
+        let said = text.replace("10.1.2.3 resolves", "git.internal resolves");
+        assert!(said.ends_with(quoted), "{text}, not {quoted}");
+    }
+    // pipelock's own limit, and the requests above are among them.
+    let refused = (0..60)
+        .map(|_| get(here))
+        .find(|(status, _)| *status == 429);
+    let quoted = "blocked: rate limit exceeded for registry.npmjs.org";
+    assert!(guide.contains(&format!("\n{quoted}\n")));
+    let said = refused.unwrap().1;
+    assert_eq!(said.replace("127.0.0.1", "registry.npmjs.org"), quoted);
+    assert_eq!(init.stop().0.code, 0);
+}
+
 #[test]
 fn an_export_that_cannot_be_written_stalls_nobody() {
     let bed = Bed::new().with_export().with_faults("deny-hosts 1000");

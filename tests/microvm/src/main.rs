@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use microvm::{
@@ -24,7 +24,7 @@ const DENIED_AUTHORITY: &str = "not-in-the-manifest.invalid:443";
 const LOOK: Duration = Duration::from_millis(100);
 
 const USAGE: &str = "\
-usage: microvm [--arch ARCH] [--manifest FILE] [--once] [--console]
+usage: microvm [--arch ARCH] [--manifest FILE] [--once] [--console] [--svg FILE]
 
 Boots target/bundle/ARCH with FILE (default: image/example/manifest.yaml), shows each stage
 and what the proxy answers, and stays until ^C.
@@ -32,6 +32,7 @@ and what the proxy answers, and stays until ^C.
   --arch      x86_64 or aarch64 (default: this machine's)
   --once      ask for one allowed and one denied thing, end with 0 if both are right
   --console   show the machine's console as well
+  --svg       draw the start into FILE, by the sidecar-init of this machine's architecture
 ";
 
 /// What to show.
@@ -41,6 +42,7 @@ struct Options {
     manifest: Option<PathBuf>,
     once: bool,
     console: bool,
+    svg: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -73,6 +75,7 @@ fn parse(
         manifest: None,
         once: false,
         console: false,
+        svg: None,
     };
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
@@ -83,6 +86,7 @@ fn parse(
             Some("--manifest") => {
                 options.manifest = Some(arguments.next().ok_or(argument)?.into());
             }
+            Some("--svg") => options.svg = Some(arguments.next().ok_or(argument)?.into()),
             Some("--once") => options.once = true,
             Some("--console") => options.console = true,
             Some("--help" | "-h") => return Ok(None),
@@ -126,6 +130,9 @@ fn show(options: &Options) -> Result<bool, Error> {
         return Ok(false);
     };
 
+    if let Some(file) = &options.svg {
+        draw_start(export.path(), file)?;
+    }
     let proxy = machine.forwarded(PROXY_PORT)?;
     let health = get(proxy, "/health")?;
     let fingerprint = status
@@ -171,6 +178,32 @@ fn show(options: &Options) -> Result<bool, Error> {
     println!("The machine ended by itself: {ending:?}");
     println!("{}", last_lines(&machine.console(), 30));
     Ok(false)
+}
+
+/// Have the exported status drawn, as an operator on the host would.
+fn draw_start(export: &Path, file: &Path) -> Result<(), Error> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(
+        "../../target/{}-unknown-linux-musl/release/sidecar-init",
+        std::env::consts::ARCH
+    ));
+    let drawn = Command::new(&program)
+        .arg("status")
+        .arg("--run-dir")
+        .arg(export)
+        .arg("--svg")
+        .arg(file)
+        .output()
+        .map_err(|source| Error::Io {
+            attempt: format!("run {}", program.display()),
+            source,
+        })?;
+    if drawn.status.success() {
+        return Ok(());
+    }
+    Err(Error::Program {
+        program: "sidecar-init status --svg",
+        output: String::from_utf8_lossy(&drawn.stderr).into_owned(),
+    })
 }
 
 /// Show each stage as the exported status tells of it. The status when the sidecar is ready,

@@ -100,6 +100,17 @@ impl Bed {
             .keyboard()
     }
 
+    /// The error of the machine's report, and what its kernel said about memory.
+    fn report(&self) -> (String, Vec<String>) {
+        let text = fs::read_to_string(self.scratch.join("export/report.json")).unwrap();
+        let report: Value = serde_json::from_str(&text).unwrap();
+        let error = report["status"]["error"].as_str().unwrap().to_owned();
+        (
+            error,
+            serde_json::from_value(report["kernel"].clone()).unwrap(),
+        )
+    }
+
     fn status(&self) -> Value {
         read_status(&self.scratch.join("export")).unwrap()
     }
@@ -167,6 +178,33 @@ fn a_daemon_that_eats_all_memory_dies_alone_and_is_reported_as_what_it_was() {
     let console = running.console();
     assert!(!console.contains("Kernel panic"), "{console}");
     assert!(console.contains("intruder: memory"), "{console}");
+
+    let (error, kernel) = bed.report();
+    let says = "pipelock was killed by signal 9 (SIGKILL): out of memory, its limit is ";
+    assert!(error.contains(says), "{error}");
+    let killed = |line: &String| {
+        // The machine's memory or the control group's: whichever is less is used up first.
+        line.contains("ut of memory: Killed process") && line.contains("(pipelock)")
+    };
+    assert!(kernel.iter().any(killed), "{kernel:?}");
+}
+
+#[test]
+fn a_daemon_that_is_killed_with_memory_to_spare_is_not_reported_as_out_of_it() {
+    let bed = Bed::with("itself");
+    let running = bed.machine().boot().unwrap();
+    let result = running.wait_for_result(BOOT_DEADLINE).unwrap();
+    assert_eq!(running.wait_end(BOOT_DEADLINE).unwrap(), Ending::Reset);
+    assert_eq!(result["exit_code"], 69, "{result}");
+    assert_eq!(
+        result["last_exit"]["text"],
+        "was killed by signal 9 (SIGKILL)"
+    );
+    // The same signal as when memory runs out, and no word of that.
+    let (error, kernel) = bed.report();
+    let says = "pipelock was killed by signal 9 (SIGKILL); its last line: intruder: itself";
+    assert!(error.ends_with(says), "{error}");
+    assert!(kernel.is_empty(), "{kernel:?}");
 }
 
 #[test]

@@ -283,26 +283,28 @@ fn supervise_until_the_end(
     };
     Ok(match supervise(&setup, desired, signals, reporter) {
         Outcome::Stopped => Ending::Stopped,
-        Outcome::GaveUp(failure) => {
-            let last_line = reporter.status.last_lines.last();
-            Ending::Failed(given_up(&failure, last_line.map(String::as_str)))
-        }
+        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, &reporter.status)),
     })
 }
 
-fn given_up(failure: &Failure, last_line: Option<&str>) -> StartError {
+fn given_up(failure: &Failure, status: &status::Status) -> StartError {
     let code = match failure {
         Failure::Spawn(libc::ENOENT, _) => ExitCode::NotFound,
         Failure::Spawn(libc::EACCES | libc::ENOEXEC, _) => ExitCode::NotExecutable,
         _ => ExitCode::DaemonUnavailable,
     };
-    let said = match (failure, last_line) {
+    let why = match (failure, &status.last_exit) {
+        // The status alone knows whether it was memory that ran out.
+        (Failure::Exited(_), Some(exit)) => format!("pipelock {}", exit.text),
+        _ => failure.to_string(),
+    };
+    let said = match (failure, status.last_lines.last()) {
         (Failure::Exited(_), Some(line)) => format!("; its last line: {line}"),
         _ => String::new(),
     };
     StartError::new(
         code,
-        format!("giving up after repeated failures: {failure}{said}"),
+        format!("giving up after repeated failures: {why}{said}"),
     )
 }
 

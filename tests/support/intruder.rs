@@ -12,7 +12,7 @@ pub struct Targets<'a> {
     pub manifest: &'a str,
     /// A program that is not the daemon.
     pub other_program: &'a str,
-    /// What it exhausts at the end: `memory`, `processes`, or nothing.
+    /// What it exhausts at the end: `memory`, `processes`, `itself` (it is killed), or nothing.
     pub last: &'a str,
 }
 

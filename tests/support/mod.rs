@@ -69,6 +69,7 @@ pub struct Bed {
     pub address: String,
     supervisor: String,
     environment: Vec<(String, String)>,
+    init: PathBuf,
 }
 
 impl Bed {
@@ -94,6 +95,7 @@ impl Bed {
             address: format!("127.{high}.{low}.{number}:8888"),
             supervisor: "grace_seconds: 1, probe_seconds: 1".to_owned(),
             environment: Vec::new(),
+            init: init_program().into(),
         };
         bed.allow(&["a.example"]);
         bed
@@ -103,6 +105,12 @@ impl Bed {
     pub fn with_supervisor(mut self, keys: &str) -> Self {
         keys.clone_into(&mut self.supervisor);
         self.allow(&["a.example"]);
+        self
+    }
+
+    /// With this program as the init.
+    pub fn with_init(mut self, program: PathBuf) -> Self {
+        self.init = program;
         self
     }
 
@@ -198,7 +206,7 @@ impl Bed {
             }
         };
         line.extend(program);
-        line.push(init_program());
+        line.push(self.init.to_str().expect("a path in UTF-8"));
         let mut command = Command::new(line[0]);
         command.args(&line[1..]);
         let run_dir = self.path("run");
@@ -526,6 +534,7 @@ impl Init {
                 address: String::new(),
                 supervisor: String::new(),
                 environment: Vec::new(),
+                init: PathBuf::new(),
             },
         );
         End {

@@ -243,6 +243,30 @@ fn commands(document: &str, heading: &str) -> String {
     block.split_once("```").unwrap().0.to_owned()
 }
 
+/// What the README shows was tried where it comes from, or is said not to have been.
+#[test]
+fn the_readme_shows_the_lines_of_the_documents() {
+    let read = |document: &str| {
+        fs::read_to_string(format!("{}/{document}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
+    let readme = read("README.md");
+    for (document, heading, fence) in [
+        ("docs/containers.md", "## One container", "```sh\n"),
+        ("docs/containers.md", "### The agent", "```sh\n"),
+        ("docs/smolmachines.md", "## The sidecar", "```\n"),
+        ("docs/kubernetes.md", "## One bottle", "```\n"),
+    ] {
+        let text = read(document);
+        let (_, section) = text.split_once(&format!("{heading}\n")).unwrap();
+        let (_, block) = section.split_once(fence).unwrap();
+        let (lines, _) = block.split_once("```").unwrap();
+        assert!(
+            readme.contains(&format!("{fence}{lines}```")),
+            "README.md does not show what stands in {document} under {heading}:\n{lines}"
+        );
+    }
+}
+
 /// A directory as the documentation expects it: a checkout's files and a manifest.
 fn directory(engine: &Engine, name: &str, manifest: &str) -> std::path::PathBuf {
     let directory = engine.scratch.join(name);

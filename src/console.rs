@@ -404,7 +404,10 @@ pub fn init_logging(filter: Option<&str>) {
                 log::Level::Debug => "debug: ",
                 log::Level::Trace => "trace: ",
             };
-            writeln!(buffer, "sidecar-init: {level}{}", record.args())
+            // Hints and a manifest's problems stand on lines of their own, and each is ours.
+            let text = record.args().to_string();
+            text.lines()
+                .try_for_each(|line| writeln!(buffer, "sidecar-init: {level}{line}"))
         })
         .target(env_logger::Target::Pipe(Box::new(LogWriter)));
     if let Some(filter) = filter {

@@ -305,6 +305,30 @@ fn a_hundred_thousand_hostile_names_through_a_real_proxy_leave_memory_flat() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+#[test]
+fn a_hint_on_the_console_is_marked_like_the_warning_it_belongs_to() {
+    let bed = Bed::new();
+    let text = bed.manifest_text(&["a.example"], "");
+    let misspelt = text.replace("a.example\n", "a.example\n      - hots: b.example\n");
+    bed.replace_manifest(&misspelt);
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    init.bed
+        .replace_manifest(&misspelt.replace("slug:", "slog:"));
+    init.wait_for("the change is refused", |status| {
+        status["manifest_error"].is_string()
+    });
+    let end = init.stop().0;
+    assert_eq!(end.code, 0);
+    let console = end.console_text();
+    for line in [
+        "sidecar-init: warning: hint: did you mean \"host\"?",
+        "sidecar-init: error: hint: did you mean \"slug\"?",
+    ] {
+        assert!(console.lines().any(|other| other == line), "{console}");
+    }
+}
+
 /// What a real proxy answers: the status and the text below it.
 fn ask(address: &str, method_and_url: &str, headers: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -126,9 +126,7 @@ fn conclude(reporter: &mut Reporter, ending: Ending) -> ExitCode {
     let (code, error) = match ending {
         Ending::Stopped => (ExitCode::Success, None),
         Ending::Failed(error) => {
-            for line in error.text.lines() {
-                log::error!("{line}");
-            }
+            log::error!("{}", error.text);
             (error.code, Some(error.text))
         }
     };

@@ -102,7 +102,12 @@ impl Bed {
         let end = Instant::now() + PATIENCE;
         loop {
             let output = self.output();
-            if output.contains("intruder: finished") || init.0.try_wait().unwrap().is_some() {
+            let ended = init.0.try_wait().unwrap().is_some();
+            if output.contains("intruder: finished") {
+                assert!(!ended && self.status()["state"] != "stopping", "{output}");
+                return output;
+            }
+            if ended {
                 return output;
             }
             assert!(Instant::now() < end, "{output}");
@@ -295,7 +300,11 @@ fn without_proc_the_sandbox_is_applied_and_said_not_to_be_verified() {
             .into_iter()
             .map(|(attempt, answer)| match attempt.as_str() {
                 // There is none to read.
-                "read the init's status" | "read the init's environment" if answer == "2" => {
+                "read the init's status"
+                | "read the init's environment"
+                | "open the init's memory"
+                    if answer == "2" =>
+                {
                     (attempt, "13".to_owned())
                 }
                 _ => (attempt, answer),

@@ -27,6 +27,12 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_process_madvise,
     libc::SYS_kcmp,
     libc::SYS_pidfd_getfd,
+    libc::SYS_setpriority,
+    libc::SYS_ioprio_set,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setaffinity,
     // Mounts and roots.
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -197,6 +203,8 @@ impl Filters {
             .map(|number| (*number, Vec::new()))
             .collect();
         denied.insert(libc::SYS_socket, foreign_sockets()?);
+        denied.insert(libc::SYS_socketpair, addressable_pairs()?);
+        denied.insert(libc::SYS_prlimit64, limits_of_others()?);
         denied.insert(libc::SYS_clone, namespaces()?);
         // Its flags lie in memory, where no filter sees them; "not there" is the answer
         // every C library knows to fall back from to clone(2).
@@ -278,6 +286,22 @@ fn foreign_sockets() -> Result<Vec<Rule>, BackendError> {
         masked(1, 0b1000, 0b1000)?,
         none_of(2, &[libc::IPPROTO_IP, libc::IPPROTO_TCP, libc::IPPROTO_UDP])?,
     ])
+}
+
+/// Every pair but one of streams: a local datagram socket that came in a pair sends to
+/// any other, by a path that Landlock does not ask about. A stream stays with its peer.
+fn addressable_pairs() -> Result<Vec<Rule>, BackendError> {
+    Ok(vec![
+        masked(1, 0b0001, 0)?,
+        masked(1, 0b0010, 0b0010)?,
+        masked(1, 0b0100, 0b0100)?,
+        masked(1, 0b1000, 0b1000)?,
+    ])
+}
+
+/// prlimit(2) on any process but the caller's own, by its zero.
+fn limits_of_others() -> Result<Vec<Rule>, BackendError> {
+    Ok(vec![Rule::new(vec![word(0, Compare::Ne, 0)?])?])
 }
 
 fn namespaces() -> Result<Vec<Rule>, BackendError> {

@@ -425,7 +425,11 @@ impl Init {
 
     /// Waits until it is ready with this many restarts behind it.
     pub fn wait_ready(&mut self) -> Value {
-        self.wait_for("it is ready", |status| status["state"] == "ready")
+        let status = self.wait_for("it is ready", |status| status["state"] == "ready");
+        // Whatever a test shows of this daemon, it shows of one in its sandbox.
+        assert_eq!(status["daemon"]["sandbox_verified"], true, "{status}");
+        assert_eq!(status["daemon"]["seccomp"], true, "{status}");
+        status
     }
 
     pub fn wait_ready_after(&mut self, restarts: u64) -> Value {

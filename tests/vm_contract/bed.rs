@@ -131,6 +131,10 @@ impl Sidecar {
         )
         .unwrap_or_else(|error| panic!("{error}\n{}", running.console()));
         assert_eq!(status["state"], "ready", "{status}\n{}", running.console());
+        // Whatever a case shows, it shows of a daemon in its whole sandbox.
+        let daemon = &status["daemon"];
+        assert_eq!(daemon["sandbox_verified"], true, "{status}");
+        assert_eq!(daemon["sandbox_missing"], Value::Array(vec![]), "{status}");
         Self {
             proxy: running.forwarded(PROXY_PORT).unwrap(),
             running,

@@ -36,6 +36,7 @@ impl Machine {
             processors: 1,
             rtc_base: None,
             devices: vec!["virtio-rng-device"],
+            processor: "max",
             address_by_kernel_arg: true,
             forwards: Vec::new(),
             names: None,
@@ -66,6 +67,7 @@ pub struct MachineBuilder {
     processors: u32,
     rtc_base: Option<String>,
     devices: Vec<&'static str>,
+    processor: &'static str,
     address_by_kernel_arg: bool,
     forwards: Vec<u16>,
     names: Option<Vec<(String, std::net::Ipv4Addr)>>,
@@ -142,9 +144,11 @@ impl MachineBuilder {
         self
     }
 
-    /// Leave out the random number device.
-    pub fn no_rng(mut self) -> Self {
+    /// Leave out the random number device, and the processor's own random numbers where it
+    /// has any: the kernel has to gather what it needs.
+    pub fn no_entropy(mut self) -> Self {
         self.devices.retain(|device| *device != "virtio-rng-device");
+        self.processor = "max,-rdrand,-rdseed";
         self
     }
 
@@ -285,7 +289,7 @@ impl MachineBuilder {
                     "-M",
                     "microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=ram",
                 ])
-                .args(["-cpu", "max"]),
+                .args(["-cpu", self.processor]),
             Arch::Aarch64 if accelerator == "kvm" => {
                 command.args(["-M", "virt,memory-backend=ram", "-cpu", "host"])
             }

@@ -67,6 +67,83 @@ fn every_object_keeps_to_the_schema() {
     assert!(!validate(&[wrong.to_str().unwrap()]).status.success());
 }
 
+/// The commands of docs/kubernetes.md up to what a cluster would be told, and what it would.
+#[test]
+fn kustomize_puts_a_bottle_together_with_and_without_a_machine_for_each_pod() {
+    let kustomize = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin/kustomize");
+    if !Path::new(kustomize).exists() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "NOT CHECKED: what kustomize makes of image/kubernetes, for want of it: scripts/test \
+             builds it where there is a Go of its time"
+        );
+        return;
+    }
+    let scratch = microvm::ScratchDir::new().unwrap();
+    let bottles = scratch.join("my-bottles");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(BASE)
+        .arg(&bottles)
+        .status();
+    assert!(copied.unwrap().success());
+    let bottle = bottles.join("bottle");
+    let made = Command::new(env!("CARGO_BIN_EXE_sidecar-init"))
+        .current_dir(&bottle)
+        .args(["ca", "--cert", "ca.pem", "--key", "ca-key.pem"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", both(&made));
+    let build = || {
+        let built = Command::new(kustomize)
+            .arg("build")
+            .arg(&bottle)
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{}", both(&built));
+        String::from_utf8(built.stdout).unwrap()
+    };
+    let count = |objects: &str, line: &str| objects.lines().filter(|it| it.trim() == line).count();
+
+    let plain = build();
+    for (kind, number) in [
+        ("Namespace", 1),
+        ("Deployment", 2),
+        ("Service", 1),
+        ("Secret", 1),
+        ("ConfigMap", 2),
+    ] {
+        assert_eq!(
+            count(&plain, &format!("kind: {kind}")),
+            number,
+            "{kind}\n{plain}"
+        );
+    }
+    assert!(!plain.contains("runtimeClassName"));
+    // The key is in the Secret, and the agent is given none.
+    let key = fs::read_to_string(bottle.join("ca-key.pem")).unwrap();
+    assert!(key.contains("EC PRIVATE KEY") && !plain.contains("EC PRIVATE KEY"));
+    assert_eq!(plain.matches("ca-key.pem: ").count(), 1, "{plain}");
+    assert_eq!(
+        plain.matches("secretName: pipelock-ca-").count(),
+        1,
+        "{plain}"
+    );
+
+    let file = bottle.join("kustomization.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    for machine in ["kata", "smolvm"] {
+        let with = text.replace(
+            "# components: [../components/kata]",
+            &format!("components: [../components/{machine}]"),
+        );
+        assert_ne!(with, text);
+        fs::write(&file, with).unwrap();
+        let wanted = format!("runtimeClassName: {machine}");
+        assert_eq!(count(&build(), &wanted), 2, "{machine}");
+    }
+}
+
 #[test]
 fn the_agent_has_the_variables_of_client_env() {
     let Some(engine) = engine() else { return };

@@ -18,8 +18,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use microvm::{
-    Bundle, FileSystem, GUEST_ADDRESS, HOST_ADDRESS, Machine, MachineBuilder, Running, ScratchDir,
-    Upstream, make_disk, read_status, wait_for_status,
+    BOOT_DEADLINE, Bundle, FileSystem, GUEST_ADDRESS, HOST_ADDRESS, Machine, MachineBuilder,
+    Running, ScratchDir, Upstream, make_disk, read_status, wait_for_status,
 };
 use serde_json::Value;
 
@@ -240,4 +240,26 @@ fn a_machine_that_starts_in_2200_says_why_it_does_not() {
         error.starts_with("cannot trust the clock: it says "),
         "{error}"
     );
+}
+
+/// Nothing random anywhere: the kernel gathers until it has enough, and no key is made of
+/// less. Where it does not gather in time, that is the reason for which the start fails.
+#[test]
+fn without_any_entropy_it_waits_for_the_kernel() {
+    let bed = Bed::new();
+    let running = bed
+        .machine()
+        .export_dir(bed.export())
+        .no_entropy()
+        .kernel_arg("loglevel=7")
+        .boot()
+        .unwrap();
+    let told = |status: &Value| status["state"] == "ready" || status["exit_code"].is_number();
+    let status = wait_for_status(&bed.export(), told, BOOT_DEADLINE).unwrap();
+    let console = running.console();
+    assert_eq!(status["state"], "ready", "{status}\n{console}");
+    let seeded = console.find("random: crng init done").expect(&console);
+    let generated = console.find("CA generated").expect(&console);
+    let started = console.find("sidecar-init: version").expect(&console);
+    assert!(started < seeded && seeded < generated, "{console}");
 }

@@ -158,7 +158,7 @@ http:
             self.command("skopeo")
                 .args(["copy", "--quiet", "--all"])
                 .arg(format!(
-                    "oci-directory:{}",
+                    "oci-archive:{}",
                     directory.join("sidecar-init.tar").display()
                 ))
                 .arg(format!("docker://{}:{tag}", self.repository())),

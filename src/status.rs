@@ -193,10 +193,8 @@ pub struct Status {
     /// The CA.
     pub ca: Option<Ca>,
     /// How many times the time of day was set since the start.
-    #[serde(default)]
     pub clock_steps: u64,
     /// By how many seconds the last time; negative for back.
-    #[serde(default)]
     pub last_clock_step: i64,
     /// The daemon's last end.
     pub last_exit: Option<LastExit>,

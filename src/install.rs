@@ -129,17 +129,22 @@ fn replace(path: &Path, bytes: &[u8], access: Access, durable: bool) -> Result<(
 }
 
 fn write_new(path: &Path, bytes: &[u8], access: Access, durable: bool) -> io::Result<()> {
-    // A remainder of a boot that was cut off; O_EXCL below keeps links out.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
+    let create = || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+    };
+    let mut file = match create() {
+        // A remainder of a boot that was cut off. O_EXCL keeps links out.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            create()?
+        }
+        created => created?,
+    };
     file.write_all(bytes)?;
     // Before it is somebody else's: that one's mode only CAP_FOWNER could set.
     file.set_permissions(Permissions::from_mode(access.mode))?;
@@ -178,12 +183,24 @@ pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
             format!("it is {kind}, not a regular file"),
         )));
     }
-    read_up_to(file, limit).map_err(failed)
+    let length = usize::try_from(metadata.len()).unwrap_or(limit).min(limit);
+    read_onto(Vec::with_capacity(length + 1), file, limit).map_err(failed)
+}
+
+/// One of the kernel's own files: they say that they are empty, and a buffer that grows
+/// from nothing would ask eight times.
+pub fn read_kernel_file(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Reads to the end, but fails beyond `limit` bytes, whatever the size claims to be.
 pub fn read_up_to(source: impl Read, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    read_onto(Vec::new(), source, limit)
+}
+
+fn read_onto(mut bytes: Vec<u8>, source: impl Read, limit: usize) -> io::Result<Vec<u8>> {
     source.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
         return Err(io::Error::new(

@@ -1053,6 +1053,30 @@ fn a_stop_does_not_wait_for_entropy_that_does_not_come() {
     );
 }
 
+/// The pair is made while the manifest is read. A failed start leaves it whole, or where
+/// it cannot be had in time, not there.
+#[test]
+fn a_start_that_fails_beside_the_making_of_the_ca_leaves_no_half_pair() {
+    let Some(strace) = tracer() else { return };
+    let never = [&strace[..], &["-f", "-e", "inject=getrandom:error=EAGAIN"]].concat();
+    for (line, made) in [(&[][..], true), (&never[..], false)] {
+        let bed = Bed::new();
+        bed.replace_manifest("version: 2\n");
+        let began = Instant::now();
+        let end = bed
+            .start_under(Place::Child, Console::Read, line)
+            .wait_end();
+        assert!(began.elapsed() < STOP_BOUND, "{:?}", began.elapsed());
+        assert_eq!(
+            (end.code, end.result["stage"].as_str()),
+            (65, Some("manifest"))
+        );
+        for file in ["run/ca.crt", "run/ca.key"] {
+            assert_eq!(end.bed.path(file).exists(), made, "{file}, {line:?}");
+        }
+    }
+}
+
 #[test]
 fn a_spawn_that_fails_for_want_of_memory_is_tried_again() {
     let Some(strace) = tracer() else { return };

@@ -377,7 +377,7 @@ fn a_full_disk_on_the_host_stops_no_traffic_and_is_made_up_for_when_there_is_roo
 /// Looks at the export, as a host that waits for the machine would, until it is ready or
 /// `enough`: before this boot has a CA, there is no certificate beside its status.
 fn watch_export(bed: &Bed, earlier: &[String], enough: impl Fn() -> bool) -> Option<Value> {
-    const BEFORE_THE_CA: [&str; 4] = ["mounts", "clock", "manifest", "network"];
+    const BEFORE_THE_CA: [&str; 5] = ["mounts", "clock", "manifest", "network", "config"];
     let end = Instant::now() + BOOT_DEADLINE;
     let read = || -> Option<Value> {
         let text = fs::read_to_string(bed.export("status.json")).ok()?;

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::cmdline::Source;
+use crate::install::read_kernel_file;
 
 /// A mount that did not work.
 #[derive(Debug)]
@@ -131,7 +132,7 @@ pub fn mount_source(source: &Source, target: &Path, writable: bool) -> Result<()
 /// Whether something is mounted on `path`.
 #[must_use]
 pub fn is_mount_point(path: &Path) -> bool {
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
+    read_kernel_file("/proc/self/mountinfo").is_ok_and(|mounts| {
         mounts
             .lines()
             .any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))

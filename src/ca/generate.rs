@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, SigningKey};
-use p256::pkcs8::LineEnding;
+use p256::pkcs8::der::{Encode as _, pem, pem::PemLabel as _};
+use p256::pkcs8::{AssociatedOid as _, LineEnding};
 use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyIdMethod,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber, SignatureAlgorithm,
     date_time_ymd,
 };
+use sec1::{EcParameters, EcPrivateKey};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::{CaError, Pair, x509};
 
@@ -42,9 +45,7 @@ pub fn generate(entropy: &[u8; ENTROPY_BYTES], now: u64) -> Result<Pair, CaError
         .self_signed(&signer)
         .map_err(CaError::Certify)?;
     let cert_pem = cert.pem();
-    let key_pem = secret
-        .to_sec1_pem(LineEnding::LF)
-        .map_err(|_| CaError::EncodeKey)?;
+    let key_pem = encode_key(&secret, &signer.public_point)?;
     // Read back, so that the facts are those of what is written.
     let facts = x509::parse(cert.der())
         .map(|read| read.facts(cert.der()))
@@ -63,6 +64,21 @@ fn first_valid_scalar(candidates: &[u8]) -> Result<p256::SecretKey, CaError> {
         .chunks_exact(SCALAR_BYTES)
         .find_map(|candidate| p256::SecretKey::from_slice(candidate).ok())
         .ok_or(CaError::Entropy)
+}
+
+/// As `SecretKey::to_sec1_pem` does, which multiplies the base point once more for the
+/// public key that is known.
+fn encode_key(secret: &p256::SecretKey, public: &[u8]) -> Result<Zeroizing<String>, CaError> {
+    let scalar = Zeroizing::new(secret.to_bytes());
+    let key = EcPrivateKey {
+        private_key: &scalar,
+        parameters: Some(EcParameters::NamedCurve(p256::NistP256::OID)),
+        public_key: Some(public),
+    };
+    let der = Zeroizing::new(key.to_der().map_err(|_| CaError::EncodeKey)?);
+    pem::encode_string(EcPrivateKey::PEM_LABEL, LineEnding::LF, &der)
+        .map(Zeroizing::new)
+        .map_err(|_| CaError::EncodeKey)
 }
 
 fn parameters(serial: &[u8], public: &[u8], now: u64) -> Result<CertificateParams, CaError> {
@@ -146,5 +162,20 @@ impl rcgen::SigningKey for CaSigner {
             .try_sign(message)
             .map_err(|_| rcgen::Error::RemoteKeyError)?;
         Ok(signature.as_bytes().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodes_a_key_as_the_library_does() {
+        let secret = first_valid_scalar(&[7; SCALAR_BYTES]).unwrap();
+        let signer = CaSigner::new(&secret);
+        assert_eq!(
+            encode_key(&secret, &signer.public_point).unwrap(),
+            secret.to_sec1_pem(LineEnding::LF).unwrap()
+        );
     }
 }

@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{ForkResult, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
 use super::{StartError, authority};
 use crate::cli::Paths;
@@ -27,14 +27,17 @@ const STOP_PATIENCE: Duration = Duration::from_millis(300);
 /// No code of [`ExitCode`].
 const UNHEARD: i32 = 255;
 
-/// [`authority::prepare`] in a child; it ends before this returns. `None` where a stop was
-/// asked for before there was a CA: the child may be waiting for entropy, or for a share.
+/// A pair on its way, in a child that [`Making::finish`] waits for.
+pub struct Making {
+    child: Pid,
+    /// What the child says; `None` once that was heard.
+    answer: Option<File>,
+}
+
+/// Begins [`authority::prepare`] in a child. It needs no word of the manifest, and two
+/// processors can do both at once.
 #[allow(unsafe_code)]
-pub fn prepare(
-    paths: &Paths,
-    owner: Option<(u32, u32)>,
-    signals: &mut Signals,
-) -> Result<Option<Ca>, StartError> {
+pub fn begin(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Making, StartError> {
     let failed = |what: &str, why: &str| {
         StartError::new(ExitCode::OperatingSystem, format!("cannot {what}: {why}"))
     };
@@ -55,50 +58,81 @@ pub fn prepare(
             // SAFETY: ends without the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
-        ForkResult::Parent { child } => {
-            drop(write);
-            let Some(bytes) = hear(File::from(read), signals) else {
-                // Reaped with everything else: one that is stuck in the kernel may take a while.
-                let _ = kill(child, Signal::SIGKILL);
-                return Ok(None);
-            };
-            let ended = reaper::wait_for(child.as_raw());
-            let answer = String::from_utf8(bytes).unwrap_or_default();
-            let code = match ended {
-                Some(ExitReason::Code(code)) => ExitCode::from_number(code),
-                _ => None,
-            };
-            match (code, told(&answer)) {
-                (Some(ExitCode::Success), Some(ca)) => Ok(Some(ca)),
-                (Some(code), _) if code != ExitCode::Success && !answer.is_empty() => {
-                    Err(StartError { code, text: answer })
-                }
-                _ => Err(StartError::new(
-                    ExitCode::Internal,
-                    format!(
-                        "internal error: the process that makes the CA {}",
-                        ended.map_or_else(|| "is lost".to_owned(), |reason| reason.to_string())
-                    ),
-                )),
+        ForkResult::Parent { child } => Ok(Making {
+            child,
+            answer: Some(read.into()),
+        }),
+    }
+}
+
+impl Making {
+    /// Waits for the pair; its process has ended when this returns. `None` where a stop
+    /// was asked for before there was one: the child may be waiting for entropy, or for a
+    /// share.
+    pub fn finish(mut self, signals: &mut Signals) -> Result<Option<Ca>, StartError> {
+        let heard = self
+            .answer
+            .as_mut()
+            .and_then(|answer| hear(answer, Some(signals)));
+        let Some(bytes) = heard else {
+            return Ok(None);
+        };
+        self.answer = None;
+        let ended = reaper::wait_for(self.child.as_raw());
+        let answer = String::from_utf8(bytes).unwrap_or_default();
+        let code = match ended {
+            Some(ExitReason::Code(code)) => ExitCode::from_number(code),
+            _ => None,
+        };
+        match (code, told(&answer)) {
+            (Some(ExitCode::Success), Some(ca)) => Ok(Some(ca)),
+            (Some(code), _) if code != ExitCode::Success && !answer.is_empty() => {
+                Err(StartError { code, text: answer })
             }
+            _ => Err(StartError::new(
+                ExitCode::Internal,
+                format!(
+                    "internal error: the process that makes the CA {}",
+                    ended.map_or_else(|| "is lost".to_owned(), |reason| reason.to_string())
+                ),
+            )),
+        }
+    }
+}
+
+impl Drop for Making {
+    /// A start that ends before the pair was asked for leaves a whole one, or none: half a
+    /// pair would refuse every later start.
+    fn drop(&mut self) {
+        if self
+            .answer
+            .as_mut()
+            .is_some_and(|it| hear(it, None).is_none())
+        {
+            // Reaped with everything else: one that is stuck in the kernel may take a while.
+            let _ = kill(self.child, Signal::SIGKILL);
         }
     }
 }
 
 /// Everything the child says; `None` if it has not said it [`STOP_PATIENCE`] after a stop
-/// was asked for.
-fn hear(mut pipe: File, signals: &mut Signals) -> Option<Vec<u8>> {
+/// was asked for. Without signals one was.
+fn hear(pipe: &mut File, mut signals: Option<&mut Signals>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut end = None;
     loop {
-        if end.is_none() && signals.stop_asked() {
+        let stops = signals.as_mut().is_none_or(|signals| signals.stop_asked());
+        if end.is_none() && stops {
             end = Some(Instant::now() + STOP_PATIENCE);
         }
         let mut waiting = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         let mut timeout = PollTimeout::NONE;
-        match end {
-            None => waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN)),
-            Some(end) => {
+        match (end, &signals) {
+            (None, Some(signals)) => {
+                waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+            }
+            (None, None) => {}
+            (Some(end), _) => {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return None;

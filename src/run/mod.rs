@@ -1,4 +1,4 @@
-//! The story: mode, mounts, clock, manifest, network, CA, configuration, daemon,
+//! The story: mode, mounts, clock, manifest, network, configuration, CA, daemon,
 //! the end. Touches the kernel only through the modules it names.
 
 mod authority;
@@ -21,7 +21,9 @@ use crate::cli::Paths;
 use crate::console::{self, init_logging};
 use crate::exit::ExitCode;
 use crate::export;
-use crate::install::{Access, FileError, ensure_directory, install, read_bounded};
+use crate::install::{
+    Access, FileError, ensure_directory, install, read_bounded, read_kernel_file,
+};
 use crate::manifest;
 use crate::pipelock::render;
 use crate::policy;
@@ -75,7 +77,7 @@ pub fn run(paths: &Paths) -> ! {
     let mode = mode::detect();
     console::reopen();
     let arguments = match mode {
-        Mode::Machine => std::fs::read_to_string("/proc/cmdline")
+        Mode::Machine => read_kernel_file("/proc/cmdline")
             .map(|text| Arguments::parse(&text))
             .unwrap_or_default(),
         Mode::Container | Mode::Child => Arguments::default(),
@@ -151,6 +153,9 @@ fn start(
     if lifted {
         set_clock_by_the_hosts(paths, reporter)?;
     }
+    // Now, although its stage comes later: it waits for nothing that is read before it.
+    let sandbox = Sandbox::plan(Privileges::of_this_process());
+    let making = custody::begin(paths, sandbox.file_owner());
     let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
     for warning in warnings {
         reporter.warn(warning);
@@ -165,9 +170,16 @@ fn start(
             .and_then(|()| network::configure(&desired.policy.network, arguments.ip.as_ref()))
             .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
     }
+    reporter.enter(Stage::Config);
+    let sandbox = complete_sandbox(sandbox, mode, paths, reporter);
+    install(
+        &config_path(paths),
+        desired.config.as_bytes(),
+        Access::private(sandbox.file_owner()),
+    )
+    .map_err(cannot_write)?;
     reporter.enter(Stage::Ca);
-    let sandbox = plan_sandbox(mode, paths, reporter);
-    let Some(ca) = custody::prepare(paths, sandbox.file_owner(), signals)? else {
+    let Some(ca) = making?.finish(signals)? else {
         return Ok(Ending::Stopped);
     };
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
@@ -179,13 +191,6 @@ fn start(
         reporter.warn(format!("the export is not up to date: {text}"));
     }
     reporter.status.ca = Some(ca);
-    reporter.enter(Stage::Config);
-    install(
-        &config_path(paths),
-        desired.config.as_bytes(),
-        Access::private(sandbox.file_owner()),
-    )
-    .map_err(cannot_write)?;
     if signals.stop_asked() {
         return Ok(Ending::Stopped);
     }
@@ -199,9 +204,14 @@ fn start(
     supervise_until_the_end(mode, arguments, paths, sandbox, desired, signals, reporter)
 }
 
-/// Decides what the daemon may be; what cannot be had is a warning and in the status.
-fn plan_sandbox(mode: Mode, paths: &Paths, reporter: &mut Reporter) -> Sandbox {
-    let mut sandbox = Sandbox::plan(Privileges::of_this_process());
+/// Adds what the daemon and the machine decide about its sandbox; what cannot be had is a
+/// warning and in the status.
+fn complete_sandbox(
+    mut sandbox: Sandbox,
+    mode: Mode,
+    paths: &Paths,
+    reporter: &mut Reporter,
+) -> Sandbox {
     sandbox.allow_for(&paths.daemon);
     if mode == Mode::Machine {
         if let Err(problem) = protect::survive_memory_shortage() {

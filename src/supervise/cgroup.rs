@@ -7,6 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crate::install::read_kernel_file;
+
 /// Where machine mode mounts the hierarchy.
 pub const ROOT: &str = "/sys/fs/cgroup";
 const NAME: &str = "pipelock";
@@ -89,7 +91,7 @@ impl Group {
     /// How many processes of it were killed for lack of memory, its own or the machine's.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
-        fs::read_to_string(self.path.join("memory.events"))
+        read_kernel_file(self.path.join("memory.events"))
             .ok()
             .and_then(|text| count(&text, "oom_kill"))
             .unwrap_or(0)
@@ -105,7 +107,7 @@ impl Group {
     #[must_use]
     pub fn holds(&self, pid: i32) -> bool {
         let wanted = format!("0::/{NAME}");
-        fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        read_kernel_file(format!("/proc/{pid}/cgroup"))
             .is_ok_and(|text| text.lines().any(|line| line == wanted))
     }
 }

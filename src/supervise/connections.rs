@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::install::read_kernel_file;
+
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
 const ESTABLISHED: &str = "01";
 const LISTENING: &str = "0A";
@@ -51,7 +53,7 @@ pub fn listens(pid: i32, listen: SocketAddr) -> Option<bool> {
 fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
+        .filter_map(|table| read_kernel_file(table).ok())
         .flat_map(|table| matching(&table, listen, state))
         .collect()
 }

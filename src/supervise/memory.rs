@@ -1,6 +1,6 @@
 //! How much memory the daemon may count on. Touches the kernel: `/proc`, `/sys`.
 
-use std::fs;
+use crate::install::read_kernel_file;
 
 /// The Go runtime's soft limit, as `GOMEMLIMIT` is written; `None` where nobody says
 /// how much memory there is.
@@ -24,7 +24,7 @@ fn smaller(one: Option<u64>, other: Option<u64>) -> Option<u64> {
 
 /// A container's limit. A machine's outermost group has none.
 fn group_limit() -> Option<u64> {
-    let text = fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
+    let text = read_kernel_file("/sys/fs/cgroup/memory.max").ok()?;
     text.trim().parse().ok()
 }
 
@@ -35,7 +35,7 @@ pub fn machine_total() -> Option<u64> {
 }
 
 fn machine_memory(name: &str) -> Option<u64> {
-    figure(&fs::read_to_string("/proc/meminfo").ok()?, name)
+    figure(&read_kernel_file("/proc/meminfo").ok()?, name)
 }
 
 /// A line of `/proc/meminfo`, in bytes.

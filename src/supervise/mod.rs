@@ -22,7 +22,6 @@ pub mod steps;
 pub mod watch;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -34,7 +33,7 @@ use nix::unistd::Pid;
 
 use crate::boot::clock;
 use crate::console::{Stream, console};
-use crate::install::{Access, install, is_installed};
+use crate::install::{Access, install, is_installed, read_kernel_file};
 use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::leaves::Leaves;
@@ -448,7 +447,7 @@ impl Supervisor<'_> {
     }
 
     fn check_sandbox(&mut self, pid: i32) {
-        match fs::read_to_string(format!("/proc/{pid}/status")) {
+        match read_kernel_file(format!("/proc/{pid}/status")) {
             Ok(text) => match self.setup.sandbox.read_back(pid, &text) {
                 Ok(()) => {
                     self.reporter.status.daemon.sandbox_verified = true;

@@ -2,7 +2,6 @@
 //! read back from `/proc`. Touches the kernel.
 
 use std::fmt;
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use nix::libc;
 use super::cgroup::Group;
 use super::landlock::{self, Grants};
 use super::seccomp::{self, Filters};
+use crate::install::read_kernel_file;
 
 /// The daemon's user and group, "nobody" on every Linux.
 pub const DAEMON_ID: u32 = 65534;
@@ -59,7 +59,7 @@ impl Privileges {
     pub fn of_this_process() -> Self {
         let effective = effective_capabilities();
         let has = |capability: u32| effective & (1_u64 << capability) != 0;
-        let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let own = read_kernel_file("/proc/self/status").unwrap_or_default();
         Self {
             set_identity: has(CAP_SETUID) && has(CAP_SETGID) && daemon_id_exists(),
             bounding: if field(&own, "CapBnd").is_some_and(|set| set == NO_CAPABILITIES) {
@@ -85,7 +85,7 @@ const FILTERS: &str = "Seccomp_filters";
 /// Whether this user namespace has a [`DAEMON_ID`], as user and as group, and lets
 /// groups be dropped (`user_namespaces(7)`). A rootless container may have one user only.
 fn daemon_id_exists() -> bool {
-    let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}"));
+    let read = |name: &str| read_kernel_file(format!("/proc/self/{name}"));
     // Without /proc nothing is known, and a root that lacks it is most likely a real one.
     let mapped = |name: &str| read(name).map_or(true, |map| maps(&map, DAEMON_ID));
     mapped("uid_map")

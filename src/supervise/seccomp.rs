@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::TryFromIntError;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -139,27 +140,35 @@ const NAMESPACES: [libc::c_int; 7] = [
 
 /// What could not be compiled: a defect of this program.
 #[derive(Debug)]
-pub struct FilterError(BackendError);
+pub enum FilterError {
+    /// The library refused the rules about arguments.
+    Rules(BackendError),
+    /// There are more numbers than one jump reaches over, or one that is none.
+    TooLong,
+}
 
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "internal error: cannot compile the system call filter: {}",
-            self.0
-        )
+        f.write_str("internal error: cannot compile the system call filter: ")?;
+        match self {
+            Self::Rules(error) => write!(f, "{error}"),
+            Self::TooLong => f.write_str("its list of numbers is too long"),
+        }
     }
 }
 
 impl std::error::Error for FilterError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
+        match self {
+            Self::Rules(error) => Some(error),
+            Self::TooLong => None,
+        }
     }
 }
 
 impl From<BackendError> for FilterError {
     fn from(error: BackendError) -> Self {
-        Self(error)
+        Self::Rules(error)
     }
 }
 
@@ -187,36 +196,19 @@ impl Filters {
     /// For this machine's architecture; a call by another one's numbers is fatal.
     pub fn compile() -> Result<Self, FilterError> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
-        let refuse = |rules: BTreeMap<i64, Vec<Rule>>, errno: Errno| {
-            let errno = (errno as i32).unsigned_abs();
-            SeccompFilter::new(
-                rules,
-                SeccompAction::Allow,
-                SeccompAction::Errno(errno),
-                architecture,
-            )
-            .and_then(BpfProgram::try_from)
-        };
-        let mut denied: BTreeMap<i64, Vec<Rule>> = DENIED
-            .iter()
-            .chain(DENIED_BY_ARCHITECTURE)
-            .map(|number| (*number, Vec::new()))
-            .collect();
-        denied.insert(libc::SYS_socket, foreign_sockets()?);
-        denied.insert(libc::SYS_socketpair, addressable_pairs()?);
-        denied.insert(libc::SYS_prlimit64, limits_of_others()?);
-        denied.insert(libc::SYS_clone, namespaces()?);
-        // Its flags lie in memory, where no filter sees them; "not there" is the answer
-        // every C library knows to fall back from to clone(2).
-        let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let mut programs = vec![
-            refuse(denied, Errno::EPERM)?,
-            refuse(absent, Errno::ENOSYS)?,
-        ];
-        if cfg!(target_arch = "x86_64") {
-            programs.push(x32());
-        }
-        Ok(Self(programs))
+        let by_arguments = BTreeMap::from([
+            (libc::SYS_socket, foreign_sockets()?),
+            (libc::SYS_socketpair, addressable_pairs()?),
+            (libc::SYS_prlimit64, limits_of_others()?),
+            (libc::SYS_clone, namespaces()?),
+        ]);
+        let by_arguments = SeccompFilter::new(
+            by_arguments,
+            SeccompAction::Allow,
+            SeccompAction::Errno((Errno::EPERM as i32).unsigned_abs()),
+            architecture,
+        )?;
+        Ok(Self(vec![by_arguments.try_into()?, by_number()?]))
     }
 
     /// How many the kernel will count.
@@ -311,54 +303,136 @@ fn namespaces() -> Result<Vec<Rule>, BackendError> {
         .collect()
 }
 
+/// Refuses what is refused whatever its arguments. A tree, because the kernel tries every
+/// number there is when a filter is installed (`seccomp_cache_prepare`, kernel/seccomp.c),
+/// and a list of all of them one by one made that the longest call of a start.
+fn by_number() -> Result<BpfProgram, FilterError> {
+    let mut refused: Vec<(u32, Errno)> = DENIED
+        .iter()
+        .chain(DENIED_BY_ARCHITECTURE)
+        .map(|number| (*number, Errno::EPERM))
+        // Its flags lie in memory, where no filter sees them; "not there" is the answer
+        // every C library knows to fall back from to clone(2).
+        .chain([(libc::SYS_clone3, Errno::ENOSYS)])
+        .map(|(number, errno)| Ok((u32::try_from(number)?, errno)))
+        .collect::<Result<_, _>>()
+        .map_err(|_: TryFromIntError| FilterError::TooLong)?;
+    refused.sort_unstable_by_key(|(number, _)| *number);
+    // The number is the first word of seccomp_data.
+    let mut program = vec![instruction(
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        (0, 0),
+        0,
+    )];
+    if cfg!(target_arch = "x86_64") {
+        program.extend(x32());
+    }
+    program.extend(tree(&refused)?);
+    Ok(program)
+}
+
+/// Halves the numbers until one is left to compare with.
+fn tree(refused: &[(u32, Errno)]) -> Result<BpfProgram, FilterError> {
+    let (below, from) = refused.split_at(refused.len() / 2);
+    Ok(match (below, from) {
+        ([], []) => vec![answer(libc::SECCOMP_RET_ALLOW)],
+        ([], [(number, errno), ..]) => vec![
+            instruction(JUMP_IF_EQUAL, (0, 1), *number),
+            answer(libc::SECCOMP_RET_ERRNO | (*errno as i32).unsigned_abs()),
+            answer(libc::SECCOMP_RET_ALLOW),
+        ],
+        (_, [(first, _), ..]) => {
+            let below = tree(below)?;
+            let over = u8::try_from(below.len()).map_err(|_| FilterError::TooLong)?;
+            let mut program = vec![instruction(JUMP_IF_NOT_BELOW, (over, 0), *first)];
+            program.extend(below);
+            program.extend(tree(from)?);
+            program
+        }
+        (_, []) => return Err(FilterError::TooLong),
+    })
+}
+
 /// Kills whoever makes a system call of the x32 ABI: the same architecture, other
-/// numbers, which no list above would match.
-fn x32() -> BpfProgram {
+/// numbers, which no list here would match.
+fn x32() -> [sock_filter; 2] {
     /// `__X32_SYSCALL_BIT`, asm/unistd.h.
     const X32: u32 = 0x4000_0000;
-    let instruction = |code: u32, jt: u8, jf: u8, k: u32| sock_filter {
+    [
+        instruction(JUMP_IF_NOT_BELOW, (0, 1), X32),
+        answer(libc::SECCOMP_RET_KILL_PROCESS),
+    ]
+}
+
+const JUMP_IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const JUMP_IF_NOT_BELOW: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+
+/// `jumps` are the instructions to leave out where the comparison holds, and where not.
+fn instruction(code: u32, jumps: (u8, u8), k: u32) -> sock_filter {
+    sock_filter {
         // BPF codes are below 256.
         code: u16::try_from(code).unwrap_or_default(),
-        jt,
-        jf,
+        jt: jumps.0,
+        jf: jumps.1,
         k,
-    };
-    vec![
-        // The number is the first word of seccomp_data.
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),
-        instruction(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_KILL_PROCESS,
-        ),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ]
+    }
+}
+
+fn answer(action: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, (0, 0), action)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn compiles_to_what_the_kernel_takes() {
-        let filters = Filters::compile().unwrap();
+    /// What the kernel would answer to this number; panics where the program is not one.
+    fn judge(program: &[sock_filter], number: u32) -> u32 {
+        let mut at = 1;
         assert_eq!(
-            filters.count(),
-            if cfg!(target_arch = "x86_64") { 3 } else { 2 }
+            u32::from(program[0].code),
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS
         );
-        for program in &filters.0 {
-            assert!(program.len() < 4096, "{}", program.len());
+        loop {
+            let it = &program[at];
+            let holds = match u32::from(it.code) {
+                JUMP_IF_EQUAL => number == it.k,
+                JUMP_IF_NOT_BELOW => number >= it.k,
+                _ => return it.k,
+            };
+            at += 1 + usize::from(if holds { it.jt } else { it.jf });
         }
     }
 
     #[test]
-    fn denies_no_call_twice() {
-        let mut numbers: Vec<_> = DENIED.iter().chain(DENIED_BY_ARCHITECTURE).collect();
-        let all = numbers.len();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), all);
+    fn refuses_what_is_listed_and_nothing_else() {
+        let program = by_number().unwrap();
+        for number in 0..1024_i32 {
+            let listed = DENIED
+                .iter()
+                .chain(DENIED_BY_ARCHITECTURE)
+                .any(|denied| *denied == libc::c_long::from(number));
+            let number = number.unsigned_abs();
+            let wanted = if listed {
+                libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()
+            } else if libc::c_long::from(number) == libc::SYS_clone3 {
+                libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()
+            } else {
+                libc::SECCOMP_RET_ALLOW
+            };
+            assert_eq!(judge(&program, number), wanted, "{number}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        for number in [0x4000_0000, 0x4000_0209, u32::MAX] {
+            assert_eq!(judge(&program, number), libc::SECCOMP_RET_KILL_PROCESS);
+        }
+    }
+
+    /// Every number there is, when it is installed: no path is much longer than another.
+    #[test]
+    fn answers_after_a_few_comparisons() {
+        let program = by_number().unwrap();
+        assert!(program.len() < 512, "{}", program.len());
+        assert!(tree(&[]).unwrap().len() == 1);
     }
 }

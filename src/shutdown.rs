@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::boot::mode::Mode;
 use crate::console::console;
 use crate::supervise::reaper::{children, reap_exited_children};
-use crate::supervise::signals::Signals;
+use crate::supervise::signals::{Signals, wait};
 
 /// What is left over gets this long between SIGTERM and SIGKILL: the daemon, the one
 /// process with something to finish, is gone already.
@@ -61,12 +61,10 @@ pub fn end_everything(mode: Mode, signals: &Signals) -> u64 {
             }
             // Orphans of what just died are ours now and need the signal too.
             signal_everything(mode, signal);
-            // Woken by SIGCHLD through the handlers' pipe.
-            let timeout = PollTimeout::try_from(left.min(Duration::from_millis(20)))
-                .unwrap_or(PollTimeout::ZERO);
-            let _ = poll(
+            // SIGCHLD ends the wait.
+            wait(
                 &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
-                timeout,
+                Some(left.min(Duration::from_millis(20))),
             );
             signals.drain();
         }

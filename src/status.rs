@@ -273,7 +273,7 @@ pub struct Reporter {
 }
 
 /// Bytes of a status that says nothing unusual.
-const LIKELY_LENGTH: usize = 2048;
+const LIKELY_LENGTH: usize = 2000;
 
 /// A status that was written without its date, its last field, with it.
 fn dated(undated: &str, date: &str) -> String {

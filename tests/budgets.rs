@@ -1,38 +1,62 @@
-//! What the shipped program may cost while it does nothing but watch: memory and
-//! wake-ups, which do not depend on the machine's mood. Its size is judged in `binary.rs`;
-//! whatever is timed, in `scripts/bench`.
+//! What the shipped program may cost: memory, wake-ups, instructions and system calls,
+//! which do not depend on the machine's mood. Its size is judged in `binary.rs`; whatever
+//! is timed, in `scripts/bench`.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "the functions around the tests fail them by panicking"
 )]
 
 mod support;
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use microvm::{Arch, shipped_init};
 
-use support::{Bed, Init, Place, proc_field};
+use support::{Bed, Console, Init, Place, proc_field, skipped};
 
 /// In bytes, with every page that is mapped, shared ones included.
 const RESIDENT: u64 = 1536 * 1024;
 /// In bytes: pages that were written, and are nobody else's.
 const PRIVATE: u64 = 300 * 1024;
 
-/// The shipped init with a daemon of ours, ready and left alone.
-fn idle(supervisor: &str) -> Init {
+/// The shipped init with a daemon of ours.
+fn shipped() -> Bed {
     let program = shipped_init(Arch::host()).unwrap();
     assert!(
         program.exists(),
         "{} is not built\nhint: scripts/test builds it",
         program.display()
     );
-    let bed = Bed::new().with_supervisor(supervisor).with_init(program);
-    let mut init = bed.start(Place::Child);
+    // Pages that are not on the disk yet would count as written by whoever maps them.
+    fs::File::open(&program).unwrap().sync_all().unwrap();
+    Bed::new().with_init(program)
+}
+
+/// Ready and left alone.
+fn idle(supervisor: &str) -> Init {
+    let mut init = shipped().with_supervisor(supervisor).start(Place::Child);
     init.wait_ready();
     init
+}
+
+/// Says so where this tool is missing.
+fn has(tool: &str) -> bool {
+    let found = Command::new(tool).arg("--version").output();
+    let found = found.is_ok_and(|output| output.status.success());
+    if !found {
+        skipped("budgets of a start", &format!("there is no {tool}"));
+    }
+    found
+}
+
+fn within(what: &str, measured: u64, allowed: u64) {
+    println!("{what}: {measured} of {allowed}");
+    assert!(measured <= allowed, "{what}: {measured}, {allowed} allowed");
 }
 
 /// A field of `/proc/<pid>/smaps_rollup`, in bytes.
@@ -47,12 +71,7 @@ fn mapped(pid: i32, field: &str) -> u64 {
 fn takes_no_more_memory_than_it_may() {
     let init = idle("grace_seconds: 1");
     for (field, allowed) in [("Rss", RESIDENT), ("Private_Dirty", PRIVATE)] {
-        let measured = mapped(init.pid(), field);
-        println!("{field}: {measured} bytes of {allowed}");
-        assert!(
-            measured <= allowed,
-            "{field}: {measured} bytes, {allowed} allowed"
-        );
+        within(field, mapped(init.pid(), field), allowed);
     }
 }
 
@@ -94,4 +113,104 @@ fn sleeps_but_for_its_looks_at_the_manifest() {
         WATCHED.as_secs()
     );
     assert!(counted >= 3, "it does not look at the manifest any more");
+}
+
+/// In all of a start, readiness and a stop. The probes until the daemon is ready are in it,
+/// a few thousand each, and their number is the machine's mood: hence a third to spare.
+const START_INSTRUCTIONS: u64 = 2_200_000;
+/// Two scalar multiplications are most of it, in constant time.
+const CA_INSTRUCTIONS: u64 = 5_800_000;
+
+/// The count of each process, this one's first.
+fn instructions_of_a_start() -> (u64, u64) {
+    let bed = shipped();
+    let out = bed.path("callgrind.%p");
+    let option = format!("--callgrind-out-file={}", out.display());
+    let line = ["valgrind", "--tool=callgrind", "--quiet", &option];
+    let mut init = bed.start_under(Place::Child, Console::Drained, &line);
+    // valgrind knows neither Landlock nor seccomp: what they cost is not counted.
+    init.wait_for("it is ready", |status| status["state"] == "ready");
+    let own = format!("callgrind.{}", init.pid());
+    let (end, _) = init.stop();
+    assert_eq!(end.code, 0);
+    let count_of = |file: &fs::DirEntry| -> u64 {
+        let text = fs::read_to_string(file.path()).unwrap();
+        let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+        total.expect("a total").trim().parse().unwrap()
+    };
+    let files = fs::read_dir(end.bed.path("")).unwrap().map(Result::unwrap);
+    let (own, others): (Vec<_>, Vec<_>) = files
+        .filter(|file| file.file_name().to_string_lossy().starts_with("callgrind."))
+        .partition(|file| *file.file_name() == *own);
+    assert_eq!((own.len(), others.len()), (1, 1), "PID 1's and the CA's");
+    (count_of(&own[0]), count_of(&others[0]))
+}
+
+#[test]
+fn starts_in_no_more_instructions_than_it_may() {
+    if has("valgrind") {
+        let (start, ca) = instructions_of_a_start();
+        within("instructions of a start", start, START_INSTRUCTIONS);
+        within("instructions of the CA's process", ca, CA_INSTRUCTIONS);
+    }
+}
+
+/// From the exec of the init to the exec of the daemon, in all three processes.
+const START_CALLS: u64 = 700;
+/// For each orphan that ends by itself, after the one before was reaped: the poll, the
+/// signal's way (the handler's write, its return, two reads), the wait that finds it and the
+/// one that finds no other. Half a call more for what else happens meanwhile.
+const CALLS_PER_ORPHAN: f64 = 7.5;
+
+#[test]
+fn starts_with_no_more_system_calls_than_it_may() {
+    if !has("strace") {
+        return;
+    }
+    let bed = shipped();
+    let out = bed.path("strace");
+    let line = ["strace", "-D", "-f", "-qq", "-e", "signal=none", "-o"];
+    let line = [&line[..], &[out.to_str().unwrap()]].concat();
+    let mut init = bed.start_under(Place::Child, Console::Drained, &line);
+    init.wait_ready();
+    let (end, _) = init.stop();
+    let text = fs::read_to_string(end.bed.path("strace")).unwrap();
+    let calls = text.lines().filter(|line| !line.contains(" resumed>"));
+    let daemon = end.bed.path("pipelock");
+    let executed = format!("execve(\"{}\"", daemon.display());
+    let calls = calls.take_while(|line| !line.contains(&executed)).count();
+    assert!(calls > 200, "that is no start:\n{text}");
+    within("system calls of a start", calls as u64, START_CALLS);
+}
+
+#[test]
+fn reaps_ten_thousand_orphans_with_no_more_system_calls_than_it_may() {
+    const ORPHANS: u64 = 10_000;
+    if !has("strace") {
+        return;
+    }
+    let bed = shipped().with_faults(&format!("orphans {ORPHANS}"));
+    let out = bed.path("strace");
+    let line = ["strace", "-D", "-qq", "-e", "signal=none", "-o"];
+    let line = [&line[..], &[out.to_str().unwrap()]].concat();
+    let mut init = bed.start_under(Place::Child, Console::Drained, &line);
+    init.wait_ready();
+    init.wait_for("all orphans are reaped", |status| {
+        status["reaped"].as_u64() >= Some(ORPHANS)
+    });
+    let (end, _) = init.stop();
+    let text = fs::read_to_string(end.bed.path("strace")).unwrap();
+    let waits = text
+        .lines()
+        .filter(|line| line.starts_with("wait4("))
+        .count() as u64;
+    assert!(waits >= ORPHANS, "{waits}");
+    let calls = text.lines().count() as u64 - START_CALLS.min(waits);
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let each = calls as f64 / ORPHANS as f64;
+    println!("system calls for each orphan: {each:.3} of {CALLS_PER_ORPHAN}");
+    assert!(
+        each <= CALLS_PER_ORPHAN,
+        "{each} system calls for each orphan"
+    );
 }

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use support::{
     Bed, Console, End, Init, Place, children, namespace_arguments, places, proc_field,
-    processor_ticks,
+    processor_ticks, skipped,
 };
 
 /// `Bed::new`'s grace period and the two seconds a stop may take beyond it.
@@ -51,11 +51,6 @@ fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
             });
         }
     });
-}
-
-/// Says aloud what is not tested: the harness hides the output of a test that passes.
-fn skipped(what: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
 }
 
 // Every way to end.

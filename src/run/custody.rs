@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
@@ -18,7 +18,7 @@ use crate::cli::Paths;
 use crate::exit::ExitCode;
 use crate::status::Ca;
 use crate::supervise::reaper::{self, ExitReason};
-use crate::supervise::signals::Signals;
+use crate::supervise::signals::{Signals, wait};
 
 /// A stop gives the CA this long to be finished: with entropy at hand it takes
 /// milliseconds, and a pair cut off between its two files is half a pair.
@@ -126,7 +126,7 @@ fn hear(pipe: &mut File, mut signals: Option<&mut Signals>) -> Option<Vec<u8>> {
             end = Some(Instant::now() + STOP_PATIENCE);
         }
         let mut waiting = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        let mut timeout = PollTimeout::NONE;
+        let mut timeout = None;
         match (end, &signals) {
             (None, Some(signals)) => {
                 waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
@@ -137,11 +137,10 @@ fn hear(pipe: &mut File, mut signals: Option<&mut Signals>) -> Option<Vec<u8>> {
                 if left.is_zero() {
                     return None;
                 }
-                timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+                timeout = Some(left);
             }
         }
-        // EINTR: a signal, which is looked for above.
-        let _ = poll(&mut waiting, timeout);
+        wait(&mut waiting, timeout);
         let speaks = waiting.first().and_then(PollFd::any) == Some(true);
         if speaks {
             let mut buffer = [0_u8; 4096];

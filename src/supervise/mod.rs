@@ -27,7 +27,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -206,14 +206,16 @@ impl Supervisor<'_> {
             if let Some(outcome) = self.outcome.take() {
                 return outcome;
             }
-            self.wait(signals);
+            let daemon_speaks = self.wait(signals);
             for (number, request) in signals.take() {
                 self.request(number, request);
             }
             if self.reap_again {
                 self.reap();
             }
-            self.hear_daemon();
+            if daemon_speaks {
+                self.hear_daemon();
+            }
             console().flush_ready();
             let now = Instant::now();
             if let Some(finding) = self.prober.advance(now) {
@@ -253,8 +255,9 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The only wait: for a signal, the daemon's output, an answer, or a deadline.
-    fn wait(&self, signals: &Signals) {
+    /// The only wait: for a signal, the daemon's output, an answer, or a deadline. True
+    /// where there is something of the daemon's to read.
+    fn wait(&self, signals: &Signals) -> bool {
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         if let Some(child) = &self.child {
             for relay in [&child.output, &child.error] {
@@ -265,6 +268,7 @@ impl Supervisor<'_> {
                 waiting.push(PollFd::new(report.as_fd(), PollFlags::POLLIN));
             }
         }
+        let daemons = waiting.len();
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
         }
@@ -284,18 +288,19 @@ impl Supervisor<'_> {
         .into_iter()
         .flatten()
         .min();
-        let mut timeout = deadline.map_or(PollTimeout::NONE, round_up);
+        let mut timeout =
+            deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if self.reap_again {
-            timeout = PollTimeout::ZERO;
+            timeout = Some(Duration::ZERO);
         }
         waiting.extend(
             console
                 .waiting()
                 .map(|fd| PollFd::new(fd, PollFlags::POLLOUT)),
         );
-        // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors,
-        // and if it did, the loop would look at everything again all the same.
-        let _ = poll(&mut waiting, timeout);
+        signals::wait(&mut waiting, timeout);
+        let mut daemons = waiting.iter().take(daemons).skip(1);
+        daemons.any(|fd| fd.any() == Some(true))
     }
 
     fn request(&mut self, number: i32, request: Request) {
@@ -870,10 +875,4 @@ fn timing(policy: &Policy) -> Timing {
 /// To everybody in the daemon's process group; false where it does not exist.
 fn signal_group(pid: i32, signal: Signal) -> bool {
     kill(Pid::from_raw(-pid), signal).is_ok()
-}
-
-/// poll(2) counts milliseconds: round up, or the loop spins through the last one.
-fn round_up(deadline: Instant) -> PollTimeout {
-    let left = deadline.saturating_duration_since(Instant::now());
-    PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
 }

@@ -7,7 +7,6 @@
 use std::fmt;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 
 use crate::install::read_kernel_file;
 
@@ -86,7 +85,6 @@ pub struct Reaped {
 #[must_use]
 pub fn reap_exited_children() -> Reaped {
     let mut reaped = Reaped::default();
-    let _quiet = Quiet::begin();
     while reaped.exits.len() < BATCH {
         match next_exit() {
             Next::Exit(exit) => reaped.exits.push(exit),
@@ -99,30 +97,6 @@ pub fn reap_exited_children() -> Reaped {
     }
     reaped.more = true;
     reaped
-}
-
-/// SIGCHLD waits until this is dropped, and then comes once: each child that died
-/// meanwhile would interrupt the drain that finds it anyway, for three system calls.
-struct Quiet;
-
-impl Quiet {
-    fn begin() -> Self {
-        Self::change(SigmaskHow::SIG_BLOCK);
-        Self
-    }
-
-    fn change(how: SigmaskHow) {
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGCHLD);
-        // Fails for no `how` that there is; and nothing is lost if it did.
-        let _ = sigprocmask(how, Some(&set), None);
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        Self::change(SigmaskHow::SIG_UNBLOCK);
-    }
 }
 
 /// Our children, dead ones included; none where `/proc` does not tell (proc(5),

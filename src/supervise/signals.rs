@@ -6,9 +6,12 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::poll::{PollFd, ppoll};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::time::TimeSpec;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -61,8 +64,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers and unblocks every signal: a parent may have left some
-    /// blocked, and a blocked SIGTERM would make the machine unstoppable.
+    /// Installs the handlers and unblocks every signal but SIGCHLD, which [`wait`] lets in:
+    /// a parent may have left some blocked, and a blocked SIGTERM would make the machine
+    /// unstoppable.
     #[allow(unsafe_code)]
     pub fn install() -> io::Result<Self> {
         for ignored in IGNORED {
@@ -77,7 +81,9 @@ impl Signals {
             SignalOnly,
             TABLE.iter().map(|(number, _)| *number),
         )?;
-        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        let mut waiting = SigSet::empty();
+        waiting.add(Signal::SIGCHLD);
+        waiting.thread_set_mask()?;
         Ok(Self {
             delivery,
             seen: Vec::new(),
@@ -120,4 +126,13 @@ impl Signals {
             .copied()
             .collect()
     }
+}
+
+/// Waits for one of `fds`, for a signal, or for the end of `timeout`. SIGCHLD arrives here
+/// alone: each child that dies during a drain would interrupt it for three system calls,
+/// and the drain finds that child anyway.
+pub fn wait(fds: &mut [PollFd], timeout: Option<Duration>) {
+    // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors, and
+    // if it did, the caller would look at everything again all the same.
+    let _ = ppoll(fds, timeout.map(TimeSpec::from), Some(SigSet::empty()));
 }

@@ -116,8 +116,8 @@ fn sleeps_but_for_its_looks_at_the_manifest() {
 }
 
 /// In all of a start, readiness and a stop. The probes until the daemon is ready are in it,
-/// a few thousand each, and their number is the machine's mood: hence a third to spare.
-const START_INSTRUCTIONS: u64 = 2_200_000;
+/// some thousands each, and their number is the machine's mood: hence a seventh to spare.
+const START_INSTRUCTIONS: u64 = 1_900_000;
 /// Two scalar multiplications are most of it, in constant time.
 const CA_INSTRUCTIONS: u64 = 5_800_000;
 

@@ -4,7 +4,9 @@
  *
  *   launch FD PROGRAM…   start PROGRAM as PID 1 of namespaces of its own; tells on FD when
  *   null-init PROGRAM…   the least an init can do: fork, exec, reap, pass on SIGTERM
- *   await ADDRESS PORT   wait until GET /health answers 200; tells when
+ *   null                 nothing at all: what starting any program costs
+ *   await ADDRESS PORT [canary]   wait until GET /health answers 200, and then until
+ *                        CONNECT canary.invalid:443 is refused with 403; tells when, each
  *   sink                 read standard input to its end; tells how much and how fast
  *   daemon-stamp         a daemon that tells when it was executed, and then waits
  *   daemon-orphans       one that leaves 10,000 orphans, and tells when they are reaped
@@ -108,29 +110,42 @@ static struct sockaddr_in address_of(const char *host, const char *port) {
     return address;
 }
 
-/* 1 if the daemon there answers its health with 200. */
-static int healthy(const struct sockaddr_in *address) {
-    static const char request[] = "GET /health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+static const char HEALTH[] = "GET /health HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
+/* The same question that our init asks before it says that it is ready. */
+static const char CANARY[] = "CONNECT canary.invalid:443 HTTP/1.1\r\nHost: canary.invalid:443\r\n\r\n";
+
+/* 1 if the daemon there answers this request with this status. */
+static int answers(const struct sockaddr_in *address, const char *request, const char *status) {
     char answer[16] = "";
     int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct timeval patience = {.tv_sec = 2};
+    /* A port that is just being closed swallows a SYN, and the kernel repeats it only after
+     * a second: a connection on the loopback is there at once, or is asked for again. */
+    struct timeval haste = {.tv_usec = 10000};
     setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &haste, sizeof haste);
     int good = connect(connection, (const struct sockaddr *)address, sizeof *address) == 0 &&
-               send(connection, request, sizeof request - 1, MSG_NOSIGNAL) > 0 &&
-               recv(connection, answer, 12, MSG_WAITALL) == 12 && memcmp(answer + 9, "200", 3) == 0;
+               send(connection, request, strlen(request), MSG_NOSIGNAL) > 0 &&
+               recv(connection, answer, 12, MSG_WAITALL) == 12 && memcmp(answer + 9, status, 3) == 0;
     close(connection);
     return good;
 }
 
-static int await_health(char **arguments) {
-    struct sockaddr_in address = address_of(arguments[0], arguments[1]);
+/* Asks every 200 microseconds, whoever is asked, and tells when the answer was right. */
+static int await_answer(const struct sockaddr_in *address, const char *request, const char *status) {
     long long end = now() + 30000000000LL;
-    while (!healthy(&address)) {
+    while (!answers(address, request, status)) {
         if (now() > end) return 1;
         nap(200000);
     }
     printf("%lld\n", now());
     return 0;
+}
+
+static int await_daemon(const char *host, const char *port, int canary) {
+    struct sockaddr_in address = address_of(host, port);
+    if (await_answer(&address, HEALTH, "200") != 0) return 1;
+    return canary ? await_answer(&address, CANARY, "403") : 0;
 }
 
 static int sink(void) {
@@ -268,8 +283,11 @@ int main(int count, char **arguments) {
     if (strncmp(name, "daemon-", 7) == 0) be_daemon(name, arguments, began);
     if (count >= 4 && strcmp(arguments[1], "launch") == 0) return launch(atoi(arguments[2]), arguments + 3);
     if (count >= 3 && strcmp(arguments[1], "null-init") == 0) return null_init(arguments + 2);
-    if (count == 4 && strcmp(arguments[1], "await") == 0) return await_health(arguments + 2);
+    if (count == 2 && strcmp(arguments[1], "null") == 0) return 0;
+    if (count == 4 && strcmp(arguments[1], "await") == 0) return await_daemon(arguments[2], arguments[3], 0);
+    if (count == 5 && strcmp(arguments[1], "await") == 0 && strcmp(arguments[4], "canary") == 0)
+        return await_daemon(arguments[2], arguments[3], 1);
     if (count == 2 && strcmp(arguments[1], "sink") == 0) return sink();
-    fprintf(stderr, "usage: probe launch FD PROGRAM… | null-init PROGRAM… | await ADDRESS PORT | sink\n");
+    fprintf(stderr, "usage: probe launch FD PROGRAM… | null-init PROGRAM… | null | await ADDRESS PORT [canary] | sink\n");
     return 64;
 }

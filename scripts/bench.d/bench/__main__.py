@@ -33,7 +33,7 @@ def measure(lab, here, wanted):
 
     plan = {
         "1": lambda: [starting.exec_to_exec(lab, here, cold=False), starting.exec_to_exec(lab, here, cold=True)],
-        "2": lambda: [starting.exec_to_ready(lab, here)],
+        "2": lambda: starting.exec_to_ready(lab, here),
         "3": lambda: [starting.killed_to_ready(lab, here)],
         "4": lambda: [running.orphans(lab, here)],
         "5": lambda: [starting.stop_to_end(lab, here, daemon) for daemon in ("daemon-stamp", "pipelock")],

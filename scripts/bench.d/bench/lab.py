@@ -117,9 +117,11 @@ class Lab:
         self.ear.forget()
         return Started(self, argv, environment or {}, **streams)
 
-    def awaiting(self):
-        """Begins to ask for the daemon's health; `.when()` is when it was first good."""
-        return Awaiting([self.probe, "await", "127.0.0.1", str(self.ear.port)])
+    def awaiting(self, canary=False):
+        """Begins to ask for the daemon's health; `.when()` is when it was first good. With
+        the canary, `.moments()` are that and when the canary was refused."""
+        command = [self.probe, "await", "127.0.0.1", str(self.ear.port)]
+        return Awaiting([*command, "canary"] if canary else command)
 
     def close(self):
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -129,11 +131,15 @@ class Awaiting:
     def __init__(self, command):
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def when(self):
-        output, _ = self.process.communicate(timeout=PATIENCE + 5)
+    def moments(self):
+        output, _ = self.process.communicate(timeout=2 * PATIENCE + 5)
+        told = [int(line) for line in output.split()]
         if self.process.returncode != 0:
-            raise Failed("no health answered 200")
-        return int(output)
+            raise Failed("the canary was not refused" if told else "no health answered 200")
+        return told
+
+    def when(self):
+        return self.moments()[0]
 
     def __enter__(self):
         return self

@@ -30,6 +30,8 @@ class Peer:
             return ""
         if shutil.which(self.program) is None:
             return None
+        if self.version[0] == "environment":
+            return os.environ.get(self.version[1], "?")
         if self.version[0] == "dpkg":
             command = ["dpkg-query", "-W", "-f=${Version}", self.version[1]]
         else:
@@ -118,7 +120,8 @@ PEERS = [
         "pebble", "pebble", pebble, restarts=True, version=["version", "--client"],
         environment=lambda directory: {"PEBBLE": str(directory)},
     ),
-    Peer("horust", "horust", horust, restarts=True, version=["--version"]),
+    # It does not tell its version.
+    Peer("horust", "horust", horust, restarts=True, version=["environment", "HORUST_VERSION"]),
 ]
 OURS = "sidecar-init"
 

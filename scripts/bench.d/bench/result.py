@@ -44,6 +44,11 @@ class Line:
     def add(self, name, value):
         self.samples.setdefault(name, []).append(value)
 
+    def arrange(self, names):
+        """The order of the rows: these names last, in their order."""
+        last = {name: self.samples.pop(name) for name in names if name in self.samples}
+        self.samples |= last
+
     def fail(self, name, why):
         self.failures[name] = str(why)
 
@@ -59,16 +64,21 @@ class Line:
         ratios = [value / other for value, other in pairs if other]
         return statistics.median(ratios) if ratios else None
 
-    def budget(self, what, name, allowed, ratio=False, beyond_floor=False, unit=None):
+    def beyond(self, name, base):
+        """The median of the differences of each round."""
+        return statistics.median(
+            value - other for value, other in zip(self.samples[name], self.samples[base], strict=False)
+        )
+
+    def budget(self, what, name, allowed, ratio=False, beyond=None, unit=None):
         if name not in self.samples:
             return
         if ratio:
             measured, unit = self.ratio(name, self.floor), "×"
             if measured is None:
                 return
-        elif beyond_floor:
-            pairs = zip(self.samples[name], self.samples[self.floor], strict=False)
-            measured = statistics.median(value - other for value, other in pairs)
+        elif beyond:
+            measured = self.beyond(name, beyond)
         else:
             measured = self.median(name)
         self.budgets.append(Verdict(what, measured, allowed, unit or self.unit))

@@ -42,7 +42,7 @@ def measure(lab, here, wanted):
         "8": lambda: [running.log_relay(lab, here, kind) for kind in ("plain", "events")],
         "9": lambda: [manifests.scaling(lab)],
         "10": lambda: [*vm(machine.times), *([] if lab.quick else [vm(machine.least_memory)])],
-        "11": lambda: [manifests.instructions(lab)],
+        "11": lambda: [manifests.instructions(lab, here)],
     }
     unknown = set(wanted or []) - set(plan)
     if unknown:

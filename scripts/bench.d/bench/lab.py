@@ -70,6 +70,7 @@ class Lab:
         self.directory = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir="/dev/shm"))
         self.directory.chmod(0o755)
         self.ear = Ear()
+        self.port = self.ear.port
         self.number = 0
         self.manifest = self.directory / "manifest.yaml"
         self.write_manifest(self.manifest, ["a.example", "*.b.example", "c.example"])
@@ -79,7 +80,7 @@ class Lab:
 
     @property
     def address(self):
-        return f"127.0.0.1:{self.ear.port}"
+        return f"127.0.0.1:{self.port}"
 
     def rounds(self, full, quick):
         return quick if self.quick else full
@@ -103,6 +104,18 @@ class Lab:
         )
         (self.prepared / "pipelock.yaml").write_bytes(config.stdout)
 
+    @contextlib.contextmanager
+    def another_port(self):
+        """In the block daemons listen elsewhere, beside one that runs; ours reads its own in
+        the manifest, and the instruments' daemons are not heard there."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        try:
+            yield
+        finally:
+            self.port = self.ear.port
+
     def fresh_directory(self):
         self.number += 1
         directory = self.directory / f"run-{self.number}"
@@ -113,14 +126,15 @@ class Lab:
         """How a daemon is started, whoever starts it."""
         return [str(self.programs / program), "run", "--config", str(config), "--listen", self.address]
 
-    def start(self, argv, environment=None, **streams):
+    def start(self, argv, environment=None, under=(), **streams):
+        """Starts it, under another program if one is given."""
         self.ear.forget()
-        return Started(self, argv, environment or {}, **streams)
+        return Started(self, [*under, *argv], environment or {}, **streams)
 
     def awaiting(self, canary=False):
         """Begins to ask for the daemon's health; `.when()` is when it was first good. With
         the canary, `.moments()` are that and when the canary was refused."""
-        command = [self.probe, "await", "127.0.0.1", str(self.ear.port)]
+        command = [self.probe, "await", "127.0.0.1", str(self.port)]
         return Awaiting([*command, "canary"] if canary else command)
 
     def close(self):

@@ -7,7 +7,7 @@ import subprocess
 
 from . import peers
 from .lab import Failed
-from .result import Line
+from .result import Line, View
 
 PARTS = {
     "kernel_to_init": ("10", "in a machine: kernel entry to PID 1, by the kernel's clock"),
@@ -74,25 +74,30 @@ def boot(lab, name, directory, memory=None):
 
 
 def times(lab, bundles):
-    lines = {part: Line(number, title, "ms", floor=BARE) for part, (number, title) in PARTS.items()}
-    for _ in range(lab.rounds(7, 2)):
+    views = [View(others={BARE: BARE})]
+    lines = {part: Line(number, title, "ms", rival=BARE, views=views) for part, (number, title) in PARTS.items()}
+    accelerators = set()
+    for _ in range(lab.rounds(5, 2)):
         for name, directory in bundles.items():
             try:
                 told = boot(lab, name, directory)
             except Failed as failure:
                 lines["init_to_ready"].fail(name, failure)
                 continue
+            accelerators.add(told["accelerator"])
             for part, line in lines.items():
                 if told[part] is not None:
                     line.add(name, told[part])
-    kvm = os.path.exists("/dev/kvm")
-    lines["kernel_to_init"].note(f"QEMU {'with /dev/kvm where the processor can' if kvm else 'by emulation'}, one processor, 256 MiB.")
+    how = {"kvm": "by the processor (KVM)", "tcg": "by emulation (TCG), each instruction translated"}
+    lines["kernel_to_init"].note(
+        f"QEMU runs the guest {' and '.join(how[name] for name in sorted(accelerators))}, one processor, 256 MiB."
+    )
     return list(lines.values())
 
 
 def least_memory(lab, bundles):
     """The smallest guest memory that boots, serves and refuses, by bisection."""
-    line = Line("10d", f"least guest memory that boots and serves, {lab.daemon_name}", "MiB", floor=BARE)
+    line = Line("10d", f"least guest memory that boots and serves, {lab.daemon_name}", "MiB", rival=BARE, views=[View(others={BARE: BARE})])
     for name, directory in bundles.items():
 
         def serves(mib, name=name, directory=directory):

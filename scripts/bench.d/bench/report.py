@@ -70,27 +70,32 @@ def verdicts(lines):
 
 
 def summary(lines, here):
-    """One table: every line, ours, every peer, the floor."""
+    """One table: every line, ours, every peer, the floor, and who is in one line alone."""
     names = [peer.name for peer, _ in here if peer.program is not None]
-    header = ["line", "floor", peers.OURS, *names, "ours / floor"]
-    rows = []
-    for line in lines:
-        ours = next((name for name in (f"{peers.OURS}: ready", peers.OURS) if name in line.samples), None)
-        if ours is None:
-            continue
+    rows = [row for line in lines for view in line.views if (row := view_row(line, view, names))]
+    return table(["line", "floor", peers.OURS, *names, "others", "ours / floor"], rows)
 
-        def cell(name, line=line):
-            for known in (name, f"{name} + sh loop"):
-                if known in line.samples:
-                    return number(line.median(known))
-            return "failed" if name in line.failures else ""
 
-        floor = cell(line.floor) if line.floor else ""
-        times = line.ratio(ours, line.floor) if line.floor in line.samples else None
-        ratio = "" if times is None else f"{number(times)} ×"
-        row = [f"{line.number}. {line.title}, {line.unit}", floor, number(line.median(ours)), *map(cell, names), ratio]
-        rows.append(row)
-    return table(header, rows)
+def view_row(line, view, names):
+    if view.ours not in line.samples:
+        return None
+
+    def cell(*candidates):
+        for name in candidates:
+            if name in line.samples:
+                return number(line.median(name))
+        return "failed" if any(name in line.failures for name in candidates) else ""
+
+    base = view.floor or line.base
+    times = line.ratio(view.ours, base) if base in line.samples else None
+    ratio = "" if times is None else f"{number(times)} ×"
+    if ratio and line.rival:
+        ratio += f" {line.rival}"
+    others = "; ".join(f"{short} {cell(name)}" for short, name in view.others.items() if cell(name))
+    title = line.title + (f": {view.work}" if view.work else "")
+    columns = [cell(wanted := view.peers.format(name), wanted + view.loop) for name in names]
+    floor = "" if line.rival else cell(base)
+    return [f"{line.number}. {title}, {line.unit}", floor, number(line.median(view.ours)), *columns, others, ratio]
 
 
 def details(line):
@@ -99,13 +104,13 @@ def details(line):
         rows.append(
             [
                 row["name"], number(row["median"]), f"{number(row['low'])} – {number(row['high'])}", str(row["count"]),
-                f"{number(row['to_floor'])} ×" if row["to_floor"] is not None else "",
+                f"{number(row['to_base'])} ×" if row["to_base"] is not None else "",
                 f"{number(row['ours_to_it'])} ×" if row["ours_to_it"] is not None else "",
             ]  # fmt: skip
         )
     rows += [[name, "failed", why, "", "", ""] for name, why in line.failures.items()]
     text = f"**{line.number}. {line.title}**, {line.unit}" + (f" ({line.work})" if line.work else "") + "\n\n"
-    text += table(["", "median", "quartiles", "rounds", f"/ {line.floor or 'floor'}", "ours / it"], rows)
+    text += table(["", "median", "quartiles", "rounds", f"/ {line.base or 'floor'}", "ours / it"], rows)
     return text + "".join(f"\n{note}\n" for note in line.notes)
 
 

@@ -3,6 +3,8 @@
 import statistics
 from dataclasses import dataclass, field
 
+from .peers import OURS
+
 
 def spread(values):
     """Median, and the quartiles as the spread."""
@@ -26,6 +28,20 @@ class Verdict:
 
 
 @dataclass
+class View:
+    """One row of the table of all lines: which of a line's figures stand side by side."""
+
+    work: str = ""
+    ours: str = OURS
+    # A peer's name to the name of its figures, and what is added for those that need it.
+    peers: str = "{}"
+    loop: str = ""
+    floor: str | None = None
+    # Who is in this line alone: a short name, and the name of the figures.
+    others: dict = field(default_factory=dict)
+
+
+@dataclass
 class Line:
     """One line of the bench: the same work, everybody's figures."""
 
@@ -36,6 +52,9 @@ class Line:
     work: str = ""
     # For figures of which more is better.
     more_is_better: bool = False
+    # What the ratio is to, where that is no floor but another contestant.
+    rival: str | None = None
+    views: list = field(default_factory=lambda: [View()])
     samples: dict = field(default_factory=dict)
     failures: dict = field(default_factory=dict)
     budgets: list = field(default_factory=list)
@@ -70,6 +89,11 @@ class Line:
             value - other for value, other in zip(self.samples[name], self.samples[base], strict=False)
         )
 
+    @property
+    def base(self):
+        """What the figures are divided by."""
+        return self.floor or self.rival
+
     def budget(self, what, name, allowed, ratio=False, beyond=None, unit=None):
         if name not in self.samples:
             return
@@ -84,16 +108,16 @@ class Line:
         self.budgets.append(Verdict(what, measured, allowed, unit or self.unit))
 
     def rows(self, ours):
-        """Name, median, spread, ratio to the floor, ratio of ours to it."""
+        """Name, median, spread, ratio to the floor or the rival, ratio of ours to it."""
         rows = []
         for name, values in self.samples.items():
             middle, low, high = spread(values)
-            to_floor = self.ratio(name, self.floor) if self.floor in self.samples else None
+            to_base = self.ratio(name, self.base) if self.base in self.samples else None
             to_ours = self.ratio(ours, name) if ours in self.samples else None
             rows.append(
                 {
                     "name": name, "median": middle, "low": low, "high": high, "count": len(values),
-                    "to_floor": to_floor, "ours_to_it": to_ours,
+                    "to_base": to_base, "ours_to_it": to_ours,
                 }  # fmt: skip
             )
         return rows
@@ -101,7 +125,7 @@ class Line:
     def as_json(self, ours):
         return {
             "line": self.number, "title": self.title, "unit": self.unit, "work": self.work,
-            "floor": self.floor, "more_is_better": self.more_is_better, "rows": self.rows(ours),
+            "floor": self.floor, "rival": self.rival, "more_is_better": self.more_is_better, "rows": self.rows(ours),
             "failures": self.failures, "notes": self.notes, "samples": self.samples,
             "budgets": [vars(verdict) | {"held": verdict.held} for verdict in self.budgets],
         }  # fmt: skip

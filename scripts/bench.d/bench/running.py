@@ -1,5 +1,6 @@
 """Lines 4, 6, 7 and 8: orphans, memory and wake-ups, sizes, the log."""
 
+import contextlib
 import os
 import re
 import signal
@@ -37,7 +38,7 @@ def orphans(lab, here):
                 raise Failed(f"{len(left)} zombies are left")
             return nanoseconds / 1e6
 
-    each_round(line, lab.rounds(7, 2), simply(contestants(lab, here, "daemon-orphans")), measure)
+    each_round(line, lab.rounds(5, 2), simply(contestants(lab, here, "daemon-orphans")), measure)
     if "tini" in line.samples and peers.OURS in line.samples:
         pairs = zip(line.samples[peers.OURS], line.samples["tini"], strict=False)
         line.add("ours, times tini", sorted(a / b for a, b in pairs)[len(line.samples["tini"]) // 2])
@@ -67,28 +68,42 @@ def switches(pids):
     return total
 
 
+def idle_for_a_while(lab, names, here, seconds, lines):
+    """Starts these together, and looks at them when they have come to rest."""
+    resident, private, threads, wakes = lines
+    with contextlib.ExitStack() as stack:
+        idle = {}
+        for name in names:
+            with contextlib.nullcontext() if name == peers.OURS else lab.another_port():
+                start = dict(contestants(lab, here, "pipelock"))[name]
+                started = stack.enter_context(start())
+                with lab.awaiting() as awaiting:
+                    awaiting.when()
+            daemon = started.daemon(lab.programs / "pipelock")
+            idle[name] = [pid for pid in started.everybody() if pid != daemon]
+        time.sleep(3)
+        for name, inits in idle.items():
+            rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in inits]
+            resident.add(name, sum(number(text, "Rss") for text in rollups))
+            private.add(name, sum(number(text, "Private_Dirty") for text in rollups))
+            threads.add(name, sum(number(status(pid), "Threads") for pid in inits))
+        before = {name: switches(inits) for name, inits in idle.items()}
+        time.sleep(seconds)
+        for name, inits in idle.items():
+            wakes.add(name, (switches(inits) - before[name]) * 60 / seconds)
+
+
 def at_rest(lab, here):
     resident = Line("6", "resident memory of the init and its helpers, idle", "KiB", floor="null init")
     private = Line("6b", "of it private: written to, and in no file", "KiB", floor="null init")
     threads = Line("6c", "processes and threads of it", "threads", floor="null init")
     wakes = Line("6d", "wake-ups in a minute, idle", "a minute", floor="null init")
-    window = 20 if lab.quick else 60
-    for name, start in simply(contestants(lab, here, "pipelock")):
-        with start() as started:
-            with lab.awaiting() as awaiting:
-                awaiting.when()
-            daemon = started.daemon(lab.programs / "pipelock")
-            time.sleep(3)
-            inits = [pid for pid in started.everybody() if pid != daemon]
-            rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in inits]
-            resident.add(name, sum(number(text, "Rss") for text in rollups))
-            private.add(name, sum(number(text, "Private_Dirty") for text in rollups))
-            threads.add(name, sum(number(status(pid), "Threads") for pid in inits))
-            before = switches(inits)
-            # The budget is ours: the others' pace shows in less.
-            seconds = window if name == peers.OURS else min(window, 10)
-            time.sleep(seconds)
-            wakes.add(name, (switches(inits) - before) * 60 / seconds)
+    whom = simply(contestants(lab, here, "pipelock"))
+    # The others idle beside one another, each on a port of its own; ours alone and longer,
+    # because the budget is ours.
+    idle_for_a_while(lab, [name for name, _ in whom if name != peers.OURS], here, 15, (resident, private, threads, wakes))
+    idle_for_a_while(lab, [peers.OURS], here, 20 if lab.quick else 60, (resident, private, threads, wakes))
+    resident.note("One round: what is counted does not vary with load.")
     resident.budget("resident memory", peers.OURS, 1536)
     private.budget("private memory", peers.OURS, 300)
     # 30 looks at the manifest, 12 probes of at most four wake-ups each.

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from . import peers
 from .lab import PATIENCE, Failed, now
-from .result import Line
+from .result import Line, View
+
+GIVEN = f"{peers.OURS}, CA given"
+SHELL = "{} + sh + openssl"
 
 
 def contestants(lab, here, daemon, restarting=False):
@@ -45,13 +48,28 @@ def contestants(lab, here, daemon, restarting=False):
     result = [(peer.name + (" + sh loop" if restarting and not peer.restarts else ""), prepared(peer)) for peer, _ in here]
     if restarting:
         return [*result, (peers.OURS, ours(True))]
-    result.append((f"{peers.OURS}, CA given", ours(False)))
+    result.append((GIVEN, ours(False)))
     for peer, _ in here:
         if peer.program is not None:
-            result.append((f"{peer.name} + sh + openssl", wrapped(peer, "sh")))
+            result.append((SHELL.format(peer.name), wrapped(peer, "sh")))
             if peer.name == "tini":
-                result.append((f"{peer.name} + Python + openssl", wrapped(peer, "py")))
+                result.append(("tini + Python + openssl", wrapped(peer, "py")))
     return [*result, (peers.OURS, ours(True))]
+
+
+def views(*more):
+    """How such a line stands in the table of all: like is beside like."""
+    return [
+        *more,
+        View("config and CA made", peers=SHELL, others={"tini + Python": "tini + Python + openssl"}),
+        View("config and CA given", ours=GIVEN),
+    ]
+
+
+def stop_signals(here):
+    """By the name of a contestant, in whatever it is wrapped."""
+    numbers = {peer.name: getattr(signal, peer.stop) for peer, _ in here}
+    return lambda name: numbers.get(name.split(" + ")[0], signal.SIGTERM)
 
 
 def each_round(line, count, whom, measure, turn=0):
@@ -75,7 +93,7 @@ def exec_to_exec(lab, here, cold):
     line = Line(
         "1b" if cold else "1",
         "exec of the init to exec of the daemon" + (", nothing in the page cache" if cold else ""),
-        "ms", floor="null init", work="prepared: config and CA lie there; the others make both",
+        "ms", floor="null init", work="prepared: config and CA lie there; the others make both", views=views(),
     )  # fmt: skip
 
     if cold:
@@ -89,7 +107,7 @@ def exec_to_exec(lab, here, cold):
             (at,) = lab.ear.hear("exec")
             return (at - started.executed) / 1e6
 
-    each_round(line, lab.rounds(4, 1) if cold else lab.rounds(25, 5), contestants(lab, here, "daemon-stamp"), measure)
+    each_round(line, lab.rounds(3, 1) if cold else lab.rounds(12, 5), contestants(lab, here, "daemon-stamp"), measure)
     if not cold:
         line.budget("exec of the init to exec of the daemon", peers.OURS, 3.0)
     return line
@@ -124,10 +142,13 @@ def exec_to_ready(lab, here):
     What our init itself calls ready is measured in other starts, where nobody else asks the
     daemon anything: each one's first questions would spare the other's the daemon's own
     first time."""
-    served = Line("2", f"exec of the init to the first 200 of /health, {lab.daemon_name}", "ms", floor="alone")
+    served = Line(
+        "2", f"exec of the init to the first 200 of /health, {lab.daemon_name}", "ms", floor="alone", views=views()
+    )
     refused = Line(
         "2b", f"exec of the init to the canary refused, {lab.daemon_name}", "ms", floor="alone",
         work="seen from outside; ready: what our init says by READY=1, with nobody else asking",
+        views=views(View("ours by its own word", ours=f"{peers.OURS}: ready", peers=SHELL)),
     )  # fmt: skip
     alone = ("alone", lambda: lab.start(lab.daemon_command("pipelock", lab.prepared / "pipelock.yaml")))
     whom = [alone, *contestants(lab, here, "pipelock")]
@@ -147,7 +168,7 @@ def exec_to_ready(lab, here):
     def measure(name, start):
         return by_its_word(start) if name.endswith(": ready") else from_outside(name, start)
 
-    each_round(refused, lab.rounds(15, 4), whom, measure)
+    each_round(refused, lab.rounds(10, 4), whom, measure)
     served.arrange([name for name, _ in whom])
     served.failures = {name: why for name, why in refused.failures.items() if not name.endswith(": ready")}
     refused.budget("exec to ready, times pipelock alone", f"{peers.OURS}: ready", 1.05, ratio=True)
@@ -158,7 +179,7 @@ def killed_to_ready(lab, here):
     floor = "its own death and start"
     line = Line(
         "3", f"daemon killed to its next 200, {lab.daemon_name}", "ms", floor=floor,
-        work="killed by -9 after 1.2 s of life",
+        work="killed by -9 after 1.2 s of life", views=[View(loop=" + sh loop")],
     )  # fmt: skip
     program = lab.programs / "pipelock"
     whom = contestants(lab, here, "pipelock", restarting=True)
@@ -197,7 +218,7 @@ def killed_to_ready(lab, here):
             with lab.awaiting() as awaiting:
                 return (awaiting.when() - begin) / 1e6
 
-    for turn in range(lab.rounds(8, 2)):
+    for turn in range(lab.rounds(5, 2)):
         death, start = own_death(), own_start()
         for name, value in (("its own death", death), ("its own start", start), (floor, death + start)):
             line.add(name, value)
@@ -214,7 +235,7 @@ def killed_to_ready(lab, here):
 def stop_to_end(lab, here, daemon):
     named = lab.daemon_name if daemon == "pipelock" else "a daemon that ends at once"
     line = Line("5" if daemon != "pipelock" else "5b", f"stop to the end of PID 1, {named}", "ms", floor="null init")
-    numbers = {peer.name: getattr(signal, peer.stop) for peer, _ in here}
+    stop = stop_signals(here)
     whom = [entry for entry in contestants(lab, here, daemon) if " + " not in entry[0] and "given" not in entry[0]]
 
     def measure(name, start):
@@ -227,8 +248,8 @@ def stop_to_end(lab, here, daemon):
             # Whatever follows a start has had its time.
             time.sleep(0.3)
             begin = now()
-            started.signal(numbers.get(name, signal.SIGTERM))
+            started.signal(stop(name))
             return (started.ended()[0] - begin) / 1e6
 
-    each_round(line, lab.rounds(10, 3), whom, measure)
+    each_round(line, lab.rounds(5, 3), whom, measure)
     return line

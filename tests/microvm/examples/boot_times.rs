@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use microvm::{Arch, Bundle, Ending, Machine, connect_through};
+use microvm::{Arch, Bundle, Ending, Machine, accelerator, connect_through};
 use serde_json::json;
 
 const PORT: u16 = 8888;
@@ -56,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "qemu_to_init": milliseconds(started, running),
             "init_to_ready": milliseconds(running, ready),
             "stop_to_end": milliseconds(asked, ended),
+            "accelerator": accelerator(Arch::host()),
             "refuses": denied.status == 403,
             "ends_well": ending == Ending::Reset,
         })

@@ -38,7 +38,7 @@ pub use bundle::{Arch, Bundle, shipped_init};
 pub use disk::{FileSystem, make_disk, make_empty_disk};
 pub use error::Error;
 pub use http::{Response, connect_through, get, get_through};
-pub use machine::{Machine, MachineBuilder};
+pub use machine::{Machine, MachineBuilder, accelerator};
 pub use resolver::{Query, RESOLVER_ADDRESS};
 pub use running::{Ending, Running};
 pub use scratch::ScratchDir;

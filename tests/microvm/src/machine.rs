@@ -278,11 +278,7 @@ impl MachineBuilder {
     }
 
     fn add_machine(&self, command: &mut Command) {
-        let accelerator = if kvm_works(self.bundle.arch) {
-            "kvm"
-        } else {
-            "tcg"
-        };
+        let accelerator = accelerator(self.bundle.arch);
         match self.bundle.arch {
             Arch::X86_64 => command
                 .args([
@@ -452,6 +448,12 @@ fn add_vsock(command: &mut Command, vsock: &Vsock) {
 /// A path inside a QEMU option, where a comma is written twice.
 fn option(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
+}
+
+/// What QEMU runs guests of this architecture by: `kvm`, or `tcg`, which is emulation.
+#[must_use]
+pub fn accelerator(arch: Arch) -> &'static str {
+    if kvm_works(arch) { "kvm" } else { "tcg" }
 }
 
 /// Whether the kernel can really run guests of this architecture: `/dev/kvm` opens on

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import peers
 from .lab import Failed
-from .result import Line
+from .result import Line, View
 from .starting import contestants, each_round
 
 ORPHANS = 10_000
@@ -38,7 +38,7 @@ def orphans(lab, here):
                 raise Failed(f"{len(left)} zombies are left")
             return nanoseconds / 1e6
 
-    each_round(line, lab.rounds(5, 2), simply(contestants(lab, here, "daemon-orphans")), measure)
+    each_round(line, lab.rounds(4, 2), simply(contestants(lab, here, "daemon-orphans")), measure)
     if "tini" in line.samples and peers.OURS in line.samples:
         pairs = zip(line.samples[peers.OURS], line.samples["tini"], strict=False)
         line.add("ours, times tini", sorted(a / b for a, b in pairs)[len(line.samples["tini"]) // 2])
@@ -102,7 +102,7 @@ def at_rest(lab, here):
     # The others idle beside one another, each on a port of its own; ours alone and longer,
     # because the budget is ours.
     idle_for_a_while(lab, [name for name, _ in whom if name != peers.OURS], here, 15, (resident, private, threads, wakes))
-    idle_for_a_while(lab, [peers.OURS], here, 20 if lab.quick else 60, (resident, private, threads, wakes))
+    idle_for_a_while(lab, [peers.OURS], here, 20 if lab.quick else 40, (resident, private, threads, wakes))
     resident.note("One round: what is counted does not vary with load.")
     resident.budget("resident memory", peers.OURS, 1536)
     private.budget("private memory", peers.OURS, 300)
@@ -145,6 +145,7 @@ def log_relay(lab, here, kind):
     line = Line(
         "8" if kind == "plain" else "8b", f"64 MiB of log to a reader, {words}", "MB/s",
         floor="null init", more_is_better=True, work="null init and most others let the daemon inherit the reader",
+        views=[View(others={"cat": "cat"})],
     )  # fmt: skip
     daemon = f"daemon-{kind}"
     whom = simply(contestants(lab, here, daemon))
@@ -165,7 +166,7 @@ def log_relay(lab, here, kind):
                 lab.ear.hear("written", 60)
                 started.signal(signal.SIGTERM)
                 try:
-                    started.ended(10)
+                    started.ended(2)
                 except Failed:
                     pass
             sink.wait(timeout=10)
@@ -177,7 +178,7 @@ def log_relay(lab, here, kind):
             lost[name] = max(lost.get(name, 0), (64 << 20) - count)
         return min(count, 64 << 20) / 1e6 / (nanoseconds / 1e9)
 
-    each_round(line, lab.rounds(5, 1), whom, measure)
+    each_round(line, lab.rounds(3, 1), whom, measure)
     for name, bytes_lost in lost.items():
         line.note(f"{name} lost {bytes_lost} bytes in its worst round.")
     return line

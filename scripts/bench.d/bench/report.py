@@ -164,6 +164,9 @@ def draw_growth(line, pyplot):
     figure, axes = pyplot.subplots(figsize=(7.5, 3))
     series = {}
     for name in line.samples:
+        # The floor has no size.
+        if name == line.floor:
+            continue
         who, size = name.rsplit(", ", 1)
         series.setdefault(who, []).append((int(size.split()[0].replace(",", "")), line.median(name)))
     for who, points in series.items():

@@ -8,8 +8,9 @@
  *   await ADDRESS PORT [canary]   wait until GET /health answers 200, and then until
  *                        CONNECT canary.invalid:443 is refused with 403; tells when, each
  *   sink                 read standard input to its end; tells how much and how fast
+ *   orphans PID          leave 10,000 orphans to the PID 1 of that one's namespace; tells how
+ *                        many it has reaped, and in what time
  *   daemon-stamp         a daemon that tells when it was executed, and then waits
- *   daemon-orphans       one that leaves 10,000 orphans, and tells when they are reaped
  *   daemon-plain, daemon-events   ones that write 64 MiB of lines
  *
  * A daemon is started like pipelock, "run --config FILE --listen ADDRESS:PORT", and tells
@@ -19,6 +20,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -224,19 +226,31 @@ static long long orphans(pid_t *born) {
     return now() - begin;
 }
 
-static void leave_orphans(const char *listen) {
+/* Tells how many orphans that namespace's PID 1 has reaped, and in what time. */
+static int orphans_of(const char *init) {
     static pid_t born[ORPHANS];
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%s/ns/pid", init);
+    int namespace = open(path, O_RDONLY | O_CLOEXEC);
+    if (namespace < 0 || setns(namespace, CLONE_NEWPID) < 0) fail(path);
+    pid_t inside = fork();
+    if (inside < 0) fail("fork");
+    if (inside > 0) {
+        int status = 0;
+        if (waitpid(inside, &status, 0) < 0) fail("waitpid");
+        return exit_code(status);
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     long long total = 0;
     int reaped = 0;
-    /* The init has finished with its own start. */
-    nap(300000000);
     for (int batch = 0; batch < BATCHES; batch++) {
         long long took = orphans(born);
         if (took < 0) break;
         total += took;
         reaped += ORPHANS;
     }
-    tell(listen, "orphans %d %lld", reaped, total);
+    printf("%d %lld\n", reaped, total);
+    return 0;
 }
 
 static void write_lines(const char *listen, const char *line) {
@@ -264,9 +278,7 @@ static _Noreturn void be_daemon(const char *name, char **arguments, long long be
         if (strcmp(argument[0], "--listen") == 0) listen = argument[1];
     if (listen == NULL) fail("--listen");
     tell(listen, "exec %lld", began);
-    if (strcmp(name, "daemon-orphans") == 0) {
-        leave_orphans(listen);
-    } else if (strcmp(name, "daemon-plain") == 0) {
+    if (strcmp(name, "daemon-plain") == 0) {
         write_lines(listen, "2026/01/01 00:00:00 a line of a daemon that has much to say, of a hundred bytes, as lines of logs are\n");
     } else if (strcmp(name, "daemon-events") == 0) {
         write_lines(listen, "{\"level\":\"warn\",\"component\":\"pipelock\",\"event\":\"blocked\",\"method\":\"CONNECT\",\"target\":"
@@ -288,6 +300,8 @@ int main(int count, char **arguments) {
     if (count == 5 && strcmp(arguments[1], "await") == 0 && strcmp(arguments[4], "canary") == 0)
         return await_daemon(arguments[2], arguments[3], 1);
     if (count == 2 && strcmp(arguments[1], "sink") == 0) return sink();
-    fprintf(stderr, "usage: probe launch FD PROGRAM… | null-init PROGRAM… | null | await ADDRESS PORT [canary] | sink\n");
+    if (count == 3 && strcmp(arguments[1], "orphans") == 0) return orphans_of(arguments[2]);
+    fprintf(stderr,
+            "usage: probe launch FD PROGRAM… | null-init PROGRAM… | null | await ADDRESS PORT [canary] | sink | orphans PID\n");
     return 64;
 }

@@ -94,11 +94,12 @@ class Line:
         """What the figures are divided by."""
         return self.floor or self.rival
 
-    def budget(self, what, name, allowed, ratio=False, beyond=None, unit=None):
-        if name not in self.samples:
+    def budget(self, what, name, allowed, times=None, beyond=None, unit=None):
+        """Judged by itself, by its ratio to another row, or by how far it is beyond one."""
+        if name not in self.samples or (times is not None and times not in self.samples):
             return
-        if ratio:
-            measured, unit = self.ratio(name, self.floor), "×"
+        if times is not None:
+            measured, unit = self.ratio(name, times), "×"
             if measured is None:
                 return
         elif beyond:

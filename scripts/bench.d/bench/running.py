@@ -23,13 +23,19 @@ def simply(whom):
 
 def orphans(lab, here):
     line = Line(
-        "4", "10,000 orphans, 1,000 at a time, from their death to the last one reaped", "ms", floor="null init"
-    )
+        "4", "10,000 orphans, 1,000 at a time, from their death to the last one reaped", "ms", floor="null init",
+        work="the orphans of a process beside the daemon's, whom nobody confines: a sandbox slows their own end",
+    )  # fmt: skip
 
     def measure(_, start):
         with start() as started:
             lab.ear.hear("exec")
-            reaped, nanoseconds = lab.ear.hear("orphans", 120)
+            # Whatever follows a start has had its time.
+            time.sleep(0.3)
+            told = subprocess.run([lab.probe, "orphans", str(started.pid)], capture_output=True, text=True, timeout=120)
+            if told.returncode != 0:
+                raise Failed(told.stderr.strip() or "nobody made the orphans")
+            reaped, nanoseconds = map(int, told.stdout.split())
             if reaped != ORPHANS:
                 raise Failed(f"only {reaped} of {ORPHANS} were reaped, a batch within 3 s")
             # What this init left for later would still be here.
@@ -38,12 +44,8 @@ def orphans(lab, here):
                 raise Failed(f"{len(left)} zombies are left")
             return nanoseconds / 1e6
 
-    each_round(line, lab.rounds(4, 2), simply(contestants(lab, here, "daemon-orphans")), measure)
-    if "tini" in line.samples and peers.OURS in line.samples:
-        pairs = zip(line.samples[peers.OURS], line.samples["tini"], strict=False)
-        line.add("ours, times tini", sorted(a / b for a, b in pairs)[len(line.samples["tini"]) // 2])
-        line.budget("10,000 orphans, times tini", "ours, times tini", 1.0, unit="×")
-        del line.samples["ours, times tini"]
+    each_round(line, lab.rounds(8, 2), simply(contestants(lab, here, "daemon-stamp")), measure)
+    line.budget("10,000 orphans, times tini", peers.OURS, 1.0, times="tini")
     return line
 
 

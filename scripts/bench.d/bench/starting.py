@@ -175,7 +175,7 @@ def exec_to_ready(lab, here):
     each_round(refused, lab.rounds(8, 4), whom, measure)
     served.arrange([name for name, _ in whom])
     served.failures = {name: why for name, why in refused.failures.items() if not name.endswith(": ready")}
-    refused.budget("exec to ready, times pipelock alone", f"{peers.OURS}: ready", 1.05, ratio=True)
+    refused.budget("exec to ready, times pipelock alone", f"{peers.OURS}: ready", 1.05, times=refused.floor)
     return [served, refused]
 
 

@@ -24,7 +24,7 @@ pub const ABANDON: Duration = Duration::from_millis(500);
 /// Between two looks at the open tunnels while draining.
 pub const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two readiness probes, once the daemon has said it is about to listen.
-const READY_INTERVAL: Duration = Duration::from_millis(2);
+const READY_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two readiness probes before it has said so.
 const STARTING_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -44,7 +44,7 @@ def orphans(lab, here):
                 raise Failed(f"{len(left)} zombies are left")
             return nanoseconds / 1e6
 
-    each_round(line, lab.rounds(8, 2), simply(contestants(lab, here, "daemon-stamp")), measure)
+    each_round(line, lab.rounds(7, 2), simply(contestants(lab, here, "daemon-stamp")), measure)
     line.budget("10,000 orphans, times tini", peers.OURS, 1.0, times="tini")
     return line
 

@@ -72,7 +72,7 @@ def stop_signals(here):
     return lambda name: numbers.get(name.split(" + ")[0], signal.SIGTERM)
 
 
-def each_round(line, count, whom, measure, turn=0):
+def each_round(line, count, whom, measure, turn=0, slow_from=4.0):
     """Everybody once a round, so that a busy moment meets all alike, and each round in
     another order (the same in every run), so that nobody always follows the same one."""
     slow = set()
@@ -80,7 +80,7 @@ def each_round(line, count, whom, measure, turn=0):
         order = list(whom)
         random.Random(number).shuffle(order)
         for name, start in order:
-            # Whoever cannot do it is not asked again, and whoever takes seconds only once more.
+            # Whoever cannot do it is not asked again, and whoever takes so many seconds only once more.
             if name in line.failures or (name in slow and len(line.samples[name]) > 1):
                 continue
             began = time.monotonic()
@@ -88,7 +88,7 @@ def each_round(line, count, whom, measure, turn=0):
                 line.add(name, measure(name, start))
             except Failed as failure:
                 line.fail(name, failure)
-            if time.monotonic() - began > 4 and name in line.samples:
+            if time.monotonic() - began > slow_from and name in line.samples:
                 slow.add(name)
     line.arrange([name for name, _ in whom])
 
@@ -111,7 +111,8 @@ def exec_to_exec(lab, here, cold):
             (at,) = lab.ear.hear("exec")
             return (at - started.executed) / 1e6
 
-    each_round(line, lab.rounds(3, 1) if cold else lab.rounds(10, 5), contestants(lab, here, "daemon-stamp"), measure)
+    count = lab.rounds(3, 1) if cold else lab.rounds(10, 5)
+    each_round(line, count, contestants(lab, here, "daemon-stamp"), measure, slow_from=0.9)
     if not cold:
         line.budget("exec of the init to exec of the daemon", peers.OURS, 3.0)
     return line
@@ -172,7 +173,7 @@ def exec_to_ready(lab, here):
     def measure(name, start):
         return by_its_word(start) if name.endswith(": ready") else from_outside(name, start)
 
-    each_round(refused, lab.rounds(8, 4), whom, measure)
+    each_round(refused, lab.rounds(8, 4), whom, measure, slow_from=0.9)
     served.arrange([name for name, _ in whom])
     served.failures = {name: why for name, why in refused.failures.items() if not name.endswith(": ready")}
     refused.budget("exec to ready, times pipelock alone", f"{peers.OURS}: ready", 1.05, times=refused.floor)
@@ -255,5 +256,5 @@ def stop_to_end(lab, here, daemon):
             started.signal(stop(name))
             return (started.ended()[0] - begin) / 1e6
 
-    each_round(line, lab.rounds(4, 2), whom, measure)
+    each_round(line, lab.rounds(4, 2), whom, measure, slow_from=0.9)
     return line

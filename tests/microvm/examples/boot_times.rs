@@ -12,7 +12,7 @@ use serde_json::json;
 
 const PORT: u16 = 8888;
 /// A machine with too little memory may hang instead of ending.
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(15);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);

@@ -77,7 +77,7 @@ def times(lab, bundles):
     views = [View(others={BARE: BARE})]
     lines = {part: Line(number, title, "ms", rival=BARE, views=views) for part, (number, title) in PARTS.items()}
     accelerators = set()
-    for _ in range(lab.rounds(5, 2)):
+    for _ in range(lab.rounds(4, 2)):
         for name, directory in bundles.items():
             try:
                 told = boot(lab, name, directory)

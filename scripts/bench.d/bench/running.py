@@ -44,7 +44,7 @@ def orphans(lab, here):
                 raise Failed(f"{len(left)} zombies are left")
             return nanoseconds / 1e6
 
-    each_round(line, lab.rounds(7, 2), simply(contestants(lab, here, "daemon-stamp")), measure)
+    each_round(line, lab.rounds(5, 2), simply(contestants(lab, here, "daemon-stamp")), measure)
     line.budget("10,000 orphans, times tini", peers.OURS, 1.0, times="tini")
     return line
 
@@ -104,7 +104,7 @@ def at_rest(lab, here):
     # The others idle beside one another, each on a port of its own; ours alone and longer,
     # because the budget is ours.
     idle_for_a_while(lab, [name for name, _ in whom if name != peers.OURS], here, 15, (resident, private, threads, wakes))
-    idle_for_a_while(lab, [peers.OURS], here, 20 if lab.quick else 40, (resident, private, threads, wakes))
+    idle_for_a_while(lab, [peers.OURS], here, 20, (resident, private, threads, wakes))
     resident.note("One round: what is counted does not vary with load.")
     resident.budget("resident memory", peers.OURS, 1536)
     private.budget("private memory", peers.OURS, 300)
@@ -180,7 +180,7 @@ def log_relay(lab, here, kind):
             lost[name] = max(lost.get(name, 0), (64 << 20) - count)
         return min(count, 64 << 20) / 1e6 / (nanoseconds / 1e9)
 
-    each_round(line, lab.rounds(3, 1), whom, measure)
+    each_round(line, lab.rounds(3, 1), whom, measure, slow_from=1.5)
     for name, bytes_lost in lost.items():
         line.note(f"{name} lost {bytes_lost} bytes in its worst round.")
     return line

@@ -127,18 +127,14 @@ fn hear(pipe: &mut File, mut signals: Option<&mut Signals>) -> Option<Vec<u8>> {
         }
         let mut waiting = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         let mut timeout = None;
-        match (end, &signals) {
-            (None, Some(signals)) => {
-                waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        if let Some(end) = end {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
             }
-            (None, None) => {}
-            (Some(end), _) => {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return None;
-                }
-                timeout = Some(left);
-            }
+            timeout = Some(left);
+        } else if let Some(signals) = &signals {
+            waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         }
         wait(&mut waiting, timeout);
         let speaks = waiting.first().and_then(PollFd::any) == Some(true);

@@ -32,50 +32,50 @@ pub fn established(listen: SocketAddr) -> u64 {
 /// for want of it.
 #[must_use]
 pub fn listens(pid: i32, listen: SocketAddr) -> Option<bool> {
-    // The tables can only say no: in a large machine it takes the kernel 10 ms to write
-    // them, for they walk every bucket of connections there could be.
-    if has_listener(pid, listen) == Some(true) {
-        return Some(true);
-    }
-    let inodes = sockets(listen, LISTENING);
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let mut readable = true;
-    let own = descriptors.flatten().any(|entry| {
-        let target = match fs::read_link(entry.path()) {
-            Ok(target) => target,
-            Err(error) => {
-                // Any other failure is a descriptor that was closed meanwhile.
-                readable &= error.kind() != io::ErrorKind::PermissionDenied;
-                return false;
-            }
-        };
-        let name = target.to_string_lossy();
-        let inode = name
-            .strip_prefix("socket:[")
-            .and_then(|name| name.strip_suffix(']'));
-        inode.is_some_and(|inode| inodes.iter().any(|listening| listening == inode))
-    });
-    (readable && !inodes.is_empty()).then_some(own)
+    let own: Vec<(RawFd, String)> = descriptors
+        .flatten()
+        .filter_map(|entry| {
+            let target = match fs::read_link(entry.path()) {
+                Ok(target) => target,
+                Err(error) => {
+                    // Any other failure is a descriptor that was closed meanwhile.
+                    readable &= error.kind() != io::ErrorKind::PermissionDenied;
+                    return None;
+                }
+            };
+            let inode = target
+                .to_str()?
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')?;
+            Some((entry.file_name().to_str()?.parse().ok()?, inode.to_owned()))
+        })
+        .collect();
+    // The tables can only say no: in a large machine it takes the kernel 10 ms to write
+    // them, for they walk every bucket of connections there could be.
+    if one_listens(pid, own.iter().map(|(number, _)| *number), listen) {
+        return Some(true);
+    }
+    let listening = sockets(listen, LISTENING);
+    let found = own.iter().any(|(_, inode)| listening.contains(inode));
+    (readable && !listening.is_empty()).then_some(found)
 }
 
-/// Whether one of the process's own sockets listens there, asked of the socket itself
-/// (pidfd_getfd(2), Linux 5.6); `None` where it cannot be asked.
-fn has_listener(pid: i32, listen: SocketAddr) -> Option<bool> {
-    let process = open_process(pid)?;
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let sockets = descriptors.flatten().filter(|entry| {
-        fs::read_link(entry.path())
-            .is_ok_and(|target| target.to_string_lossy().starts_with("socket:["))
-    });
-    let numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut copies = numbers.filter_map(|number| copy_descriptor(&process, number));
-    Some(copies.any(|socket| {
-        getsockopt(&socket, sockopt::AcceptConn) == Ok(true)
-            && local_address(&socket).is_some_and(|local| {
-                local.port() == listen.port()
-                    && (listen.ip().is_unspecified() || local.ip() == listen.ip())
+/// Whether one of these descriptors of the process listens there, asked of the socket
+/// itself (pidfd_getfd(2), Linux 5.6); false as well where it cannot be asked.
+fn one_listens(pid: i32, mut numbers: impl Iterator<Item = RawFd>, listen: SocketAddr) -> bool {
+    open_process(pid).is_some_and(|process| {
+        numbers.any(|number| {
+            copy_descriptor(&process, number).is_some_and(|socket| {
+                getsockopt(&socket, sockopt::AcceptConn) == Ok(true)
+                    && local_address(&socket).is_some_and(|local| {
+                        local.port() == listen.port()
+                            && (listen.ip().is_unspecified() || local.ip() == listen.ip())
+                    })
             })
-    }))
+        })
+    })
 }
 
 /// A descriptor for the process itself; of a number it is not that of another one later.
@@ -157,7 +157,8 @@ mod tests {
             let listen = listener.local_addr().unwrap();
             assert_eq!(established(listen), 0);
             let own = i32::try_from(std::process::id()).unwrap();
-            assert_eq!(has_listener(own, listen), Some(true), "{address}");
+            let number = [listener.as_raw_fd()];
+            assert!(one_listens(own, number.into_iter(), listen), "{address}");
             assert_eq!(listens(own, listen), Some(true), "{address}");
             assert_eq!(listens(i32::MAX, listen), None);
             let clients: Vec<_> = (0..3)
@@ -173,7 +174,7 @@ mod tests {
             let elses = std::process::Command::new("sleep").arg("60").spawn();
             let mut elses = elses.unwrap();
             let pid = i32::try_from(elses.id()).unwrap();
-            assert_eq!(has_listener(pid, listen), Some(false), "{address}");
+            assert!(!one_listens(pid, 0..3, listen), "{address}");
             assert_eq!(listens(pid, listen), Some(false), "{address}");
             elses.kill().unwrap();
             elses.wait().unwrap();

@@ -386,6 +386,24 @@ fn answer(action: u32) -> sock_filter {
 mod tests {
     use super::*;
 
+    #[test]
+    fn compiles_to_what_the_kernel_takes() {
+        let filters = Filters::compile().unwrap();
+        assert_eq!(filters.count(), 2);
+        for program in &filters.0 {
+            assert!(program.len() < 4096, "{}", program.len());
+        }
+    }
+
+    #[test]
+    fn denies_no_call_twice() {
+        let mut numbers: Vec<_> = DENIED.iter().chain(DENIED_BY_ARCHITECTURE).collect();
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all);
+    }
+
     /// What the kernel would answer to this number; panics where the program is not one.
     fn judge(program: &[sock_filter], number: u32) -> u32 {
         let mut at = 1;

@@ -15,7 +15,8 @@ supervised, locked-down pipelock, or says precisely why it cannot.
 
 usage:
   sidecar-init [run]                run: as PID 1, or in the foreground
-  sidecar-init check                judge a manifest, all problems at once
+  sidecar-init check                judge a manifest, all problems at once; notes say
+                                    what known hosts would meet, and fail nothing
   sidecar-init render               print the pipelock.yaml a manifest gives
   sidecar-init ca                   generate a CA pair, or check the one there
   sidecar-init status               what the running sidecar-init reports

@@ -135,6 +135,43 @@ fn takes_unknown_keys_of_the_bottle_for_errors_only_when_strict() {
 }
 
 #[test]
+fn notes_what_known_hosts_would_meet_and_fails_nothing_for_it() {
+    let manifest =
+        "version: 1\nslug: dev\nbottle:\n  egress:\n    routes:\n      - host: pypi.org\n";
+    let wanted = "note: <stdin>:6: bottle.egress.routes[0].host: \"pypi.org\" serves packages: scanned, what it \
+                  sends takes seconds a megabyte and is refused above 5 MiB; more than 60 requests a minute are \
+                  refused\n\
+                  hint: pipelock: {passthrough: [pypi.org], requests_per_minute: 600}; what is passed through is \
+                  not scanned\n\
+                  note: <stdin>:6: bottle.egress.routes[0].host: \"pypi.org\" is allowed without \
+                  files.pythonhosted.org, where pip and uv fetch every file\n\
+                  hint: add below bottle.egress.routes: - host: files.pythonhosted.org\n\
+                  <stdin>: valid; slug dev, 1 host(s) allowed\n";
+    for arguments in [
+        &["check", "--manifest", "-"][..],
+        &["check", "--strict", "--manifest", "-"],
+    ] {
+        let output = init_in(Path::new("/"), arguments, manifest.as_bytes());
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert_eq!(out(&output), wanted);
+    }
+    // A start says how many there are, and does not call them warnings.
+    let (output, result) = Laptop::new(manifest).run(&[]);
+    let console = err(&output);
+    let told: Vec<&str> = console
+        .lines()
+        .filter(|line| line.contains("note"))
+        .collect();
+    assert_eq!(told.len(), 1, "{console}");
+    assert!(
+        told[0].ends_with("2 note(s) about m.yaml: sidecar-init check prints them"),
+        "{console}"
+    );
+    let warnings = result["warnings"].to_string();
+    assert!(!warnings.contains("m.yaml"), "{warnings}");
+}
+
+#[test]
 fn renders_with_the_usual_paths_and_exits_66_where_there_is_nothing_to_render() {
     let rendered = init_in(
         Path::new("/"),

@@ -2,11 +2,14 @@
 //! Pure.
 
 mod host;
+mod known;
 mod network;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
+
+use known::Known;
 
 pub use crate::manifest::Problem;
 use crate::manifest::{
@@ -99,6 +102,9 @@ pub struct Judgement {
     pub policy: Policy,
     /// What was passed over.
     pub warnings: Vec<Problem>,
+    /// What known hosts among the routes would meet, and the keys that help; no fault of
+    /// the manifest's.
+    pub notes: Vec<Problem>,
 }
 
 /// Reads and judges a manifest.
@@ -118,11 +124,13 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
         complete,
         problems,
         warnings: Problems::default(),
+        known: Known::default(),
     };
     let policy = judge.manifest(manifest);
     let Judge {
         mut problems,
         mut warnings,
+        known,
         ..
     } = judge;
     if strict {
@@ -132,6 +140,7 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
     }
     match policy {
         Some(policy) if problems.is_empty() => Ok(Judgement {
+            notes: known.notes(&policy).into_sorted(),
             policy,
             warnings: warnings.into_sorted(),
         }),
@@ -144,6 +153,7 @@ struct Judge {
     complete: bool,
     problems: Problems,
     warnings: Problems,
+    known: Known,
 }
 
 impl Judge {
@@ -214,7 +224,12 @@ impl Judge {
                         .hint("keep one of them")
                     });
                 }
-                (Some(Ok(host)), _) | (None, Some(Ok(host))) => hosts.push(host),
+                (Some(Ok(host)), _) | (None, Some(Ok(host))) => {
+                    let given = route.host.as_ref().or(route.capital_host.as_deref());
+                    let at = given.map_or(route.at, |scalar| scalar.at);
+                    self.known.look_at(&host, at, section);
+                    hosts.push(host);
+                }
                 (Some(Err(())), _) | (_, Some(Err(()))) => {}
                 (None, None) => self.warnings.add(|| {
                     Refusal::new("the route has no host, and is passed over")

@@ -27,6 +27,9 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
     for warning in &judgement.warnings {
         print(&format!("warning: {}\n", warning.display(&name)))?;
     }
+    for note in &judgement.notes {
+        print(&format!("note: {}\n", note.display(&name)))?;
+    }
     print(&format!(
         "{name}: valid; slug {}, {} host(s) allowed{}\n",
         policy.slug,

@@ -530,6 +530,12 @@ fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>
         .iter()
         .map(|warning| warning.display(&name).to_string())
         .collect();
+    if !judgement.notes.is_empty() {
+        log::info!(
+            "{} note(s) about {name}: sidecar-init check prints them",
+            judgement.notes.len().min(manifest::MAX_REPORTED)
+        );
+    }
     let trust = trust::bundle(&trust::directory(&paths.manifest), limit).map_err(invalid)?;
     let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
     let config = render::render(&judgement.policy, &cert, &key);

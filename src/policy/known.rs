@@ -1,0 +1,582 @@
+//! What people list, and what pipelock does to it at the sizes they have: hosts that are
+//! known by a label of their name, so that a company's own mirror is known as well. Pure.
+//!
+//! Nothing here decides anything: a note is for the manifest's owner, and fails nothing.
+
+use std::collections::BTreeSet;
+
+use super::Policy;
+use crate::manifest::{Position, Problems, Refusal, Section, quoted};
+
+/// So many known hosts of one manifest are looked at; nobody reads more notes.
+const MOST: usize = 1000;
+
+/// pipelock 2.3.0: the largest body it scans, either way, in MiB.
+const SCAN_LIMIT_MIB: u32 = 5;
+
+/// What a host is there for, and with it what scanning does to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Packages of a language.
+    Packages,
+    /// Container images.
+    Images,
+    /// A model's API.
+    Models,
+    /// Git repositories.
+    Git,
+    /// Packages of an operating system, often over plain HTTP.
+    System,
+    /// Where downloads are sent on to.
+    Downloads,
+}
+
+use Use::{Downloads, Git, Images, Models, Packages, System};
+
+/// Hosts by their use. An entry with a dot is a domain and all below it. One without is a
+/// label, or a part of one between hyphens, alone or with a number or one of [`ENDINGS`]
+/// behind it. The first line that fits counts. After the default allowlists of Claude Code
+/// on the web and of Codex, and the names companies give their mirrors.
+const HOSTS: &[(Use, &str)] = &[
+    (
+        Downloads,
+        "codeload.github.com githubusercontent.com production.cloudflare.docker.com \
+         production.cloudfront.docker.com download.docker.com static.rust-lang.org sh.rustup.rs nodejs.org \
+         dl.google.com dl.k8s.io releases.hashicorp.com storage.googleapis.com",
+    ),
+    (
+        Packages,
+        "npm npmjs yarnpkg verdaccio jsr.io pypi pythonhosted devpi conda anaconda crates proxy.golang.org \
+         sum.golang.org goproxy maven maven2 gradle sonatype nuget rubygems packagist hackage cpan metacpan \
+         hex.pm pub.dev cocoapods artifactory nexus packages pkgs",
+    ),
+    (
+        Images,
+        "docker ghcr gcr quay ecr mcr azurecr nvcr harbor registry",
+    ),
+    (
+        Models,
+        "anthropic openai chatgpt generativelanguage aiplatform cloudcode bedrock githubcopilot openrouter \
+         mistral groq deepseek cohere x.ai ollama vllm litellm llm",
+    ),
+    (
+        Downloads,
+        "huggingface hf xethub cloudfront cdn dl download downloads",
+    ),
+    (
+        Git,
+        "git github gitlab gitea forgejo codeberg bitbucket gerrit",
+    ),
+    (
+        System,
+        "mirror mirrors debian ubuntu launchpad alpinelinux fedoraproject centos rockylinux almalinux \
+         archlinux opensuse apt yum",
+    ),
+];
+
+/// What a company's own name for it may have behind a word of [`HOSTS`].
+const ENDINGS: &[&str] = &["mirror", "proxy", "cache", "registry", "repo", "hub"];
+
+/// First labels of what is a web site, an account or a measurement of one of [`HOSTS`].
+const SITES: &[&str] = &[
+    "auth",
+    "blog",
+    "community",
+    "console",
+    "docs",
+    "forum",
+    "help",
+    "learn",
+    "login",
+    "platform",
+    "statsig",
+    "status",
+    "support",
+    "telemetry",
+    "www",
+];
+
+/// Domains under which everybody's web sites are, and not the host's own service.
+const PAGES: &[&str] = &["github.io", "gitlab.io"];
+
+/// A host, what its client asks besides, and for what.
+const COMPANIONS: &[(&str, &[&str], &str)] = &[
+    (
+        "pypi.org",
+        &["files.pythonhosted.org"],
+        "where pip and uv fetch every file",
+    ),
+    (
+        "crates.io",
+        &["index.crates.io", "static.crates.io"],
+        "where cargo looks crates up and fetches them",
+    ),
+    (
+        "index.crates.io",
+        &["static.crates.io"],
+        "where cargo fetches every crate",
+    ),
+    (
+        "proxy.golang.org",
+        &["sum.golang.org", "storage.googleapis.com"],
+        "where go checks modules and is sent for large ones",
+    ),
+    (
+        "github.com",
+        &[
+            "codeload.github.com",
+            "objects.githubusercontent.com",
+            "raw.githubusercontent.com",
+            "release-assets.githubusercontent.com",
+        ],
+        "where archives, files and releases come from; git alone does not need them",
+    ),
+    (
+        "docker.io",
+        &[
+            "auth.docker.io",
+            "registry-1.docker.io",
+            "production.cloudflare.docker.com",
+        ],
+        "which every pull of an image asks",
+    ),
+    (
+        "registry-1.docker.io",
+        &["auth.docker.io", "production.cloudflare.docker.com"],
+        "which every pull of an image asks",
+    ),
+    (
+        "ghcr.io",
+        &["pkg-containers.githubusercontent.com"],
+        "where the layers of its images come from",
+    ),
+    (
+        "quay.io",
+        &["*.quay.io"],
+        "where the layers of its images come from",
+    ),
+    (
+        "mcr.microsoft.com",
+        &["*.data.mcr.microsoft.com"],
+        "where the layers of its images come from",
+    ),
+    (
+        "rubygems.org",
+        &["index.rubygems.org"],
+        "where Bundler looks gems up",
+    ),
+    (
+        "plugins.gradle.org",
+        &["plugins-artifacts.gradle.org"],
+        "where Gradle is sent for plugins",
+    ),
+    (
+        "huggingface.co",
+        &["*.hf.co"],
+        "where files of models and data sets come from",
+    ),
+    (
+        "archive.ubuntu.com",
+        &["security.ubuntu.com"],
+        "which apt asks too",
+    ),
+];
+
+/// A route's host that may need a note.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    /// Where it stands.
+    pub at: Position,
+    /// The field it stands in.
+    pub section: Section,
+    /// The host in its one form.
+    pub host: String,
+}
+
+/// The known hosts among a manifest's routes, in its order, and the notes about them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known(Vec<Listed>);
+
+impl Known {
+    /// Remembers a host, if there may be something to say about it.
+    pub(super) fn look_at(&mut self, host: &str, at: Position, section: Section) {
+        if self.0.len() < MOST && (usage(host).is_some() || companions(host).is_some()) {
+            self.0.push(Listed {
+                at,
+                section,
+                host: host.to_owned(),
+            });
+        }
+    }
+
+    /// What the manifest does not already answer.
+    pub(super) fn notes(&self, policy: &Policy) -> Problems {
+        let mut notes = Problems::default();
+        let mut seen = BTreeSet::new();
+        for Listed { at, section, host } in &self.0 {
+            if !seen.insert(host) {
+                continue;
+            }
+            let scanned = !passed_through(&policy.passthrough, host);
+            let note = usage(host).and_then(|usage| advice(host, usage, scanned, policy));
+            for refusal in note.into_iter().chain(lacking(host, &policy.allowlist)) {
+                notes.add(|| refusal.at(Some(*at), section.key("host")));
+            }
+        }
+        notes
+    }
+}
+
+/// What a host is there for, if its name says so.
+pub(super) fn usage(host: &str) -> Option<Use> {
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let first = name.split('.').next().unwrap_or_default();
+    if SITES.contains(&first) || PAGES.iter().any(|domain| is_in(name, domain)) {
+        return None;
+    }
+    let fits = |entry: &str| {
+        if entry.contains('.') {
+            is_in(name, entry)
+        } else {
+            name.split(['.', '-']).any(|part| is_word(part, entry))
+        }
+    };
+    let (usage, _) = HOSTS
+        .iter()
+        .find(|(_, entries)| entries.split(' ').any(fits))?;
+    // Small answers, and the way out that is worth scanning most.
+    let is_api = matches!(first, "api" | "gist") && *usage == Git;
+    (!is_api).then_some(*usage)
+}
+
+fn is_in(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain)
+        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+fn is_word(part: &str, word: &str) -> bool {
+    part.strip_prefix(word)
+        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()) || ENDINGS.contains(&rest))
+}
+
+fn companions(host: &str) -> Option<(&'static [&'static str], &'static str)> {
+    COMPANIONS
+        .iter()
+        .find(|(name, _, _)| *name == host)
+        .map(|(_, needed, why)| (*needed, *why))
+}
+
+/// Whether pipelock leaves the TLS of every name of `host` alone: its `*.x` covers what is
+/// below `x`, and not `x` itself.
+fn passed_through(passthrough: &[String], host: &str) -> bool {
+    passthrough.iter().any(|entry| {
+        let below = entry
+            .strip_prefix('*')
+            .is_some_and(|domain| host.strip_prefix('*').unwrap_or(host).ends_with(domain));
+        entry == host || below
+    })
+}
+
+/// Whether `host` is allowed: here `*.x` covers `x` too.
+fn allowed(allowlist: &[String], host: &str) -> bool {
+    allowlist.iter().any(|entry| {
+        entry == host
+            || entry
+                .strip_prefix("*.")
+                .is_some_and(|domain| is_in(host, domain))
+    })
+}
+
+/// What scanning and limits do to a host, and the keys that help; `None` where they are set.
+fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refusal> {
+    let tuning = &policy.tuning;
+    let (what, many_requests, long_tunnels) = match usage {
+        Packages => ("serves packages", true, false),
+        Images => ("serves container images", false, false),
+        Models => ("is a model's API", false, true),
+        Git => ("serves git repositories", false, false),
+        System => ("serves an operating system's packages", true, false),
+        Downloads => ("serves downloads", false, false),
+    };
+    let limit = SCAN_LIMIT_MIB;
+    let mut troubles = Vec::new();
+    let mut keys = Vec::new();
+    if scanned {
+        troubles.push(match usage {
+            Models => format!(
+                "scanned, an answer with words like instructions is cut off, and a request above {limit} MiB refused"
+            ),
+            Git => format!(
+                "scanned, a clone or push takes seconds a megabyte and is refused above {limit} MiB, and so is what \
+                 git compresses"
+            ),
+            _ => format!(
+                "scanned, what it sends takes seconds a megabyte and is refused above {limit} MiB"
+            ),
+        });
+        if usage == System {
+            troubles.push("over plain HTTP it is cut at 10 MB".to_owned());
+        }
+        keys.push(format!("passthrough: [{}]", in_list(host)));
+        if many_requests && tuning.requests_per_minute.is_none() {
+            troubles.push("more than 60 requests a minute are refused".to_owned());
+            keys.push("requests_per_minute: 600".to_owned());
+        }
+    }
+    if long_tunnels {
+        if tuning.max_tunnel_seconds.is_none() {
+            troubles.push("every connection ends after 300 s".to_owned());
+            keys.push("max_tunnel_seconds: 3600".to_owned());
+        }
+        if tuning.idle_timeout_seconds.is_none() {
+            troubles.push("one on which the client only listens after 120 s".to_owned());
+            keys.push("idle_timeout_seconds: 600".to_owned());
+        }
+    }
+    if keys.is_empty() {
+        return None;
+    }
+    let gives_up = if scanned {
+        "; what is passed through is not scanned"
+    } else {
+        ""
+    };
+    Some(
+        Refusal::new(format!("{} {what}: {}", quoted(host), troubles.join("; ")))
+            .hint(format!("pipelock: {{{}}}{gives_up}", keys.join(", "))),
+    )
+}
+
+/// As an entry of a list in brackets.
+fn in_list(host: &str) -> String {
+    if host.starts_with('*') || host.contains(':') {
+        quoted(host)
+    } else {
+        host.to_owned()
+    }
+}
+
+/// The note about companions that no route allows.
+fn lacking(host: &str, allowlist: &[String]) -> Option<Refusal> {
+    let (needed, why) = companions(host)?;
+    let missing: Vec<&str> = needed
+        .iter()
+        .copied()
+        .filter(|name| !allowed(allowlist, name))
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let routes: Vec<String> = missing
+        .iter()
+        .map(|name| format!("- host: {}", in_list(name)))
+        .collect();
+    Some(
+        Refusal::new(format!(
+            "{} is allowed without {}, {why}",
+            quoted(host),
+            missing.join(", ")
+        ))
+        .hint(format!(
+            "add below bottle.egress.routes: {}",
+            routes.join(", ")
+        )),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_what_people_list_and_their_own_mirrors_of_it() {
+        for (hosts, wanted) in [
+            (
+                "registry.npmjs.org *.npmjs.org npm.pkg.github.com registry.yarnpkg.com npm.corp.example \
+                 npm-mirror.corp.example npmmirror.example npm2.corp.example pypi.org files.pythonhosted.org \
+                 pypi-mirror.internal.example pypi.internal.example devpi.corp.example test.pypi.org \
+                 conda.anaconda.org repo.anaconda.com index.crates.io static.crates.io crates.corp.example \
+                 proxy.golang.org sum.golang.org goproxy.io goproxy.corp.example repo.maven.apache.org \
+                 repo1.maven.org maven.pkg.github.com plugins.gradle.org central.sonatype.com api.nuget.org \
+                 index.rubygems.org repo.packagist.org hackage.haskell.org fastapi.metacpan.org repo.hex.pm \
+                 pub.dev cdn.cocoapods.org artifactory.corp.example nexus.corp.example packages.example.org \
+                 pkgs.k8s.io",
+                Packages,
+            ),
+            (
+                "registry-1.docker.io docker.io us-docker.pkg.dev docker-mirror.corp.example ghcr.io gcr.io \
+                 mirror.gcr.io quay.io public.ecr.aws 123456789012.dkr.ecr.eu-west-1.amazonaws.com \
+                 mcr.microsoft.com x.azurecr.io nvcr.io harbor.corp.example registry.k8s.io \
+                 registry.gitlab.com registry.corp.example dockerhub.corp.example",
+                Images,
+            ),
+            (
+                "api.anthropic.com api.openai.com chatgpt.com x.openai.azure.com \
+                 generativelanguage.googleapis.com us-central1-aiplatform.googleapis.com \
+                 cloudcode-pa.googleapis.com bedrock-runtime.us-east-1.amazonaws.com api.githubcopilot.com \
+                 openrouter.ai api.mistral.ai api.groq.com api.deepseek.com api.x.ai ollama.corp.example \
+                 llm-proxy.corp.example openai-proxy.corp.example",
+                Models,
+            ),
+            (
+                "github.com *.github.com gitlab.com gitlab.corp.example git.corp.example codeberg.org \
+                 bitbucket.org gitea.corp.example github.corp.example",
+                Git,
+            ),
+            (
+                "deb.debian.org security.debian.org archive.ubuntu.com ports.ubuntu.com ppa.launchpad.net \
+                 mirror.corp.example mirrors.edge.kernel.org mirrors.fedoraproject.org \
+                 apt.corp.example",
+                System,
+            ),
+            (
+                "codeload.github.com objects.githubusercontent.com raw.githubusercontent.com \
+                 release-assets.githubusercontent.com production.cloudflare.docker.com \
+                 download.docker.com static.rust-lang.org nodejs.org storage.googleapis.com huggingface.co \
+                 cas-bridge.xethub.hf.co cdn.corp.example downloads.corp.example dl.k8s.io \
+                 dl-cdn.alpinelinux.org",
+                Downloads,
+            ),
+        ] {
+            for host in hosts.split_whitespace() {
+                assert_eq!(usage(host), Some(wanted), "{host}");
+            }
+        }
+    }
+
+    #[test]
+    fn takes_no_look_alike_for_one() {
+        for host in "pypidocs.example legit.example digital.example gitignore.example mirrorless.example \
+                     dockerfile.example openair.example thegithub.example xnpm.example npmx.example \
+                     cratesby.example registrydata.example debianish.example example.npmj.org \
+                     golang.org pkg.go.dev go.dev example.com a.example supervise 192.0.2.7 2001:db8::1 \
+                     docs.github.com docs.npmjs.com www.npmjs.com status.openai.com statsig.anthropic.com \
+                     console.anthropic.com auth.docker.io api.github.com gist.github.com somebody.github.io \
+                     notgithubusercontent.com fax.ai"
+            .split_whitespace()
+        {
+            assert_eq!(usage(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn every_entry_can_be_met_and_is_written_as_it_is_compared() {
+        for (number, (wanted, entries)) in HOSTS.iter().enumerate() {
+            for entry in entries.split(' ') {
+                assert_eq!(entry.to_ascii_lowercase(), entry);
+                let host = if entry.contains('.') {
+                    entry.to_owned()
+                } else {
+                    format!("{entry}.corp.example")
+                };
+                assert_eq!(usage(&host), Some(*wanted), "{entry} in line {number}");
+            }
+        }
+        for (host, needed, _) in COMPANIONS {
+            assert!(usage(host).is_some(), "{host}");
+            assert!(!needed.contains(host));
+        }
+    }
+
+    /// The notes about a manifest with these hosts, allowed in one line each from line 6.
+    fn notes(hosts: &[&str], more: &str) -> Vec<String> {
+        let routes: String = hosts
+            .iter()
+            .map(|host| format!("      - host: \"{host}\"\n"))
+            .collect();
+        let text = format!("version: 1\nslug: x\nbottle:\n  egress:\n    routes:\n{routes}{more}");
+        let judgement = crate::policy::read(text.as_bytes(), true).unwrap();
+        let shown = judgement
+            .notes
+            .iter()
+            .map(|note| note.display("m").to_string());
+        shown.collect()
+    }
+
+    #[test]
+    fn a_note_says_what_happens_and_which_keys_help() {
+        let [note] = &notes(&["npm.corp.example"], "")[..] else {
+            panic!("one note");
+        };
+        assert_eq!(
+            note,
+            "m:6: bottle.egress.routes[0].host: \"npm.corp.example\" serves packages: scanned, what it sends \
+             takes seconds a megabyte and is refused above 5 MiB; more than 60 requests a minute are refused\n\
+             hint: pipelock: {passthrough: [npm.corp.example], requests_per_minute: 600}; what is passed through \
+             is not scanned"
+        );
+        let set = "pipelock: {requests_per_minute: 600, max_tunnel_seconds: 3600, idle_timeout_seconds: 600}\n";
+        let told = notes(&["*.npmjs.org"], set);
+        assert!(
+            told[0].ends_with("hint: pipelock: {passthrough: [\"*.npmjs.org\"]}; what is passed through is not scanned"),
+            "{told:?}"
+        );
+        // Passed through from the start; its tunnels are cut all the same.
+        let told = notes(&["api.anthropic.com"], "");
+        assert!(
+            told[0].ends_with(
+                "is a model's API: every connection ends after 300 s; one on which the client only listens after \
+                 120 s\nhint: pipelock: {max_tunnel_seconds: 3600, idle_timeout_seconds: 600}"
+            ),
+            "{told:?}"
+        );
+        assert_eq!(notes(&["api.anthropic.com"], set), [""; 0]);
+    }
+
+    #[test]
+    fn a_missing_companion_is_named_until_a_route_allows_it() {
+        let scanned = |note: &&String| !note.contains("is allowed without");
+        let told = notes(&["registry-1.docker.io", "auth.docker.io"], "");
+        assert_eq!(told.iter().filter(scanned).count(), 1, "{told:?}");
+        assert!(
+            told.iter().any(|note| note
+                == "m:6: bottle.egress.routes[0].host: \"registry-1.docker.io\" is allowed without \
+                    production.cloudflare.docker.com, which every pull of an image asks\n\
+                    hint: add below bottle.egress.routes: - host: production.cloudflare.docker.com"),
+            "{told:?}"
+        );
+        for (host, needed, why) in COMPANIONS {
+            let mut hosts = vec![*host];
+            assert!(
+                notes(&hosts, "").iter().any(|note| note.contains(why)),
+                "{host}"
+            );
+            hosts.extend(*needed);
+            assert!(
+                !notes(&hosts, "")
+                    .iter()
+                    .any(|note| note.contains(&format!("\"{host}\" is allowed without"))),
+                "{host}"
+            );
+        }
+        let told = notes(&["pypi.org", "*.pythonhosted.org"], "");
+        assert!(told.iter().all(|note| scanned(&note)), "{told:?}");
+    }
+
+    #[test]
+    fn one_host_has_its_note_once_and_many_are_cut_off() {
+        assert_eq!(notes(&["npm.a.example", "NPM.a.example."], "").len(), 1);
+        let hosts: Vec<String> = (0..150).map(|n| format!("npm.a{n}.example")).collect();
+        let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+        let told = notes(&hosts, "");
+        assert_eq!(told.len(), crate::manifest::MAX_REPORTED + 1);
+        assert_eq!(told.last().unwrap(), "m: … and 50 more");
+    }
+
+    #[test]
+    fn passthrough_is_pipelocks_and_the_allowlist_is_ours() {
+        let list = |entry: &str| vec![entry.to_owned()];
+        for (entry, host, passed, is_allowed) in [
+            ("a.example", "a.example", true, true),
+            ("*.a.example", "a.example", false, true),
+            ("*.a.example", "b.a.example", true, true),
+            ("*.a.example", "*.a.example", true, true),
+            ("*.a.example", "*.b.a.example", true, true),
+            ("*.a.example", "ba.example", false, false),
+            ("b.a.example", "*.a.example", false, false),
+        ] {
+            assert_eq!(passed_through(&list(entry), host), passed, "{entry} {host}");
+            assert_eq!(allowed(&list(entry), host), is_allowed, "{entry} {host}");
+        }
+    }
+}

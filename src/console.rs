@@ -371,8 +371,7 @@ fn same_file(one: RawFd, other: RawFd) -> bool {
 #[allow(unsafe_code)]
 fn borrow_standard(fd: RawFd) -> BorrowedFd<'static> {
     debug_assert!(fd == 1 || fd == 2);
-    // SAFETY: only ever 1 or 2, which Rust's runtime keeps open from before main to
-    // the end and which nothing here closes.
+    // SAFETY: only ever 1 or 2, which `main` keeps open from its begin to the end and which nothing here closes.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 

@@ -1,19 +1,61 @@
 //! Arguments, dispatch, the only exit.
+//!
+//! `main` is C's: what Rust's runtime does before its own aborts PID 1 without a word
+//! where standard streams are closed and `/dev/null` is missing, or where a filter around
+//! us refuses poll(2) or sigaction(2).
+#![no_main]
 
 // Where `build.rs` leaves the unwind tables out.
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod no_unwind;
 
-use std::process::ExitCode as ProcessExit;
+use std::ffi::{CStr, OsString, c_char, c_int};
+use std::os::unix::ffi::OsStringExt;
 
+use nix::libc;
 use sidecar_init::boot::mode::{self, Mode};
 use sidecar_init::cli::{self, Command};
 use sidecar_init::exit::ExitCode;
 use sidecar_init::run;
 
-fn main() -> ProcessExit {
+/// The C library's entry.
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
+    open_standard_streams();
+    // SAFETY: SIG_IGN runs no code. What cannot be ignored ends us as it ends anybody.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let arguments = (1..usize::try_from(count).unwrap_or(0)).map(|index| {
+        // SAFETY: C's contract: so many pointers to strings that live as long as we do.
+        let word = unsafe { CStr::from_ptr(*words.add(index)) };
+        OsString::from_vec(word.to_bytes().to_vec())
+    });
+    // Not `return`: the exit writes out what was printed.
+    std::process::exit(obey(arguments.collect()).into())
+}
+
+/// Opens those of descriptors 0 to 2 that are closed: what is opened next would take their
+/// numbers, and be written to as a console. Where there is no `/dev/null`, a directory
+/// serves: writing to it fails, and so tells that nobody reads.
+#[allow(unsafe_code)]
+fn open_standard_streams() {
+    for stream in 0..=2 {
+        // SAFETY: a number, and two strings that end in a zero. The lowest free number is
+        // the one just found to be free.
+        unsafe {
+            if libc::fcntl(stream, libc::F_GETFD) >= 0 {
+                continue;
+            }
+            if libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) < 0 {
+                libc::open(c"/".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY);
+            }
+        }
+    }
+}
+
+/// Does what the arguments say; the exit code.
+fn obey(arguments: Vec<OsString>) -> u8 {
     // A kernel hands every word of its command line it does not understand to init.
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let command = match cli::parse(arguments) {
         Ok(command) => command,
         Err(_) if mode::detect() == Mode::Machine => Command::Run(cli::Paths::default()),
@@ -36,12 +78,12 @@ fn main() -> ProcessExit {
         }
     };
     match result {
-        Ok(()) => ProcessExit::SUCCESS,
+        Ok(()) => ExitCode::Success.number(),
         Err(error) => fail(error.code, &error.text),
     }
 }
 
-fn fail(code: ExitCode, text: &str) -> ProcessExit {
+fn fail(code: ExitCode, text: &str) -> u8 {
     // Problems of a manifest name their file and line already.
     let prefix = if code == ExitCode::ManifestInvalid {
         ""
@@ -49,5 +91,5 @@ fn fail(code: ExitCode, text: &str) -> ProcessExit {
         "sidecar-init: "
     };
     eprintln!("{prefix}{text}");
-    ProcessExit::from(code.number())
+    code.number()
 }

@@ -17,6 +17,9 @@ use nix::time::{ClockId, clock_gettime};
 /// A connection over vsock takes a few hundred microseconds where somebody listens;
 /// for one that is not answered, PID 1 waits this long and gives the message up.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// A watchdog is told at most this often, whatever `WATCHDOG_USEC` says: systemd's are
+/// seconds, and two microseconds would be nothing but telling.
+const WATCHDOG_FLOOR: Duration = Duration::from_millis(100);
 
 /// A `NOTIFY_SOCKET` that makes no address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +72,10 @@ impl Notifier {
             address: Some(parse(&socket.to_string_lossy())?),
             main_pid,
             // Half of what is allowed, as sd_watchdog_enabled(3) recommends.
-            watchdog: watchdog.map(|usec| (Duration::from_micros(usec / 2), Instant::now())),
+            watchdog: watchdog.map(|usec| {
+                let half = Duration::from_micros(usec / 2);
+                (half.max(WATCHDOG_FLOOR), Instant::now())
+            }),
             ..Self::default()
         })
     }

@@ -74,6 +74,8 @@ enum Ending {
 pub fn run(paths: &Paths) -> ! {
     let paths = &paths.absolute();
     let started = Instant::now();
+    // First: what is sent before ends a process that is not PID 1 without a result.
+    let signals = Signals::install();
     let mode = mode::detect();
     console::reopen();
     let arguments = match mode {
@@ -100,9 +102,12 @@ pub fn run(paths: &Paths) -> ! {
     for problem in &arguments.problems {
         reporter.warn(problem.clone());
     }
-    let mut signals = match Signals::install() {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
+            // For the places where a status is read; why they cannot be had is less than why
+            // there is nothing to tell of.
+            let _ = mount_all(mode, &arguments, paths, &mut reporter);
             conclude(
                 &mut reporter,
                 Ending::Failed(StartError::new(

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::memory::flat_keyed;
 use crate::install::read_kernel_file;
 
 /// Where machine mode mounts the hierarchy.
@@ -93,7 +94,7 @@ impl Group {
     pub fn oom_kills(&self) -> u64 {
         read_kernel_file(self.path.join("memory.events"))
             .ok()
-            .and_then(|text| count(&text, "oom_kill"))
+            .and_then(|text| flat_keyed(&text, "oom_kill"))
             .unwrap_or(0)
     }
 
@@ -117,14 +118,6 @@ fn set(directory: &Path, name: &str, value: &str) -> Result<(), GroupError> {
     fs::write(&path, value).map_err(|source| GroupError { path, source })
 }
 
-/// A number of a flat-keyed file: `memory.events`.
-fn count(events: &str, name: &str) -> Option<u64> {
-    events.lines().find_map(|line| {
-        let (key, value) = line.split_once(' ')?;
-        (key == name).then(|| value.trim().parse().ok())?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,8 +125,8 @@ mod tests {
     #[test]
     fn counts_the_kills_and_not_the_group_kills() {
         let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n";
-        assert_eq!(count(events, "oom_kill"), Some(2));
-        assert_eq!(count("", "oom_kill"), None);
+        assert_eq!(flat_keyed(events, "oom_kill"), Some(2));
+        assert_eq!(flat_keyed("", "oom_kill"), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How much memory the daemon may count on. Touches the kernel: `/proc`, `/sys`.
 
+use std::path::{Path, PathBuf};
+
 use crate::install::read_kernel_file;
 
 /// The Go runtime's soft limit, as `GOMEMLIMIT` is written; `None` where nobody says
@@ -8,24 +10,16 @@ use crate::install::read_kernel_file;
 /// Three quarters: the rest is for the kernel, the init, and what Go does not count.
 #[must_use]
 pub fn go_memory_limit() -> Option<String> {
-    smaller(machine_total(), group_limit()).map(render)
+    let limits = groups().into_iter().filter_map(|group| group.limit());
+    limits.chain(machine_total()).min().map(render)
 }
 
 /// The memory in bytes that can be had before something has to go for it; `None` where
 /// nobody says.
 #[must_use]
 pub fn available() -> Option<u64> {
-    smaller(machine_memory("MemAvailable:"), group_limit())
-}
-
-fn smaller(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    one.into_iter().chain(other).min()
-}
-
-/// A container's limit. A machine's outermost group has none.
-fn group_limit() -> Option<u64> {
-    let text = read_kernel_file("/sys/fs/cgroup/memory.max").ok()?;
-    text.trim().parse().ok()
+    let left = groups().into_iter().filter_map(|group| group.left());
+    left.chain(machine_memory("MemAvailable:")).min()
 }
 
 /// The machine's memory in bytes, without what the kernel took for itself.
@@ -43,6 +37,112 @@ fn figure(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// The names by which one version of control groups says the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Names {
+    mount: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// Of `memory.stat`: files in memory that nobody has asked for lately.
+    cached: &'static str,
+}
+
+/// cgroups(7); the kernel's admin-guide/cgroup-v2.rst. A mount of both versions has the
+/// controllers in one of them.
+const UNIFIED: Names = Names {
+    mount: "/sys/fs/cgroup",
+    limit: "memory.max",
+    used: "memory.current",
+    cached: "inactive_file",
+};
+/// The kernel's admin-guide/cgroup-v1/memory.rst. No limit is a number larger than any
+/// memory.
+const LEGACY: Names = Names {
+    mount: "/sys/fs/cgroup/memory",
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    cached: "total_inactive_file",
+};
+
+/// A control group that may limit this process.
+#[derive(Debug, PartialEq, Eq)]
+struct Limiting {
+    names: Names,
+    path: PathBuf,
+}
+
+impl Limiting {
+    fn number(&self, file: &str) -> Option<u64> {
+        let text = read_kernel_file(self.path.join(file)).ok()?;
+        text.trim().parse().ok()
+    }
+
+    /// In bytes; none for "max", or where there is no such group or no such file.
+    fn limit(&self) -> Option<u64> {
+        self.number(self.names.limit)
+    }
+
+    /// What can still be had below the limit, in bytes: files that are only kept in memory
+    /// go for it.
+    fn left(&self) -> Option<u64> {
+        let limit = self.limit()?;
+        let used = self.number(self.names.used).unwrap_or(0);
+        let cached = read_kernel_file(self.path.join("memory.stat"))
+            .ok()
+            .and_then(|stat| flat_keyed(&stat, self.names.cached))
+            .unwrap_or(0);
+        Some(limit.saturating_sub(used.saturating_sub(cached)))
+    }
+}
+
+/// The groups this process is in, outwards to the mount. A container may be told the path
+/// its group has on the host, and see that group as the mount itself.
+fn groups() -> Vec<Limiting> {
+    let own = read_kernel_file("/proc/self/cgroup").unwrap_or_default();
+    [UNIFIED, LEGACY]
+        .into_iter()
+        .flat_map(|names| {
+            let place = place(&own, names);
+            outwards(names, place)
+        })
+        .collect()
+}
+
+/// Where `/proc/self/cgroup` says we are; the root where it does not.
+fn place(own: &str, names: Names) -> &Path {
+    let found = own.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let wanted = if names == UNIFIED {
+            controllers.is_empty()
+        } else {
+            controllers.split(',').any(|name| name == "memory")
+        };
+        wanted.then_some(path)
+    });
+    Path::new(found.unwrap_or("/"))
+}
+
+fn outwards(names: Names, place: &Path) -> Vec<Limiting> {
+    place
+        .ancestors()
+        // Outside of what the mount shows, there is nothing to read.
+        .filter(|path| !path.components().any(|part| part.as_os_str() == ".."))
+        .map(|path| Limiting {
+            names,
+            path: Path::new(names.mount).join(path.strip_prefix("/").unwrap_or(path)),
+        })
+        .collect()
+}
+
+/// A number of a file of lines with a name and a number.
+pub(super) fn flat_keyed(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        (key == name).then(|| value.trim().parse().ok())?
+    })
 }
 
 /// At most 15 bytes, whatever the memory: pipelock's `scan_env` takes longer values
@@ -73,10 +173,38 @@ mod tests {
     }
 
     #[test]
-    fn counts_with_the_smaller_of_two_and_with_what_is_known() {
-        assert_eq!(smaller(Some(2), Some(1)), Some(1));
-        assert_eq!(smaller(None, Some(1)), Some(1));
-        assert_eq!(smaller(Some(2), None), Some(2));
-        assert_eq!(smaller(None, None), None);
+    fn looks_at_every_group_outwards_whatever_its_version() {
+        let paths = |groups: Vec<Limiting>| -> Vec<String> {
+            let path = |group: Limiting| group.path.to_string_lossy().into_owned();
+            groups.into_iter().map(path).collect()
+        };
+        let own = "4:cpu,memory:/a/b\n1:name=systemd:/x\n0::/c\n";
+        assert_eq!(
+            paths(outwards(LEGACY, place(own, LEGACY))),
+            [
+                "/sys/fs/cgroup/memory/a/b",
+                "/sys/fs/cgroup/memory/a",
+                "/sys/fs/cgroup/memory/"
+            ]
+        );
+        assert_eq!(
+            paths(outwards(UNIFIED, place(own, UNIFIED))),
+            ["/sys/fs/cgroup/c", "/sys/fs/cgroup/"]
+        );
+        // In a namespace of control groups that another one's process looks into.
+        let outside = "0::/../../d\n";
+        assert_eq!(
+            paths(outwards(UNIFIED, place(outside, UNIFIED))),
+            ["/sys/fs/cgroup/"]
+        );
+        assert_eq!(place("", LEGACY), Path::new("/"));
+        assert_eq!(place("no cgroup at all", UNIFIED), Path::new("/"));
+    }
+
+    #[test]
+    fn reads_the_key_it_is_asked_for() {
+        let stat = "inactive_file 1\ntotal_inactive_file 4096\n";
+        assert_eq!(flat_keyed(stat, LEGACY.cached), Some(4096));
+        assert_eq!(flat_keyed(stat, "file"), None);
     }
 }

@@ -1,16 +1,18 @@
 //! Turns signals into readable events. Touches the kernel: handlers and a pipe.
 //!
 //! A kernel delivers no default-action signal to PID 1, so every signal with a
-//! meaning needs a handler; the others are ignored on purpose.
+//! meaning needs a handler. All others are ignored on purpose: what would end a process
+//! that is not PID 1 would end it without a result.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, ppoll};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeSpec;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -44,17 +46,11 @@ pub const TABLE: [(i32, Request); 8] = [
     (SIGUSR1, Request::Halt),
 ];
 
-/// Signals that would end or stop a process that is not PID 1, and mean nothing here.
-const IGNORED: [Signal; 8] = [
-    Signal::SIGPIPE,
-    Signal::SIGALRM,
-    Signal::SIGVTALRM,
-    Signal::SIGPROF,
-    Signal::SIGIO,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-    Signal::SIGTSTP,
-];
+/// The highest signal Linux has on the architectures this is built for.
+const LAST: i32 = 64;
+/// `SIG_IGN` in the kernel's `struct sigaction`: the handler comes first, and everything
+/// else of it is zero.
+const IGNORE: [u64; 4] = [1, 0, 0, 0];
 
 /// The signals that arrived since the last look.
 pub struct Signals {
@@ -64,15 +60,18 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers and unblocks every signal but SIGCHLD, which [`wait`] lets in:
-    /// a parent may have left some blocked, and a blocked SIGTERM would make the machine
-    /// unstoppable.
-    #[allow(unsafe_code)]
+    /// Installs the handlers, ignores what has no meaning here, and unblocks every signal
+    /// but SIGCHLD, which [`wait`] lets in: a parent may have left some blocked, and a
+    /// blocked SIGTERM would make the machine unstoppable. An error too where an outer
+    /// filter refuses the wait itself: PID 1 would spin.
     pub fn install() -> io::Result<Self> {
-        for ignored in IGNORED {
-            // SAFETY: SIG_IGN runs no code of ours.
-            unsafe { signal(ignored, SigHandler::SigIgn) }?;
+        for number in 1..=LAST {
+            let means_nothing = TABLE.iter().all(|(meant, _)| *meant != number);
+            if means_nothing && number != libc::SIGKILL && number != libc::SIGSTOP {
+                ignore(number)?;
+            }
         }
+        look()?;
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         let delivery = SignalDelivery::with_pipe(
@@ -128,11 +127,37 @@ impl Signals {
     }
 }
 
+/// Ignores one. A fault of this program's own ends it all the same, for the kernel takes
+/// SIG_IGN back before it sends one (signal(7)); only what somebody else sends is ignored.
+#[allow(unsafe_code)]
+fn ignore(number: i32) -> Result<(), Errno> {
+    // The raw call: C libraries refuse 32 to 34.
+    // SAFETY: SIG_IGN runs no code, and the array has the layout of the structure.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            number,
+            IGNORE.as_ptr(),
+            std::ptr::null::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Whether there can be any waiting.
+fn look() -> Result<(), Errno> {
+    match ppoll(&mut [], Some(TimeSpec::from(Duration::ZERO)), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Waits for one of `fds`, for a signal, or for the end of `timeout`. SIGCHLD arrives here
 /// alone: each child that dies during a drain would interrupt it for three system calls,
 /// and the drain finds that child anyway.
 pub fn wait(fds: &mut [PollFd], timeout: Option<Duration>) {
-    // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors, and
-    // if it did, the caller would look at everything again all the same.
+    // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors
+    // where [`Signals::install`] could look, and if it did, the caller would look at everything again all the same.
     let _ = ppoll(fds, timeout.map(TimeSpec::from), Some(SigSet::empty()));
 }

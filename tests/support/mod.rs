@@ -685,28 +685,28 @@ pub fn places() -> Vec<Place> {
     }
 }
 
-/// The daemon of `daemon.rs`, built if cargo has not built it with the tests.
+/// The daemon of `daemon.rs`.
 fn breaking_daemon() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let own = std::env::current_exe().unwrap();
-        let profile = own.parent().and_then(Path::parent).unwrap();
-        let program = profile.join("examples/breaking-daemon");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/daemon.rs");
-        let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
-        if changed(&program) < changed(Path::new(source)) {
-            let mut build = Command::new(env!("CARGO"));
-            build.current_dir(env!("CARGO_MANIFEST_DIR")).args([
-                "build",
-                "--quiet",
-                "--example",
-                "breaking-daemon",
-            ]);
-            if profile.ends_with("release") {
-                build.arg("--release");
-            }
-            assert!(build.status().unwrap().success(), "build the daemon");
+    BUILT.get_or_init(|| example("breaking-daemon", "daemon.rs"))
+}
+
+/// An example of `Cargo.toml`, built if cargo has not built it with the tests.
+pub fn example(name: &str, source: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let profile = own.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("examples").join(name);
+    let source = format!("{}/tests/support/{source}", env!("CARGO_MANIFEST_DIR"));
+    let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    if changed(&program) < changed(Path::new(&source)) {
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--quiet", "--example", name]);
+        if profile.ends_with("release") {
+            build.arg("--release");
         }
-        program
-    })
+        assert!(build.status().unwrap().success(), "build {name}");
+    }
+    program
 }

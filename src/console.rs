@@ -16,6 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 
+use crate::plain;
+
 /// What waits for a slow reader before lines are dropped, in bytes.
 const QUEUE_LIMIT: usize = 256 * 1024;
 /// Our own lines may use this much more: a daemon that floods the console must not
@@ -405,7 +407,9 @@ pub fn init_logging(filter: Option<&str>) {
             };
             // Hints and a manifest's problems stand on lines of their own, and each is ours.
             let text = record.args().to_string();
-            text.lines()
+            // Whatever they quote ends none of them.
+            plain::lines(&text)
+                .lines()
                 .try_for_each(|line| writeln!(buffer, "sidecar-init: {level}{line}"))
         })
         .target(env_logger::Target::Pipe(Box::new(LogWriter)));

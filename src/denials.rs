@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::install::{Access, FileError, publish};
 use crate::pipelock::events::Refusal;
+use crate::pipelock::said::may_be_a_key;
+use crate::plain;
 
 /// The file's name, in the run directory and in the export.
 pub const FILE: &str = "denials.json";
@@ -33,9 +35,6 @@ const JUDGE_THE_HOST: [&str; 9] = [
     "tls_authority_mismatch",
     "tls_handshake_error",
 ];
-/// A label of this many characters with a digit among them may be a key that somebody
-/// wanted to carry out in a name. AWS key identifiers, the shortest known, have 20.
-const SUSPICIOUS_LABEL: usize = 20;
 
 /// One kind of denial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,14 +138,6 @@ impl Denials {
             let tellable = JUDGE_THE_HOST.contains(&scanner) || is_allowed(host, allowlist);
             tellable.then(|| without_suspicious_labels(host)).flatten()
         });
-        let scanner = if scanner
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        {
-            scanner.get(..40).unwrap_or(scanner)
-        } else {
-            "unknown"
-        };
         let cut = host.map(str::len) < refusal.host().map(str::len);
         let hash = hash(host.unwrap_or_default(), scanner, reason);
         let same = |denial: &Denial| {
@@ -247,7 +238,7 @@ impl Denials {
         if !std::mem::take(&mut self.unwritten) {
             return Vec::new();
         }
-        let text = serde_json::to_string(&self.report()).unwrap_or_default();
+        let text = plain::json(&self.report(), 0);
         self.places
             .iter()
             .filter_map(|place| publish(place, text.as_bytes(), Access::PUBLIC).err())
@@ -273,18 +264,15 @@ fn is_allowed(host: &str, allowlist: &[String]) -> bool {
 
 /// The name after its last label that may be a secret; `None` where nothing is left.
 fn without_suspicious_labels(host: &str) -> Option<&str> {
-    let suspicious = |label: &&str| {
-        label.len() >= SUSPICIOUS_LABEL && label.bytes().any(|byte| byte.is_ascii_digit())
-    };
     let mut rest = host;
     let mut kept = host;
     while let Some((label, after)) = rest.split_once('.') {
-        if suspicious(&label) {
+        if may_be_a_key(label) {
             kept = after;
         }
         rest = after;
     }
-    (!suspicious(&rest) || rest.contains(':')).then_some(kept)
+    (!may_be_a_key(rest) || rest.contains(':')).then_some(kept)
 }
 
 /// FNV-1a: what it finds is compared, so nobody gains by a collision.

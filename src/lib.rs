@@ -17,6 +17,7 @@
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
 //! | [`pipelock`] | all we know of the daemon | nothing |
 //! | [`ca`] | the certificate authority it intercepts with | nothing |
+//! | [`plain`] | what others wrote, fit to be printed | nothing |
 //! | [`console`] | standard output and error, never waited for | the kernel |
 //! | [`exit`] | the exit codes | nothing |
 //! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
@@ -44,6 +45,7 @@ pub mod install;
 pub mod manifest;
 pub mod notify;
 pub mod pipelock;
+pub mod plain;
 pub mod policy;
 pub mod report;
 pub mod run;

@@ -16,6 +16,7 @@ use nix::libc;
 use sidecar_init::boot::mode::{self, Mode};
 use sidecar_init::cli::{self, Command};
 use sidecar_init::exit::ExitCode;
+use sidecar_init::plain;
 use sidecar_init::run;
 
 /// The C library's entry.
@@ -90,6 +91,6 @@ fn fail(code: ExitCode, text: &str) -> u8 {
     } else {
         "sidecar-init: "
     };
-    eprintln!("{prefix}{text}");
+    eprintln!("{prefix}{}", plain::lines(text));
     code.number()
 }

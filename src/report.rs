@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::denials::Report as Denials;
 use crate::install::{Access, FileError, publish};
+use crate::plain;
 use crate::status::Status;
 
 /// The file's name, in the run directory and in the export.
@@ -57,11 +58,11 @@ pub fn write(
         config,
         denials,
     };
-    let mut text = serde_json::to_string(&report).unwrap_or_default();
+    let mut text = plain::json(&report, 0);
     if text.len() > LONGEST {
         report.config = None;
         report.kernel = None;
-        text = serde_json::to_string(&report).unwrap_or_default();
+        text = plain::json(&report, 0);
     }
     if text.len() > LONGEST {
         text = format!(

@@ -14,6 +14,8 @@ use crate::denials::{self, Denials};
 use crate::exit::ExitCode;
 use crate::install::{Access, FileError, publish, read_bounded};
 use crate::notify::Notifier;
+use crate::pipelock::said::Said;
+use crate::plain;
 use crate::report;
 
 /// The schema's version; raised when a field changes its meaning or goes away.
@@ -199,7 +201,7 @@ pub struct Status {
     /// The daemon's last end.
     pub last_exit: Option<LastExit>,
     /// The daemon's last lines, oldest first, each shortened.
-    pub last_lines: Vec<String>,
+    pub last_lines: Vec<Said>,
     /// Output lines dropped because the console was not read.
     pub dropped_lines: u64,
     /// Children reaped, the daemon included.
@@ -256,7 +258,7 @@ fn in_error(mut status: Map<String, Value>, error: &str) -> String {
     ] {
         status.insert(field.to_owned(), value);
     }
-    Value::Object(status).to_string()
+    plain::json(&status, LIKELY_LENGTH)
 }
 
 /// Keeps the status and tells it.
@@ -471,10 +473,7 @@ impl Reporter {
     }
 
     fn json(&self) -> String {
-        // Strings, numbers and lists of them: there is nothing in it that can fail.
-        let mut text = Vec::with_capacity(LIKELY_LENGTH);
-        let _ = serde_json::to_writer(&mut text, &self.status);
-        String::from_utf8(text).unwrap_or_default()
+        plain::json(&self.status, LIKELY_LENGTH)
     }
 
     /// The end: records it, and says it on the console's last line.
@@ -553,7 +552,7 @@ impl Told {
     pub fn correct(&mut self, pointer: &str, value: Value) {
         if let Some(field) = self.fields.pointer_mut(pointer) {
             *field = value;
-            self.json = self.fields.to_string();
+            self.json = plain::json(&self.fields, self.json.len());
         }
     }
 

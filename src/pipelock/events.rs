@@ -1,8 +1,11 @@
 //! Reads the JSON lines pipelock prints on standard output. Pure.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 use serde::Deserialize;
+
+use super::said::{Said, may_be_a_key};
 
 /// A line that means something to the init.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub enum Event {
         config_hash: String,
     },
     /// It kept its configuration; why.
-    ReloadRefused(String),
+    ReloadRefused(Said),
 }
 
 /// What a line says.
@@ -38,6 +41,20 @@ pub enum Heard<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What is read of an event: the fields of [`Line`].
+pub(super) const FIELDS: [&str; 10] = [
+    "event",
+    "config_hash",
+    "method",
+    "error",
+    "scanner",
+    "reason",
+    "url",
+    "target",
+    "connect_host",
+    "action",
+];
 
 #[derive(Debug, Deserialize)]
 struct Line<'a> {
@@ -69,14 +86,15 @@ struct Line<'a> {
 pub struct Refusal<'a>(Line<'a>);
 
 impl Refusal<'_> {
-    /// What refused it, in pipelock's word: `allowlist`, `core_dlp`, …
+    /// What refused it, in pipelock's word: `allowlist`, `core_dlp`, …; `unknown` for what
+    /// cannot be one.
     #[must_use]
     pub fn scanner(&self) -> &str {
-        match self.0.event.as_ref() {
+        word(match self.0.event.as_ref() {
             "blocked" => text(self.0.scanner.as_ref()),
             "kill_switch_deny" => "kill_switch",
             event => event,
-        }
+        })
     }
 
     /// The host that was asked for, without port, path or credentials; as the client
@@ -88,7 +106,7 @@ impl Refusal<'_> {
             .into_iter()
             .find_map(|text| text.as_ref())
             .map(|text| text.0.as_ref())
-            .or_else(|| authority(line.url.as_ref()?.0.as_ref()))?;
+            .or_else(|| Some(authority(line.url.as_ref()?.0.split_once("://")?.1)))?;
         let host = without_port(host);
         let host = host.strip_suffix('.').unwrap_or(host);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
@@ -125,29 +143,42 @@ fn text<'a>(text: Option<&'a Text>) -> &'a str {
     text.map_or("", |text| text.0.as_ref())
 }
 
-/// `user:password@host:port` of a URL, without the credentials.
-fn authority(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
+/// One of pipelock's names for things.
+fn word(text: &str) -> &str {
+    const LONGEST: usize = 40;
+    let is_word = text.len() <= LONGEST
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if is_word { text } else { "unknown" }
+}
+
+/// `host:port` of what follows `://` in a URL, without the credentials.
+pub(super) fn authority(rest: &str) -> &str {
     let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
-    let authority = rest.get(..end)?;
-    Some(
-        authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, host)| host),
-    )
+    let authority = rest.get(..end).unwrap_or_default();
+    authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host)
 }
 
 fn without_port(host: &str) -> &str {
     if let Some(rest) = host.strip_prefix('[') {
         let address = rest.split_once(']').map_or("", |(address, _)| address);
         // `[redacted-url]` is no host.
-        return if address.contains(':') { address } else { "" };
+        return ipv6(address);
     }
     match host.split_once(':') {
         // More colons than one: an IPv6 address without brackets has no port.
         Some((name, port)) if !port.contains(':') => name,
-        _ => host,
+        Some(_) => ipv6(host),
+        None => host,
     }
+}
+
+/// The address; empty for anything else that has colons.
+fn ipv6(text: &str) -> &str {
+    text.parse::<Ipv6Addr>().map_or("", |_| text)
 }
 
 /// A reason up to where it begins to speak of the request. The names of patterns are
@@ -156,7 +187,13 @@ fn fixed_part(reason: &str) -> &str {
     const LONGEST: usize = 96;
     let names_patterns = ["DLP match: ", "contains secret: "]
         .iter()
-        .find_map(|words| Some(reason.find(words)? + words.len()));
+        .find_map(|words| Some(reason.find(words)? + words.len()))
+        .filter(|from| {
+            let before = reason.get(..*from).unwrap_or_default();
+            before
+                .bytes()
+                .all(|byte| byte.is_ascii_alphabetic() || b" :-_".contains(&byte))
+        });
     let from = names_patterns.unwrap_or(0);
     let rest = reason.get(from..).unwrap_or_default();
     let part_of_a_name = |c: char| {
@@ -173,7 +210,18 @@ fn fixed_part(reason: &str) -> &str {
         }
     }
     let end = (from + end).min(LONGEST);
-    reason.get(..end).unwrap_or_default().trim_end()
+    let mut told = reason.get(..end).unwrap_or_default();
+    if let Some(key) = told.split([' ', ',', ':']).find(|word| may_be_a_key(word)) {
+        told = told.split(key).next().unwrap_or_default();
+    }
+    told.trim_end()
+}
+
+/// Of a SHA-256 its digits; nothing of anything else.
+fn hexadecimal(text: Option<Text>) -> String {
+    text.map(|text| text.0.into_owned())
+        .filter(|text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .unwrap_or_default()
 }
 
 const KEY: &[u8] = b"\"event\":\"";
@@ -201,19 +249,18 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
         return None;
     }
     let line: Line = serde_json::from_slice(line).ok()?;
-    let owned = |text: Option<Text>| text.map(|text| text.0.into_owned()).unwrap_or_default();
     let event = match line.event.as_ref() {
         "startup" => Event::Startup {
-            config_hash: owned(line.config_hash),
+            config_hash: hexadecimal(line.config_hash),
         },
         "config_reload" => Event::Reloaded {
-            config_hash: owned(line.config_hash),
+            config_hash: hexadecimal(line.config_hash),
         },
         // A failed reload of the CA has the same method, but a success follows it.
         "error" if text(line.method.as_ref()) == "CONFIG_RELOAD" => line
             .error
             .filter(|error| error.0.starts_with("rejected"))
-            .map(|error| Event::ReloadRefused(error.0.into_owned()))?,
+            .map(|error| Event::ReloadRefused(Said::words(&error.0)))?,
         // An agent that asks for the canary learns nothing, and it is asked for at
         // every proof.
         "blocked" | "sni_mismatch" | "kill_switch_deny" => {
@@ -230,29 +277,22 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
     Some(Heard::Event(event))
 }
 
-/// A line of output fit to be kept and shown to others: of an event, only what says
-/// what happened. Its URL, target and error may hold the very secret that was refused
-/// (`core_dlp` logs the whole URL).
-#[must_use]
-pub fn without_secrets(line: &str) -> String {
-    const LONGEST: usize = 512;
-    let kept = if line.starts_with('{') {
-        match serde_json::from_str::<Line>(line) {
-            Ok(event) => {
-                let reloads = text(event.method.as_ref()) == "CONFIG_RELOAD";
-                let why = event.reason.or(event.error.filter(|_| reloads));
-                let more = [event.scanner, why].into_iter().flatten();
-                std::iter::once(event.event)
-                    .chain(more.map(|text| text.0))
-                    .collect::<Vec<_>>()
-                    .join(": ")
-            }
-            Err(_) => "(a line of JSON that is no event)".to_owned(),
-        }
-    } else {
-        line.to_owned()
+/// Of a line of JSON what says what happened: the event, and of a refusal what refused it
+/// and why, in pipelock's fixed words. Its URL and target are left out, because they may
+/// hold the very secret that was refused (`core_dlp` logs the whole URL).
+pub(super) fn in_words(line: &[u8]) -> String {
+    let Ok(line) = serde_json::from_slice::<Line>(line) else {
+        return "(a line of JSON that is no event)".to_owned();
     };
-    kept.chars().take(LONGEST).collect()
+    let reloads = text(line.method.as_ref()) == "CONFIG_RELOAD";
+    let error = line.error.as_ref().filter(|_| reloads);
+    let error = text(error).to_owned();
+    let scanner = word(text(line.scanner.as_ref())).to_owned();
+    let event = word(&line.event).to_owned();
+    let refusal = Refusal(line);
+    let said = [&event, &scanner, refusal.reason(), &error];
+    let said: Vec<&str> = said.into_iter().filter(|part| !part.is_empty()).collect();
+    said.join(": ")
 }
 
 #[cfg(test)]
@@ -297,9 +337,9 @@ mod tests {
         let refused = br#"{"level":"error","component":"pipelock","event":"error","method":"CONFIG_RELOAD","resource":"p.yaml","error":"rejected: security downgrade from strict mode","time":"2026-11-23T20:17:58Z","message":"request error"}"#;
         assert_eq!(
             event(refused),
-            Some(Event::ReloadRefused(
-                "rejected: security downgrade from strict mode".into()
-            ))
+            Some(Event::ReloadRefused(Said::words(
+                "rejected: security downgrade from strict mode"
+            )))
         );
     }
 
@@ -385,6 +425,12 @@ mod tests {
                 "pipelock's kill switch is on",
             ),
             (
+                r#"{"event":"blocked","target":"AKIAIOSFODNN7EXAMPLE:b:443","scanner":"AKIAIOSFODNN7EXAMPLE","reason":"core DLP match: x, AKIAIOSFODNN7EXAMPLE"}"#,
+                "-",
+                "unknown",
+                "core DLP match: x,",
+            ),
+            (
                 r#"{"event":"blocked","url":"http://a b/","scanner":"allowlist","reason":"x"}"#,
                 "-",
                 "allowlist",
@@ -411,15 +457,17 @@ mod tests {
     #[test]
     fn keeps_no_url_and_no_target_for_the_record() {
         let blocked = r#"{"level":"warn","event":"blocked","method":"GET","url":"http://x/?k=AKIAIOSFODNN7EXAMPLE","target":"AKIAIOSFODNN7EXAMPLE","scanner":"core_dlp","reason":"AWS Access ID"}"#;
-        assert_eq!(without_secrets(blocked), "blocked: core_dlp: AWS Access ID");
+        let said = |line: &str| Said::line(line.as_bytes()).to_string();
+        assert_eq!(said(blocked), "blocked: core_dlp: AWS Access ID");
         let error =
             r#"{"event":"error","method":"GET","url":"u","error":"Get http://x/?k=AKIA: refused"}"#;
-        assert_eq!(without_secrets(error), "error");
-        assert!(!without_secrets(&blocked[..60]).contains("AKIA"));
-        assert_eq!(
-            without_secrets("panic: out of memory"),
-            "panic: out of memory"
-        );
+        assert_eq!(said(error), "error");
+        assert!(!said(&blocked[..60]).contains("AKIA"));
+        let reload =
+            r#"{"event":"error","method":"CONFIG_RELOAD","error":"rejected: security downgrade"}"#;
+        assert_eq!(said(reload), "error: rejected: security downgrade");
+        let hostile = r#"{"event":"AKIAIOSFODNN7EXAMPLE","scanner":"AKIAIOSFODNN7EXAMPLE","reason":"hunter2 DLP match: AKIAIOSFODNN7EXAMPLE"}"#;
+        assert_eq!(said(hostile), "unknown: unknown: hunter");
     }
 
     #[test]

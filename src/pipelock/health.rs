@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::http::Response;
+use super::said::Said;
 
 /// Asks for the health.
 pub const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sidecar-init\r\nConnection: close\r\n\r\n";
@@ -31,12 +32,15 @@ pub fn judge(response: &Response) -> Result<String, String> {
             response.status
         ));
     }
-    let health: Health = serde_json::from_slice(&response.body)
-        .map_err(|error| format!("/health is not what pipelock answers: {error}"))?;
+    let health: Health = serde_json::from_slice(&response.body).map_err(|error| {
+        let why = Said::words(&error.to_string());
+        format!("/health is not what pipelock answers: {why}")
+    })?;
     let mut wrong = Vec::new();
     let mut expect = |field: &str, found: &str, wanted: &str| {
         if found != wanted {
-            wrong.push(format!("{field} is {found:?} instead of {wanted:?}"));
+            let found = Said::words(found);
+            wrong.push(format!("{field} is \"{found}\" instead of {wanted:?}"));
         }
     };
     expect("status", &health.status, "healthy");

@@ -9,8 +9,11 @@ pub mod http;
 pub mod leaves;
 pub mod reload;
 pub mod render;
+pub mod said;
+pub mod skim;
 
 use http::Response;
+use said::Said;
 
 /// The version all of this was measured with.
 pub const TESTED_VERSION: &str = "2.3.0";
@@ -31,7 +34,6 @@ const CANARY_REFUSAL: &[u8] = b"CONNECT blocked: domain not in allowlist: canary
 
 /// Whether the canary was refused, for the right reason.
 pub fn judge_canary(response: &Response) -> Result<(), String> {
-    let body = String::from_utf8_lossy(response.body.get(..200).unwrap_or(&response.body));
     if response.status != 403 {
         return Err(format!(
             "pipelock answered the canary, CONNECT {CANARY_HOST}:443, with {} instead of 403: \
@@ -40,8 +42,9 @@ pub fn judge_canary(response: &Response) -> Result<(), String> {
         ));
     }
     if memchr::memmem::find(&response.body, CANARY_REFUSAL).is_none() {
+        let said = Said::line(response.body.get(..200).unwrap_or(&response.body));
         return Err(format!(
-            "pipelock refused the canary, CONNECT {CANARY_HOST}:443, but not by its allowlist: {body:?}"
+            "pipelock refused the canary, CONNECT {CANARY_HOST}:443, but not by its allowlist: \"{said}\""
         ));
     }
     Ok(())

@@ -385,11 +385,7 @@ impl Supervisor<'_> {
         }
         self.prober.reset(self.desired.policy.listen);
         let status = &mut self.reporter.status;
-        status.last_lines = self
-            .last_lines
-            .iter()
-            .map(events::without_secrets)
-            .collect();
+        status.last_lines = self.last_lines.said();
         status.daemon.pid = None;
         status.daemon.sandbox_verified = false;
         status.config.applied_sha256 = None;

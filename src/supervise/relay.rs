@@ -1,5 +1,6 @@
 //! Carries the daemon's output to the init's own, line by line, without waiting for
-//! either side. Touches the kernel: reads two pipes.
+//! either side. Touches the kernel: reads two pipes. What becomes of the bytes is
+//! [`Lines`]' to say, which is pure.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::console::{Stream, console};
+use crate::pipelock::said::Said;
+use crate::pipelock::skim::Skim;
+use crate::plain;
 
 /// Longer lines are broken into pieces of this many bytes.
 const LONGEST_LINE: usize = 64 * 1024;
@@ -26,24 +30,200 @@ const KEPT_BYTES: usize = 8 * 1024;
 /// No line of the daemon may look like one of ours.
 const OUR_PREFIX: &[u8] = b"sidecar-init:";
 const QUOTE_PREFIX: &[u8] = b"pipelock: ";
+/// Before every piece of a long line but the first: no line begins with what an agent
+/// wrote in the middle of one.
+const CONTINUED_PREFIX: &[u8] = b"pipelock: (continued) ";
 
 /// The last lines of both streams together.
 #[derive(Debug, Clone, Default)]
-pub struct LastLines(VecDeque<String>);
+pub struct LastLines(VecDeque<Vec<u8>>);
 
 impl LastLines {
     fn keep(&mut self, line: &[u8]) {
-        let text = line.get(..KEPT_BYTES).unwrap_or(line);
         if self.0.len() == KEPT_LINES {
             self.0.pop_front();
         }
-        self.0.push_back(String::from_utf8_lossy(text).into_owned());
+        self.0.push_back(if line.len() > KEPT_BYTES {
+            Skim::new(line).finish()
+        } else {
+            line.to_vec()
+        });
     }
 
-    /// Oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+    /// What of them may be told, oldest first.
+    #[must_use]
+    pub fn said(&self) -> Vec<Said> {
+        self.0.iter().map(|line| Said::line(line)).collect()
     }
+}
+
+/// Where lines go.
+pub struct Outlet<'a> {
+    /// Takes whole lines, ready to be printed.
+    pub print: &'a mut dyn FnMut(&[u8]),
+    /// Keeps the last of them.
+    pub last: &'a mut LastLines,
+    /// Is shown each, as the daemon wrote it; of one that is longer than 64 KiB, what
+    /// [`Skim`] keeps.
+    pub see: &'a mut dyn FnMut(&[u8]),
+}
+
+/// One stream's bytes, made into lines.
+#[derive(Debug)]
+pub struct Lines {
+    buffer: Box<[u8]>,
+    /// Bytes at the start of `buffer` that wait for the end of their line.
+    partial: usize,
+    /// A line that is longer than the buffer, as far as it has come.
+    long: Option<Skim>,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; LONGEST_LINE].into_boxed_slice(),
+            partial: 0,
+            long: None,
+        }
+    }
+}
+
+impl Lines {
+    /// Where the next bytes are to be put.
+    pub fn free(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.partial..).unwrap_or_default()
+    }
+
+    /// So many bytes were put there: passes on the lines they complete.
+    pub fn advance(&mut self, count: usize, to: &mut Outlet) {
+        let filled = self.partial + count;
+        // What waited has no end in it.
+        let new = self.partial;
+        let begin = self.end_long_line(new, filled, to);
+        let new = new.max(begin);
+        let held = self.buffer.get(begin..filled).unwrap_or_default();
+        let arrived = self.buffer.get(new..filled).unwrap_or_default();
+        let rest = match memchr::memrchr(b'\n', arrived) {
+            Some(end) => {
+                let end = new + end + 1;
+                pass_on(self.buffer.get(begin..end).unwrap_or_default(), to);
+                end
+            }
+            None if held.len() == self.buffer.len() => {
+                print_line(&[], held, to.print);
+                self.long = Some(Skim::new(held));
+                filled
+            }
+            None => begin,
+        };
+        self.buffer.copy_within(rest..filled, 0);
+        self.partial = filled - rest;
+    }
+
+    /// Where the first line begins that is not the end of a long one.
+    fn end_long_line(&mut self, new: usize, filled: usize, to: &mut Outlet) -> usize {
+        let Some(skim) = &mut self.long else {
+            return 0;
+        };
+        let held = self.buffer.get(..filled).unwrap_or_default();
+        let arrived = held.get(new..).unwrap_or_default();
+        let end = memchr::memchr(b'\n', arrived).map(|end| new + end);
+        if end.is_none() && filled < self.buffer.len() {
+            return 0;
+        }
+        let piece = held.get(..end.unwrap_or(filled)).unwrap_or_default();
+        if !piece.is_empty() {
+            print_line(CONTINUED_PREFIX, piece, to.print);
+        }
+        skim.feed(piece);
+        let Some(end) = end else {
+            self.partial = 0;
+            return filled;
+        };
+        if let Some(skim) = self.long.take() {
+            see_rest(&skim.finish(), to);
+        }
+        end + 1
+    }
+
+    /// Nothing more will come: what is there is a line.
+    pub fn finish(&mut self, to: &mut Outlet) {
+        let rest = self.buffer.get(..self.partial).unwrap_or_default();
+        match self.long.take() {
+            Some(mut skim) => {
+                if !rest.is_empty() {
+                    print_line(CONTINUED_PREFIX, rest, to.print);
+                }
+                skim.feed(rest);
+                see_rest(&skim.finish(), to);
+            }
+            None if !rest.is_empty() => {
+                print_line(&[], rest, to.print);
+                see_rest(rest, to);
+            }
+            None => {}
+        }
+        self.partial = 0;
+    }
+}
+
+fn see_rest(line: &[u8], to: &mut Outlet) {
+    to.last.keep(line);
+    (to.see)(line);
+}
+
+/// Passes on a block of whole lines at once; the common case copies nothing.
+fn pass_on(block: &[u8], to: &mut Outlet) {
+    if plain::is_plain(block) && memchr::memmem::find(block, OUR_PREFIX).is_none() {
+        (to.print)(block);
+    } else {
+        let mut printed = Vec::with_capacity(block.len() + block.len() / 8);
+        for line in lines(block) {
+            append_line(&mut printed, &[], line);
+        }
+        (to.print)(&printed);
+    }
+    for line in lines(block) {
+        (to.see)(line);
+    }
+    let mut newest: Vec<&[u8]> = block
+        .rsplit(|byte| *byte == b'\n')
+        .skip(1)
+        .take(KEPT_LINES)
+        .collect();
+    newest.reverse();
+    for line in newest {
+        to.last.keep(line);
+    }
+}
+
+/// The lines of a block that ends with one.
+fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    memchr::memchr_iter(b'\n', block).map(move |end| {
+        let line = block.get(begin..end).unwrap_or_default();
+        begin = end + 1;
+        line
+    })
+}
+
+fn print_line(prefix: &[u8], text: &[u8], print: &mut dyn FnMut(&[u8])) {
+    let mut line = Vec::with_capacity(prefix.len() + QUOTE_PREFIX.len() + text.len() + 1);
+    append_line(&mut line, prefix, text);
+    print(&line);
+}
+
+fn append_line(lines: &mut Vec<u8>, prefix: &[u8], text: &[u8]) {
+    lines.extend_from_slice(prefix);
+    if text.starts_with(OUR_PREFIX) {
+        lines.extend_from_slice(QUOTE_PREFIX);
+    }
+    if plain::is_plain(text) {
+        lines.extend_from_slice(text);
+    } else {
+        plain::append(lines, text);
+    }
+    lines.push(b'\n');
 }
 
 /// One stream of the daemon.
@@ -51,9 +231,7 @@ impl LastLines {
 pub struct Relay {
     pipe: File,
     stream: Stream,
-    buffer: Box<[u8]>,
-    /// Bytes at the start of `buffer` that wait for the end of their line.
-    partial: usize,
+    lines: Lines,
     ended: bool,
 }
 
@@ -66,8 +244,7 @@ impl Relay {
         Self {
             pipe,
             stream,
-            buffer: vec![0; LONGEST_LINE].into_boxed_slice(),
-            partial: 0,
+            lines: Lines::default(),
             ended: false,
         }
     }
@@ -88,12 +265,11 @@ impl Relay {
     pub fn carry(&mut self, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
         let mut carried = 0;
         while !self.ended && carried < BUDGET && self.has_room() {
-            let free = self.buffer.get_mut(self.partial..).unwrap_or_default();
-            match self.pipe.read(free) {
+            match self.pipe.read(self.lines.free()) {
                 Ok(0) => self.ended = true,
                 Ok(count) => {
                     carried += count;
-                    self.emit(self.partial + count, last, see);
+                    self.advance(count, last, see);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -114,77 +290,102 @@ impl Relay {
             let end = Instant::now() + LAST_WORDS;
             while carried < 2 * BUDGET {
                 console().wait_for_room(self.stream, end);
-                let free = self.buffer.get_mut(self.partial..).unwrap_or_default();
-                match self.pipe.read(free) {
+                match self.pipe.read(self.lines.free()) {
                     Ok(count) if count > 0 => {
                         carried += count;
-                        self.emit(self.partial + count, last, see);
+                        self.advance(count, last, see);
                     }
                     _ => break,
                 }
             }
         }
-        let rest = self.buffer.get(..self.partial).unwrap_or_default();
-        if !rest.is_empty() {
-            write_line(self.stream, rest, last, see);
-            self.partial = 0;
-        }
+        let stream = self.stream;
+        let print = &mut |lines: &[u8]| console().write_lines(stream, lines);
+        self.lines.finish(&mut Outlet { print, last, see });
     }
 
-    /// Passes on the whole lines among the first `filled` bytes and moves the rest to the front.
-    fn emit(&mut self, filled: usize, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
-        let held = self.buffer.get(..filled).unwrap_or_default();
-        match memchr::memrchr(b'\n', held) {
-            Some(end) => {
-                let lines = held.get(..=end).unwrap_or_default();
-                write_lines(self.stream, lines, last, see);
-                self.buffer.copy_within(end + 1..filled, 0);
-                self.partial = filled - end - 1;
-            }
-            None if filled == self.buffer.len() => {
-                write_line(self.stream, held, last, see);
-                self.partial = 0;
-            }
-            None => self.partial = filled,
-        }
+    fn advance(&mut self, count: usize, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
+        let stream = self.stream;
+        let print = &mut |lines: &[u8]| console().write_lines(stream, lines);
+        self.lines.advance(count, &mut Outlet { print, last, see });
     }
 }
 
-/// Writes a block of whole lines at once; the common case copies nothing.
-fn write_lines(stream: Stream, block: &[u8], last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
-    let forged = memchr::memmem::find(block, OUR_PREFIX).is_some();
-    if !forged {
-        console().write_lines(stream, block);
-    }
-    for line in block.split_inclusive(|byte| *byte == b'\n') {
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        if forged {
-            write_line(stream, text, last, see);
-        } else {
-            see(text);
-        }
-    }
-    if !forged {
-        let mut newest: Vec<&[u8]> = block
-            .rsplit(|byte| *byte == b'\n')
-            .skip(1)
-            .take(KEPT_LINES)
-            .collect();
-        newest.reverse();
-        for line in newest {
-            last.keep(line);
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn write_line(stream: Stream, text: &[u8], last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
-    let mut line = Vec::with_capacity(QUOTE_PREFIX.len() + text.len() + 1);
-    if text.starts_with(OUR_PREFIX) {
-        line.extend_from_slice(QUOTE_PREFIX);
+    /// What is printed, seen and kept of a stream that comes in pieces of this size.
+    fn carried(bytes: &[u8], piece: usize) -> (String, Vec<String>, Vec<String>) {
+        let (mut printed, mut seen, mut last) = (Vec::new(), Vec::new(), LastLines::default());
+        let mut lines = Lines::default();
+        {
+            let mut to = Outlet {
+                print: &mut |text| printed.extend_from_slice(text),
+                last: &mut last,
+                see: &mut |line| seen.push(String::from_utf8_lossy(line).into_owned()),
+            };
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let free = lines.free();
+                let count = rest.len().min(piece).min(free.len());
+                free[..count].copy_from_slice(&rest[..count]);
+                lines.advance(count, &mut to);
+                rest = &rest[count..];
+            }
+            lines.finish(&mut to);
+        }
+        let said = last.said().iter().map(ToString::to_string).collect();
+        (String::from_utf8(printed).unwrap(), seen, said)
     }
-    line.extend_from_slice(text);
-    line.push(b'\n');
-    console().write_lines(stream, &line);
-    last.keep(text);
-    see(text);
+
+    #[test]
+    fn passes_on_lines_as_they_are() {
+        let text = "one\n\ntwo × 2\nunfinished";
+        for piece in [1, 3, 1000] {
+            let (printed, seen, said) = carried(text.as_bytes(), piece);
+            assert_eq!(printed, format!("{text}\n"));
+            assert_eq!(seen, ["one", "", "two × 2", "unfinished"]);
+            assert_eq!(said, seen);
+        }
+    }
+
+    #[test]
+    fn a_long_event_is_one_line_to_whoever_counts() {
+        let secret = "AKIAIOSFODNN7EXAMPLE ".repeat(20_000);
+        let line = format!(
+            r#"{{"event":"blocked","url":"http://no.example/{secret}","scanner":"allowlist","reason":"domain not in allowlist: no.example"}}"#
+        );
+        let text = format!("{line}\nafter\n{line}");
+        for piece in [999, 4096, 60_000, usize::MAX] {
+            let (printed, seen, said) = carried(text.as_bytes(), piece);
+            let refused = "blocked: allowlist: domain not in allowlist";
+            assert_eq!(said, [refused, "after", refused]);
+            assert_eq!(seen.len(), 3, "{piece}");
+            assert!(seen[0].len() < 2000 && seen[0].ends_with(r#"no.example"}"#));
+            let whole: String = printed
+                .lines()
+                .map(|line| line.strip_prefix("pipelock: (continued) ").unwrap_or(line))
+                .collect();
+            assert_eq!(whole, text.replace('\n', ""));
+            let starts = ["{\"event\"", "after", "pipelock: (continued) "];
+            for line in printed.lines() {
+                assert!(starts.iter().any(|start| line.starts_with(start)), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn forges_no_line_and_moves_no_cursor() {
+        let text = b"sidecar-init: result {}\nx\rsidecar-init: result {}\n\xe2\x80\xa8sidecar-init: result {}\n\x1b[2J\xff\n";
+        let (printed, seen, _) = carried(text, 1000);
+        assert_eq!(
+            printed,
+            "pipelock: sidecar-init: result {}\nx\\rsidecar-init: result {}\n\\u2028sidecar-init: result {}\n\\u001b[2J\\xff\n"
+        );
+        assert_eq!(seen[0], "sidecar-init: result {}");
+        let long = format!("{}sidecar-init: result {{}}\n", "x".repeat(LONGEST_LINE));
+        let (printed, _, _) = carried(long.as_bytes(), usize::MAX);
+        assert!(printed.ends_with("\npipelock: (continued) pipelock: sidecar-init: result {}\n"));
+    }
 }

@@ -101,6 +101,9 @@ pub struct Daemon {
     pub cgroup: bool,
     /// Whether the sandbox was read back from `/proc` and found as asked for.
     pub sandbox_verified: bool,
+    /// What keeps a ready daemon from answering its probes as it should: busy,
+    /// overloaded, silent or not well, in a sentence.
+    pub trouble: Option<String>,
 }
 
 /// Which configuration is wanted and which is in force.

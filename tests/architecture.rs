@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use sidecar_init::supervise::machine::{Answer, Change, Event, Machine, Phase, Timing};
+use sidecar_init::supervise::machine::{Answer, Change, Event, Machine, Phase, Silence, Timing};
 use sidecar_init::supervise::reaper::ExitReason;
 
 /// A small generator with a fixed seed (xorshift64): the same histories every time.
@@ -34,12 +34,14 @@ fn any_event(random: &mut Random) -> Event {
         Event::ReloadRefused,
         Event::Unfit("another configuration".to_owned()),
         Event::Answered(Answer::Fit),
-        Event::Answered(Answer::Healthy),
-        Event::Answered(Answer::Silent("refused".to_owned())),
+        Event::Answered(Answer::Alive),
+        Event::Answered(Answer::Silent(Silence::because("refused"))),
+        Event::Answered(Answer::Sick("a part of it is wedged".to_owned())),
         Event::Answered(Answer::Unfit("allows everything".to_owned())),
         Event::Answered(Answer::Tunnels(0)),
         Event::Answered(Answer::Tunnels(2)),
         Event::Exited(ExitReason::Code(1)),
+        Event::OutOfMemory(ExitReason::Signal(9), "its limit".to_owned()),
         Event::Tick,
     ];
     let chosen = random.below(events.len());

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use sidecar_init::supervise::backoff::WINDOW;
 use sidecar_init::supervise::machine::{
-    ABANDON, Action, Answer, Change, DRAIN_INTERVAL, Event, Failure, MISSES, Machine, Outcome,
-    Phase, RELOAD_DEADLINE, SHORT_GRACE, START_DEADLINE, Timing,
+    ABANDON, AT_WORK, Action, Answer, Change, DRAIN_INTERVAL, Event, Failure, LONGEST_SILENCE,
+    MISSES, Machine, Outcome, PATIENCE, PATIENCE_WITH_WORK, Phase, RELOAD_DEADLINE, SHORT_GRACE,
+    START_DEADLINE, Silence, Timing,
 };
 use sidecar_init::supervise::reaper::ExitReason;
 
@@ -99,7 +100,7 @@ impl Bench {
             let (_, actions) = self.tick();
             if actions
                 .iter()
-                .any(|action| !matches!(action, Action::ProbeFitness | Action::ProbeHealth))
+                .any(|action| !matches!(action, Action::ProbeFitness | Action::ProbeLiveness(_)))
             {
                 return (self.now - begin, actions);
             }
@@ -146,7 +147,7 @@ fn health_without_a_refused_canary_does_not_make_ready() {
     let mut bench = Bench::starting(TIMING);
     bench.step(Event::Confined);
     bench.step(Event::Announced);
-    assert_eq!(bench.step(Event::Answered(Answer::Healthy)), []);
+    assert_eq!(bench.step(Event::Answered(Answer::Alive)), []);
     assert_eq!(bench.machine.phase(), Phase::Starting);
 }
 
@@ -157,9 +158,9 @@ fn asks_again_until_the_start_deadline_and_then_replaces_the_daemon() {
     while bench.machine.phase() == Phase::Starting {
         let (_, actions) = bench.tick();
         if actions == [Action::ProbeFitness] {
-            bench.step(Event::Answered(Answer::Silent(
-                "Connection refused".to_owned(),
-            )));
+            bench.step(Event::Answered(Answer::Silent(Silence::because(
+                "Connection refused",
+            ))));
         } else {
             assert_eq!(actions, [Action::Terminate]);
         }
@@ -200,7 +201,7 @@ fn gives_up_on_a_daemon_that_answers_the_canary_wrongly_five_times() {
     let mut bench = Bench::starting(TIMING);
     let unfit = || Event::Answered(Answer::Unfit("it lets the canary out".to_owned()));
     for _ in 0..4 {
-        assert_eq!(bench.step(unfit()), [Action::Terminate]);
+        assert_eq!(bench.step(unfit()), [Action::Kill]);
         let mut actions = bench.exit();
         if actions.is_empty() {
             assert_eq!(bench.machine.phase(), Phase::Backoff);
@@ -222,7 +223,7 @@ fn a_daemon_that_contradicts_what_it_was_told_is_a_failure() {
     for mut bench in [Bench::starting(TIMING), Bench::ready(TIMING)] {
         assert_eq!(
             bench.step(Event::Unfit("another configuration".to_owned())),
-            [Action::Terminate]
+            [Action::Kill]
         );
         assert_eq!(bench.exit(), [Action::Spawn]);
         assert_eq!(bench.machine.failures(), 1);
@@ -263,8 +264,8 @@ fn starts_a_crashed_daemon_again_at_once() {
 fn probes_a_ready_daemon_at_the_interval_and_replaces_it_after_three_misses() {
     let mut bench = Bench::ready(TIMING);
     for miss in 1..=MISSES {
-        assert_eq!(bench.tick(), (PROBE, vec![Action::ProbeHealth]));
-        let actions = bench.step(Event::Answered(Answer::Silent("late".to_owned())));
+        assert_eq!(bench.tick(), (PROBE, vec![Action::ProbeLiveness(PATIENCE)]));
+        let actions = bench.step(Event::Answered(Answer::Silent(Silence::because("late"))));
         assert_eq!(
             actions == [Action::Terminate],
             miss == MISSES,
@@ -286,14 +287,228 @@ fn one_answer_forgives_the_misses_before_it() {
         for _ in 1..MISSES {
             bench.tick();
             assert_eq!(
-                bench.step(Event::Answered(Answer::Silent(String::new()))),
+                bench.step(Event::Answered(Answer::Silent(Silence::default()))),
                 []
             );
         }
         bench.tick();
-        assert_eq!(bench.step(Event::Answered(Answer::Healthy)), []);
+        assert_eq!(bench.step(Event::Answered(Answer::Alive)), []);
     }
     assert_eq!(bench.machine.phase(), Phase::Ready);
+}
+
+// Busy, overloaded, unwell.
+
+/// A missed probe of a daemon that has used so much processor time, if anybody tells.
+fn silent(used: Option<Duration>) -> Event {
+    Event::Answered(Answer::Silent(Silence {
+        used,
+        ..Silence::because("late")
+    }))
+}
+
+impl Bench {
+    /// Lets a probe be asked and missed; the time until the next one, and what came of it.
+    fn miss(&mut self, used: Option<Duration>) -> Vec<Action> {
+        self.miss_after(|_| used)
+    }
+
+    /// The same; what it has used may follow from the time it was waited for.
+    fn miss_after(&mut self, used: impl FnOnce(Instant) -> Option<Duration>) -> Vec<Action> {
+        let (_, actions) = self.tick();
+        let [Action::ProbeLiveness(patience)] = actions.as_slice() else {
+            panic!("no probe: {actions:?}");
+        };
+        self.now += *patience;
+        self.step(silent(used(self.now)))
+    }
+}
+
+#[test]
+fn work_never_restarts_it_and_an_answer_forgives_it_all() {
+    let mut bench = Bench::ready(TIMING);
+    let begin = bench.now;
+    assert_eq!(bench.miss(Some(SECOND)), []);
+    let first = bench.now;
+    while bench.now - begin + 40 * SECOND < LONGEST_SILENCE {
+        // A fiftieth of a processor is enough: the machine may have others to serve.
+        let used = |now: Instant| SECOND + (now - first) / AT_WORK;
+        assert_eq!(bench.miss_after(|now| Some(used(now))), []);
+        let used = used(bench.now);
+        let trouble = bench.machine.trouble().unwrap();
+        let silent = (bench.now - first).as_secs();
+        let words = format!(
+            "busy: has not answered its probe for {silent} s, while it used {} s of processor time",
+            used.saturating_sub(SECOND).as_secs()
+        );
+        assert_eq!(trouble, words);
+    }
+    bench.tick();
+    assert_eq!(bench.step(Event::Answered(Answer::Alive)), []);
+    assert_eq!(bench.machine.trouble(), None);
+    assert_eq!(bench.machine.failures(), 0);
+}
+
+#[test]
+fn waits_longer_for_an_answer_only_while_it_works() {
+    let mut bench = Bench::ready(TIMING);
+    let patience = |bench: &mut Bench| match bench.tick().1.as_slice() {
+        [Action::ProbeLiveness(patience)] => *patience,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(patience(&mut bench), PATIENCE);
+    bench.step(silent(Some(SECOND)));
+    assert_eq!(patience(&mut bench), PATIENCE);
+    bench.step(silent(Some(3 * SECOND)));
+    assert_eq!(patience(&mut bench), PATIENCE_WITH_WORK);
+    bench.step(silent(Some(3 * SECOND)));
+    assert_eq!(patience(&mut bench), PATIENCE);
+}
+
+#[test]
+fn a_wedge_is_found_after_three_misses_whatever_it_did_before() {
+    for used in [None, Some(Duration::ZERO), Some(9 * SECOND)] {
+        let mut bench = Bench::ready(TIMING);
+        for miss in 1..=MISSES {
+            let restarts = bench.miss(used) == [Action::Terminate];
+            assert_eq!(restarts, miss == MISSES, "{used:?}");
+        }
+        let late = Failure::Unresponsive("late".to_owned());
+        assert_eq!(bench.machine.brought_down_for(), Some(&late));
+    }
+    let mut bench = Bench::ready(TIMING);
+    for used in [1, 5, 9] {
+        assert_eq!(bench.miss(Some(used * SECOND)), []);
+    }
+    // What Go's own housekeeping takes is no work.
+    let idle = |miss: u8| Some(9 * SECOND + u32::from(miss) * 10 * MILLISECOND);
+    for miss in 1..=MISSES {
+        let restarts = bench.miss(idle(miss)) == [Action::Terminate];
+        assert_eq!(restarts, miss == MISSES);
+    }
+}
+
+#[test]
+fn one_that_spins_and_never_answers_ends_some_day_and_no_sooner() {
+    let mut bench = Bench::ready(TIMING);
+    assert_eq!(bench.miss(Some(SECOND)), []);
+    let first = bench.now;
+    loop {
+        let actions = bench.miss(Some(bench.now - first + 2 * SECOND));
+        if actions == [Action::Terminate] {
+            break;
+        }
+        assert_eq!(actions, []);
+        assert!(bench.now - first < LONGEST_SILENCE);
+    }
+    assert!(bench.now - first < LONGEST_SILENCE + PROBE + PATIENCE_WITH_WORK);
+    let failure = bench.machine.brought_down_for().unwrap().to_string();
+    assert!(
+        failure.starts_with("pipelock answered nothing for 3"),
+        "{failure}"
+    );
+    // Once in five minutes: no crash loop is made of that.
+    assert_eq!(bench.exit(), [Action::Spawn]);
+}
+
+#[test]
+fn overload_restarts_it_as_often_as_it_comes_and_never_ends_the_machine() {
+    let overloaded = || {
+        Event::Answered(Answer::Silent(Silence {
+            overload: Some("its 64 descriptors are in use".to_owned()),
+            ..Silence::because("late")
+        }))
+    };
+    let starved = || Event::OutOfMemory(ExitReason::Signal(9), "its limit is 96 MiB".to_owned());
+    let mut bench = Bench::ready(Timing {
+        probe: SECOND,
+        ..TIMING
+    });
+    for round in 0..40 {
+        if round % 2 == 0 {
+            for miss in 1..=MISSES {
+                bench.tick();
+                let restarts = bench.step(overloaded()) == [Action::Terminate];
+                assert_eq!(restarts, miss == MISSES);
+                if !restarts {
+                    let trouble = bench.machine.trouble();
+                    assert_eq!(trouble, Some("overloaded: its 64 descriptors are in use"));
+                }
+            }
+            bench.exit();
+        } else {
+            bench.step(starved());
+        }
+        if bench.machine.phase() == Phase::Backoff {
+            assert!(bench.tick().0 <= 10 * SECOND);
+        }
+        bench.become_ready();
+    }
+    assert_eq!(bench.machine.failures(), 40);
+}
+
+#[test]
+fn one_that_starves_before_it_is_ready_is_in_a_crash_loop() {
+    let mut bench = Bench::starting(TIMING);
+    let starved = || Event::OutOfMemory(ExitReason::Signal(9), "its limit is 9 MiB".to_owned());
+    for _ in 0..4 {
+        bench.step(starved());
+        if bench.machine.phase() == Phase::Backoff {
+            bench.tick();
+        }
+    }
+    let actions = bench.step(starved());
+    let [Action::Finish(Outcome::GaveUp(failure))] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(
+        failure.to_string(),
+        "pipelock was killed by signal 9 (SIGKILL): out of memory, its limit is 9 MiB"
+    );
+}
+
+#[test]
+fn one_that_says_it_is_not_well_is_told_and_replaced_if_it_stays_so() {
+    let sick = || Event::Answered(Answer::Sick("/health answered 503".to_owned()));
+    let mut bench = Bench::ready(TIMING);
+    for _ in 0..5 {
+        bench.tick();
+        assert_eq!(bench.step(sick()), []);
+        let trouble = bench.machine.trouble();
+        assert_eq!(trouble, Some("not well: /health answered 503"));
+        bench.tick();
+        assert_eq!(bench.step(Event::Answered(Answer::Alive)), []);
+    }
+    for miss in 1..=MISSES {
+        bench.tick();
+        assert_eq!(bench.step(sick()) == [Action::Terminate], miss == MISSES);
+    }
+    let mut starting = Bench::starting(TIMING);
+    assert_eq!(starting.step(sick()), []);
+    starting.become_ready();
+}
+
+#[test]
+fn one_that_is_no_firewall_has_no_grace_in_any_state() {
+    let unfit = || Event::Unfit("a configuration nobody gave it".to_owned());
+    let mut stopping = Bench::ready(TIMING);
+    stopping.step(Event::StopAsked);
+    for mut bench in [
+        Bench::starting(TIMING),
+        Bench::ready(TIMING),
+        Bench::draining(),
+        stopping,
+    ] {
+        assert_eq!(bench.step(unfit()), [Action::Kill]);
+        assert_eq!(bench.step(unfit()), []);
+    }
+    // And a stop still ends without it.
+    let mut stuck = Bench::draining();
+    stuck.step(unfit());
+    assert_eq!(
+        stuck.tick(),
+        (ABANDON, vec![Action::Finish(Outcome::Stopped)])
+    );
 }
 
 // Stopping.
@@ -456,7 +671,7 @@ fn a_reload_counts_when_it_is_acknowledged_and_the_canary_is_refused_again() {
         [Action::ProbeFitness]
     );
     assert_eq!(
-        bench.step(Event::Answered(Answer::Healthy)),
+        bench.step(Event::Answered(Answer::Alive)),
         [],
         "health is no refusal"
     );
@@ -512,7 +727,7 @@ fn a_daemon_that_lets_the_canary_out_after_a_reload_is_a_failure() {
     bench.step(Event::ReloadAcknowledged);
     assert_eq!(
         bench.step(Event::Answered(Answer::Unfit("200".to_owned()))),
-        [Action::Terminate]
+        [Action::Kill]
     );
     bench.exit();
     assert_eq!(bench.machine.failures(), 1);
@@ -569,7 +784,7 @@ fn a_revocation_shortens_a_grace_period_and_never_lengthens_one() {
 fn drains_until_no_tunnel_is_open() {
     let mut bench = Bench::draining();
     assert_eq!(
-        bench.step(Event::Answered(Answer::Healthy)),
+        bench.step(Event::Answered(Answer::Alive)),
         [],
         "an answer from before the drain"
     );
@@ -582,7 +797,7 @@ fn drains_until_no_tunnel_is_open() {
         assert_eq!(bench.tick(), (DRAIN_INTERVAL, vec![Action::CountTunnels]));
     }
     assert_eq!(
-        bench.step(Event::Answered(Answer::Silent("late".to_owned()))),
+        bench.step(Event::Answered(Answer::Silent(Silence::because("late")))),
         []
     );
     assert_eq!(bench.tick(), (DRAIN_INTERVAL, vec![Action::CountTunnels]));
@@ -595,7 +810,7 @@ fn drains_until_no_tunnel_is_open() {
 #[test]
 fn counts_no_tunnels_before_new_ones_are_refused() {
     let mut bench = Bench::draining();
-    bench.step(Event::Answered(Answer::Healthy));
+    bench.step(Event::Answered(Answer::Alive));
     assert_eq!(bench.tick(), (DRAIN, vec![Action::Terminate]));
 }
 
@@ -657,11 +872,14 @@ enum Happening {
     Change(Change),
     /// The daemon, if there is one, ends.
     Exit(ExitReason),
+    /// The daemon, if there is one, starves.
+    Starve,
     /// The next start fails.
     NextSpawnFails,
     /// The question under way, if there is one, is answered well, not at all, or badly.
     AnswerWell(u64),
-    AnswerNot,
+    AnswerNot(Silence),
+    AnswerSick,
     AnswerBadly,
     /// The daemon, if there is one, says these.
     Proves,
@@ -675,11 +893,23 @@ enum Happening {
     Spurious(Event),
 }
 
+/// Whatever may be seen of a daemon that does not answer.
+fn silence() -> impl Strategy<Value = Silence> {
+    let used = proptest::option::of((0_u64..600_000).prop_map(Duration::from_millis));
+    let overload = proptest::option::of(Just("its descriptors are in use".to_owned()));
+    (used, overload).prop_map(|(used, overload)| Silence {
+        why: "silent".to_owned(),
+        used,
+        overload,
+    })
+}
+
 fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         Just(Answer::Fit),
-        Just(Answer::Healthy),
-        Just(Answer::Silent("silent".to_owned())),
+        Just(Answer::Alive),
+        silence().prop_map(Answer::Silent),
+        Just(Answer::Sick("sick".to_owned())),
         Just(Answer::Unfit("unfit".to_owned())),
         (0_u64..3).prop_map(Answer::Tunnels),
     ]
@@ -702,9 +932,11 @@ fn happening() -> impl Strategy<Value = Happening> {
             (0..256).prop_map(ExitReason::Code),
             (1..65).prop_map(ExitReason::Signal)
         ].prop_map(Happening::Exit),
+        1 => Just(Happening::Starve),
         1 => Just(Happening::NextSpawnFails),
         5 => (0_u64..3).prop_map(Happening::AnswerWell),
-        3 => Just(Happening::AnswerNot),
+        3 => silence().prop_map(Happening::AnswerNot),
+        1 => Just(Happening::AnswerSick),
         1 => Just(Happening::AnswerBadly),
         6 => Just(Happening::Proves),
         1 => Just(Happening::Confined),
@@ -793,7 +1025,7 @@ impl World {
             Event::Confined => self.proved[0] = true,
             Event::Announced => self.proved[1] = true,
             Event::Answered(Answer::Fit) => self.proved[2] = true,
-            Event::Exited(_) => {
+            Event::Exited(_) | Event::OutOfMemory(..) => {
                 assert!(self.daemon);
                 self.daemon = false;
                 self.terminated_at = None;
@@ -868,7 +1100,7 @@ impl World {
                 assert!(self.daemon || self.spawn_failure_due);
                 self.killed_at = Some(self.now);
             }
-            Action::ProbeFitness | Action::ProbeHealth | Action::CountTunnels => {
+            Action::ProbeFitness | Action::ProbeLiveness(_) | Action::CountTunnels => {
                 self.question = Some(action.clone());
                 if *action == Action::ProbeFitness && self.was_ready {
                     // After a reload the canary has to be refused anew.
@@ -961,6 +1193,10 @@ impl World {
             Happening::Resume => Some(Event::ResumeAsked),
             Happening::Change(change) => Some(Event::ConfigChanged(change)),
             Happening::Exit(reason) => said(Event::Exited(reason)),
+            Happening::Starve => said(Event::OutOfMemory(
+                ExitReason::Signal(9),
+                "its limit".to_owned(),
+            )),
             Happening::NextSpawnFails => {
                 self.spawn_fails = true;
                 None
@@ -968,14 +1204,18 @@ impl World {
             Happening::AnswerWell(open) => self.question.clone().map(|question| {
                 Event::Answered(match question {
                     Action::ProbeFitness => Answer::Fit,
-                    Action::ProbeHealth => Answer::Healthy,
+                    Action::ProbeLiveness(_) => Answer::Alive,
                     _ => Answer::Tunnels(open),
                 })
             }),
-            Happening::AnswerNot => self
+            Happening::AnswerNot(silence) => self
                 .question
                 .clone()
-                .map(|_| Event::Answered(Answer::Silent("silent".to_owned()))),
+                .map(|_| Event::Answered(Answer::Silent(silence))),
+            Happening::AnswerSick => self
+                .question
+                .clone()
+                .map(|_| Event::Answered(Answer::Sick("sick".to_owned()))),
             Happening::AnswerBadly => self
                 .question
                 .clone()

@@ -14,12 +14,14 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use sidecar_init::supervise::machine::DRAIN_INTERVAL;
 use support::{Bed, Console, Init, Place, children, places, proc_field, processor_ticks};
 
@@ -30,6 +32,11 @@ fn ready(bed: Bed) -> Init {
     let mut init = bed.start(Place::Child);
     init.wait_ready();
     init
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn daemon_pid(status: &Value) -> i64 {
@@ -137,6 +144,65 @@ fn replaces_a_daemon_that_says_it_runs_in_another_mode() {
 #[test]
 fn replaces_a_daemon_whose_health_never_ends() {
     is_replaced_when_it("huge-health", "longer than");
+}
+
+#[test]
+fn replaces_a_daemon_that_begins_to_allow_everything() {
+    is_replaced_when_it("allow-everything", "it does not enforce the allowlist");
+}
+
+#[test]
+fn replaces_a_daemon_that_goes_on_saying_it_is_not_well() {
+    let words = r#"not well: /health answered 503: subsystems "scanner":"wedged""#;
+    is_replaced_when_it("sick-health", words);
+}
+
+#[test]
+fn a_daemon_that_is_found_to_allow_everything_is_killed_without_grace_and_that_is_told() {
+    let mut init = ready(Bed::new().with_faults("ignore-term"));
+    let allows = format!("allow-everything {}", init.daemon());
+    init.bed.break_daemon(&allows);
+    let status = init.wait_ready_after(1);
+    assert_eq!(status["last_exit"]["code"], 137);
+    let told = status["last_exit"]["text"].as_str().unwrap();
+    let words = "was killed by signal 9 (SIGKILL), brought down: pipelock answered the canary, \
+                 CONNECT canary.invalid:443, with 200 instead of 403";
+    assert!(told.starts_with(words), "{told}");
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn a_daemon_at_work_is_left_alone_and_told_to_be_busy_until_it_answers() {
+    let mut init = ready(Bed::new());
+    let works = init.daemon();
+    init.bed.break_daemon(&format!("busy {works}"));
+    let status = init.wait_for("it is told", |status| {
+        let trouble = status["daemon"]["trouble"].as_str().unwrap_or_default();
+        trouble.starts_with("busy: has not answered its probe for ")
+    });
+    assert_eq!(
+        status["state"], "ready",
+        "it was proved, and has not failed"
+    );
+    let told = init.bed.run(&["status"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("busy: has not answered"), "{told}");
+    // Three missed probes and their pauses take nine seconds.
+    let patience = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < patience {
+        assert_eq!(init.status()["failures"], 0);
+        thread::sleep(Duration::from_millis(100));
+    }
+    init.bed.break_daemon("");
+    let status = init.wait_for("it answers again", |status| {
+        status["daemon"]["trouble"].is_null()
+    });
+    assert_eq!(status["restarts"], 0);
+    assert_eq!(init.daemon(), works);
+    // And one that stands still afterwards is found all the same.
+    init.bed.break_daemon(&format!("hang-health {works}"));
+    assert_eq!(init.wait_ready_after(1)["failures"], 1);
+    assert_eq!(init.stop().0.code, 0);
 }
 
 #[test]
@@ -558,6 +624,77 @@ fn a_configuration_that_somebody_changed_is_restored_before_the_next_start() {
     let status = init.wait_ready_after(1);
     assert_eq!(status["failures"], 1);
     assert_eq!(fs::read(&config).unwrap(), right);
+}
+
+#[test]
+fn a_configuration_nobody_asked_for_costs_the_daemon_its_life_and_is_put_back() {
+    let mut init = ready(Bed::new().with_faults("ignore-term"));
+    let config = init.bed.path("run/pipelock.yaml");
+    let right = fs::read_to_string(&config).unwrap();
+    let planted = right.replace("a.example", "evil.example");
+    assert_ne!(planted, right);
+    // Once more where the init saw it before the daemon did.
+    init.wait_until("the daemon is replaced", |init| {
+        if fs::read_to_string(&config).ok()? == right && init.status()["restarts"] == 0 {
+            let new = init.bed.path("planted");
+            fs::write(&new, &planted).unwrap();
+            fs::rename(new, &config).unwrap();
+            thread::sleep(Duration::from_millis(100));
+        }
+        (init.status()["restarts"] == 1).then_some(())
+    });
+    let status = init.wait_ready_after(1);
+    assert_eq!(status["failures"], 1);
+    let told = status["last_exit"]["text"].as_str().unwrap();
+    let hash = sha256(planted.as_bytes());
+    for words in [
+        "killed by signal 9",
+        &hash,
+        "somebody else changed ",
+        "run/pipelock.yaml",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert_eq!(fs::read_to_string(&config).unwrap(), right);
+    assert_eq!(
+        status["config"]["applied_sha256"],
+        status["config"]["desired_sha256"]
+    );
+    // What it is given later is still its own.
+    init.bed.allow(&["a.example", "b.example"]);
+    assert_eq!(init.wait_applied(2)["restarts"], 1);
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn a_configuration_that_somebody_changed_is_put_back_before_anybody_reads_it() {
+    let mut init = ready(Bed::new().with_faults("drop-reload"));
+    let config = init.bed.path("run/pipelock.yaml");
+    let right = fs::read(&config).unwrap();
+    let warns = |status: &Value| {
+        let warnings = status["warnings"].to_string();
+        warnings.contains("run/pipelock.yaml; it was put back")
+    };
+    // In place, by another file, and by none.
+    for way in 0..3 {
+        match way {
+            0 => fs::write(&config, "mode: balanced\n").unwrap(),
+            1 => {
+                let new = init.bed.path("planted");
+                fs::write(&new, &right).unwrap();
+                fs::set_permissions(&new, fs::Permissions::from_mode(0o644)).unwrap();
+                fs::rename(new, &config).unwrap();
+            }
+            _ => fs::remove_file(&config).unwrap(),
+        }
+        init.wait_until("it is put back", |init| {
+            let mode = fs::metadata(&config).ok()?.permissions().mode();
+            let put_back = fs::read(&config).ok()? == right && mode & 0o777 == 0o600;
+            (put_back && warns(&init.status())).then_some(())
+        });
+    }
+    assert_eq!(init.status()["restarts"], 0);
+    assert_eq!(init.stop().0.code, 0);
 }
 
 // Halting.

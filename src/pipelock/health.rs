@@ -1,6 +1,7 @@
 //! Judges what pipelock says of itself on `/health`. Pure.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::http::Response;
 use super::said::Said;
@@ -23,18 +24,34 @@ struct Health {
     kill_switch_active: bool,
 }
 
+/// Why an answer is not the one of a firewall that works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ailment {
+    /// A part of it does not work, it says: later versions than the tested one answer 503
+    /// then, and name the part (PIPELOCK.md). It may recover.
+    Sick(String),
+    /// It does not protect, or is no pipelock.
+    Unfit(String),
+}
+
 /// The daemon's version, if it is healthy and a firewall that is on; otherwise every
 /// field that says it is not.
-pub fn judge(response: &Response) -> Result<String, String> {
+pub fn judge(response: &Response) -> Result<String, Ailment> {
+    if response.status == 503 {
+        return Err(Ailment::Sick(format!(
+            "/health answered 503{}",
+            subsystems(&response.body)
+        )));
+    }
     if response.status != 200 {
-        return Err(format!(
+        return Err(Ailment::Unfit(format!(
             "/health answered {} instead of 200",
             response.status
-        ));
+        )));
     }
     let health: Health = serde_json::from_slice(&response.body).map_err(|error| {
         let why = Said::words(&error.to_string());
-        format!("/health is not what pipelock answers: {why}")
+        Ailment::Unfit(format!("/health is not what pipelock answers: {why}"))
     })?;
     let mut wrong = Vec::new();
     let mut expect = |field: &str, found: &str, wanted: &str| {
@@ -69,11 +86,22 @@ pub fn judge(response: &Response) -> Result<String, String> {
             .take(64)
             .collect())
     } else {
-        Err(format!(
+        Err(Ailment::Unfit(format!(
             "/health says pipelock does not protect: {}",
             wrong.join(", ")
-        ))
+        )))
     }
+}
+
+/// What a sick daemon says of its parts; empty where it says nothing of them.
+fn subsystems(body: &[u8]) -> String {
+    let told = serde_json::from_slice::<Value>(body).ok();
+    let parts = told.as_ref().and_then(|told| told.get("subsystems"));
+    parts.map_or_else(String::new, |parts| {
+        let parts = parts.to_string();
+        let parts = Said::words(parts.trim_matches(['{', '}']));
+        format!(": subsystems {parts}")
+    })
 }
 
 fn bool_str(value: bool) -> &'static str {
@@ -86,7 +114,7 @@ mod tests {
 
     const GOOD: &str = r#"{"status":"healthy","version":"2.3.0","mode":"strict","uptime_seconds":0.1,"dlp_patterns":48,"response_scan_enabled":true,"git_protection_enabled":false,"rate_limit_enabled":true,"forward_proxy_enabled":true,"websocket_proxy_enabled":false,"request_body_scan_enabled":true,"tls_interception_enabled":true,"kill_switch_active":false}"#;
 
-    fn judge_text(body: &str) -> Result<String, String> {
+    fn judge_text(body: &str) -> Result<String, Ailment> {
         judge(&Response {
             status: 200,
             body: body.as_bytes().to_vec(),
@@ -106,9 +134,43 @@ mod tests {
         );
         assert_eq!(
             judge_text(&bad).unwrap_err(),
-            "/health says pipelock does not protect: mode is \"balanced\" instead of \"strict\", \
-             tls_interception_enabled is \"false\" instead of \"true\""
+            Ailment::Unfit(
+                "/health says pipelock does not protect: mode is \"balanced\" instead of \"strict\", \
+                 tls_interception_enabled is \"false\" instead of \"true\""
+                    .to_owned()
+            )
         );
+    }
+
+    #[test]
+    fn a_503_is_sick_and_names_its_parts_in_words_fit_to_be_told() {
+        let answered = |status: u16, body: &str| {
+            judge(&Response {
+                status,
+                body: body.as_bytes().to_vec(),
+            })
+            .unwrap_err()
+        };
+        let body = "{\"status\":\"degraded\",\"subsystems\":{\"scanner\":\"wedged\",\"\u{9b}31m\u{202e}\":\"AKIAIOSFODNN7EXAMPLE\"}}";
+        let Ailment::Sick(said) = answered(503, body) else {
+            panic!("it is not sick")
+        };
+        let begin = r#"/health answered 503: subsystems "scanner":"wedged","#;
+        assert!(said.starts_with(begin), "{said}");
+        for hostile in ["\u{9b}", "\u{202e}", "AKIA"] {
+            assert!(!said.contains(hostile), "{said:?}");
+        }
+        let bare = Ailment::Sick("/health answered 503".to_owned());
+        assert_eq!(answered(503, "unwell"), bare);
+        assert_eq!(answered(503, GOOD), bare);
+        let long = format!("{{\"subsystems\":\"{}\"}}", "x".repeat(9000));
+        assert!(matches!(answered(503, &long), Ailment::Sick(why) if why.len() < 600));
+        for status in [404, 429, 500] {
+            assert!(
+                matches!(answered(status, GOOD), Ailment::Unfit(_)),
+                "{status}"
+            );
+        }
     }
 
     #[test]

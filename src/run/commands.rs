@@ -225,6 +225,9 @@ fn describe(status: &status::Told) -> String {
             status.number("/failures")
         ),
     );
+    if let Some(trouble) = status.text("/daemon/trouble") {
+        line("", below(trouble));
+    }
     line(
         "config",
         format!(

@@ -306,18 +306,15 @@ fn given_up(failure: &Failure, status: &status::Status) -> StartError {
         Failure::Spawn(libc::EACCES | libc::ENOEXEC, _) => ExitCode::NotExecutable,
         _ => ExitCode::DaemonUnavailable,
     };
-    let why = match (failure, &status.last_exit) {
-        // The status alone knows whether it was memory that ran out.
-        (Failure::Exited(_), Some(exit)) => format!("pipelock {}", exit.text),
-        _ => failure.to_string(),
-    };
     let said = match (failure, status.last_lines.last()) {
-        (Failure::Exited(_), Some(line)) => format!("; its last line: {line}"),
+        (Failure::Exited(_) | Failure::OutOfMemory(..), Some(line)) => {
+            format!("; its last line: {line}")
+        }
         _ => String::new(),
     };
     StartError::new(
         code,
-        format!("giving up after repeated failures: {why}{said}"),
+        format!("giving up after repeated failures: {failure}{said}"),
     )
 }
 

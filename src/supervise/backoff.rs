@@ -34,9 +34,7 @@ impl RestartPolicy {
     /// Judges a failure at `now` of a daemon that had been ready for `ready_for`
     /// (`None`: it never was).
     pub fn record_failure(&mut self, now: Instant, ready_for: Option<Duration>) -> Verdict {
-        if ready_for.is_some_and(|healthy| healthy >= WINDOW) {
-            *self = Self::default();
-        }
+        self.forget_after_health(ready_for);
         self.never_ready_in_a_row = match ready_for {
             Some(_) => 0,
             None => self.never_ready_in_a_row + 1,
@@ -49,9 +47,27 @@ impl RestartPolicy {
         if self.recent.len() >= CRASH_LOOP || self.never_ready_in_a_row >= CRASH_LOOP {
             return Verdict::GiveUp;
         }
+        Verdict::RestartAt(now + self.next_delay())
+    }
+
+    /// When to start a daemon again that had been ready and was asked for more than it
+    /// could bear: later each time, like after any failure, but never no more.
+    pub fn record_overload(&mut self, now: Instant, ready_for: Option<Duration>) -> Instant {
+        self.forget_after_health(ready_for);
+        self.never_ready_in_a_row = 0;
+        now + self.next_delay()
+    }
+
+    fn forget_after_health(&mut self, ready_for: Option<Duration>) {
+        if ready_for.is_some_and(|healthy| healthy >= WINDOW) {
+            *self = Self::default();
+        }
+    }
+
+    fn next_delay(&mut self) -> Duration {
         let delay = delay_after(self.since_health);
         self.since_health = self.since_health.saturating_add(1);
-        Verdict::RestartAt(now + delay)
+        delay
     }
 }
 

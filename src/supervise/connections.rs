@@ -24,6 +24,12 @@ pub fn established(listen: SocketAddr) -> u64 {
     sockets(listen, ESTABLISHED).len() as u64
 }
 
+/// Connections that wait to be accepted there; 0 without `/proc`.
+#[must_use]
+pub fn waiting(listen: SocketAddr) -> u64 {
+    rows(listen, LISTENING).iter().map(|row| row.waiting).sum()
+}
+
 /// Whether the socket that listens there is this process's; `None` where that cannot be
 /// told: no `/proc`, or no right to look into the process, which root has only with
 /// `CAP_SYS_PTRACE` (proc_pid_fd(5)) and not in a container as engines make it.
@@ -110,6 +116,18 @@ fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
 
 /// The inodes of the sockets with this local address and state, of both families.
 fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
+    let rows = rows(listen, state).into_iter();
+    rows.map(|row| row.inode).collect()
+}
+
+/// What the tables say of one socket.
+struct Row {
+    /// What it has received and nobody took: of a listening one, its connections.
+    waiting: u64,
+    inode: String,
+}
+
+fn rows(listen: SocketAddr, state: &str) -> Vec<Row> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| read_kernel_file(table).ok())
@@ -117,7 +135,7 @@ fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
         .collect()
 }
 
-fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<String> {
+fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<Row> {
     let port = format!(":{:04X}", listen.port());
     // Only a wildcard listener has clients on several of our addresses.
     let address = match listen.ip() {
@@ -125,15 +143,20 @@ fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<String> {
         IpAddr::V4(ip) => native_words(&ip.octets()),
         IpAddr::V6(ip) => native_words(&ip.octets()),
     };
-    let inode = |line: &str| {
+    let row = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let local = fields.next()?;
         let matches =
             local.ends_with(&port) && local.starts_with(&address) && fields.nth(1) == Some(state);
-        // After the state: queues, timer, retransmissions, uid, timeout.
-        matches.then(|| fields.nth(5).unwrap_or_default().to_owned())
+        // After the state: queues, timer, retransmissions, uid, timeout, inode.
+        let queues = fields.next().filter(|_| matches)?;
+        let waiting = queues.split_once(':').map_or("0", |(_, received)| received);
+        Some(Row {
+            waiting: u64::from_str_radix(waiting, 16).unwrap_or(0),
+            inode: fields.nth(4).unwrap_or_default().to_owned(),
+        })
     };
-    table.lines().skip(1).filter_map(inode).collect()
+    table.lines().skip(1).filter_map(row).collect()
 }
 
 /// An address as the kernel prints it: words of 32 bits in the machine's byte order.

@@ -10,8 +10,22 @@ use super::reaper::ExitReason;
 /// A daemon that is not ready by then has failed. Generous: under emulation, on two
 /// busy cores, pipelock takes several seconds.
 pub const START_DEADLINE: Duration = Duration::from_secs(30);
-/// Liveness probes missed in a row before the daemon is restarted.
+/// Liveness probes missed in a row, without work that explains it, before the daemon is
+/// restarted.
 pub const MISSES: u8 = 3;
+/// A question has this long to be answered.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// And this long where the daemon is known to be at work. With 57 bodies being scanned at
+/// once on two processors pipelock took up to 2.4 s for its health and the canary; the time
+/// grows with their number.
+pub const PATIENCE_WITH_WORK: Duration = Duration::from_secs(30);
+/// A daemon that used this part of one processor between two missed probes is at work. An
+/// idle pipelock uses less than a thousandth; one that scans, all it can get.
+pub const AT_WORK: u32 = 50;
+/// However busy, a daemon that answered nothing for this long is restarted: pipelock cuts a
+/// tunnel after 300 s (`max_tunnel_seconds`), so what it worked on when it fell silent is
+/// nobody's any more.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(300);
 /// SIGTERM to SIGKILL where waiting longer would harm: a revoked host, or a daemon
 /// that has already stopped answering.
 pub const SHORT_GRACE: Duration = Duration::from_secs(1);
@@ -56,14 +70,39 @@ pub enum Change {
 pub enum Answer {
     /// Healthy, strict, intercepting; and it refused what it had to refuse.
     Fit,
-    /// Healthy, strict, intercepting; it was not asked to refuse anything.
-    Healthy,
+    /// The same to a liveness probe, which may have been asked before a reload: of that it
+    /// proves nothing.
+    Alive,
     /// No answer, or not in time.
-    Silent(String),
+    Silent(Silence),
+    /// It answered that a part of it does not work.
+    Sick(String),
     /// It answered, but not as a firewall that is on would.
     Unfit(String),
     /// The tunnels open now.
     Tunnels(u64),
+}
+
+/// A question that was not answered, and what can be seen of the daemon meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// What came instead.
+    pub why: String,
+    /// The processor time it has used since its start; `None` where nobody tells.
+    pub used: Option<Duration>,
+    /// What its clients have exhausted, where they have.
+    pub overload: Option<String>,
+}
+
+impl Silence {
+    /// A silence of which nothing else is known.
+    #[must_use]
+    pub fn because(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Whatever can happen.
@@ -97,6 +136,8 @@ pub enum Event {
     Answered(Answer),
     /// The daemon ended.
     Exited(ExitReason),
+    /// The kernel ended it because memory ran out; whose limit that was.
+    OutOfMemory(ExitReason, String),
     /// A deadline has passed.
     Tick,
 }
@@ -110,10 +151,10 @@ pub enum Action {
     Terminate,
     /// SIGKILL to the daemon's process group.
     Kill,
-    /// Ask for its health, then ask it to refuse the canary.
+    /// Ask for its health, then ask it to refuse the canary: it is to become ready.
     ProbeFitness,
-    /// Ask for its health.
-    ProbeHealth,
+    /// Ask the same of one that is ready, and wait this long for the answer.
+    ProbeLiveness(Duration),
     /// Ask how many tunnels are open.
     CountTunnels,
     /// Put the wanted configuration where the daemon reloads it.
@@ -137,8 +178,24 @@ pub enum Failure {
     NotReady(String),
     /// It answers as no firewall should.
     Unfit(String),
-    /// It missed its liveness probes; what the last one said.
+    /// It missed its liveness probes, and did nothing meanwhile; what the last one said.
     Unresponsive(String),
+    /// It missed them with something exhausted that its clients had asked too much of.
+    Overloaded(String),
+    /// It was busy and answered nothing for this long; the processor time that took.
+    Spinning(Duration, Duration),
+    /// It answered its liveness probes, but that it is not well.
+    Sick(String),
+    /// It ended for lack of memory.
+    OutOfMemory(ExitReason, String),
+}
+
+impl Failure {
+    /// Whether it says more about how much was asked of a daemon that had been ready than
+    /// about the daemon: to end the machine for it would be the doing of whoever asks.
+    fn is_overload(&self, ready_for: Option<Duration>) -> bool {
+        ready_for.is_some() && matches!(self, Self::Overloaded(_) | Self::OutOfMemory(..))
+    }
 }
 
 impl fmt::Display for Failure {
@@ -153,6 +210,17 @@ impl fmt::Display for Failure {
             ),
             Self::Unresponsive(last) => {
                 write!(f, "pipelock missed {MISSES} liveness probes: {last}")
+            }
+            Self::Overloaded(what) => write!(f, "pipelock was overloaded: {what}"),
+            Self::Spinning(silent, used) => write!(
+                f,
+                "pipelock answered nothing for {} s, while it used {} s of processor time",
+                silent.as_secs(),
+                used.as_secs()
+            ),
+            Self::Sick(why) => write!(f, "pipelock is not well: {why}"),
+            Self::OutOfMemory(reason, limit) => {
+                write!(f, "pipelock {reason}: out of memory, {limit}")
             }
         }
     }
@@ -193,7 +261,7 @@ enum State {
     Ready {
         since: Instant,
         next_probe: Option<Instant>,
-        misses: u8,
+        quiet: Option<Quiet>,
         reload: Reload,
     },
     Draining {
@@ -210,6 +278,83 @@ enum State {
         then: Then,
     },
     Ended,
+}
+
+/// A ready daemon that does not answer as it should.
+#[derive(Debug, Clone)]
+struct Quiet {
+    /// When the first probe of these was found missed.
+    since: Instant,
+    /// In a row, without work that explains it.
+    misses: u8,
+    /// It was at work between the newest two.
+    works: bool,
+    /// The processor time it had used at the first one and at the newest, and when that was.
+    first: Option<Duration>,
+    newest: Option<Duration>,
+    newest_at: Instant,
+    /// For the status.
+    trouble: String,
+}
+
+impl Quiet {
+    fn begin(now: Instant) -> Self {
+        Self {
+            since: now,
+            misses: 0,
+            works: false,
+            first: None,
+            newest: None,
+            newest_at: now,
+            trouble: String::new(),
+        }
+    }
+
+    /// Takes in one more missed probe; a failure where it was one too many.
+    fn missed(&mut self, silence: Silence, now: Instant) -> Option<Failure> {
+        let within = now.saturating_duration_since(self.newest_at);
+        self.works = silence
+            .used
+            .zip(self.newest)
+            .map(|(used, before)| used.saturating_sub(before))
+            .is_some_and(|worked| !worked.is_zero() && worked >= within / AT_WORK);
+        self.first = self.first.or(silence.used);
+        self.newest = silence.used;
+        self.newest_at = now;
+        self.misses = if self.works { 0 } else { self.misses + 1 };
+        let silent = now.saturating_duration_since(self.since);
+        let used = silence.used.zip(self.first);
+        let used = used.map_or(Duration::ZERO, |(used, first)| used.saturating_sub(first));
+        if self.misses >= MISSES {
+            return Some(match silence.overload {
+                Some(what) => Failure::Overloaded(what),
+                None => Failure::Unresponsive(silence.why),
+            });
+        }
+        if silent >= LONGEST_SILENCE {
+            return Some(Failure::Spinning(silent, used));
+        }
+        self.trouble = match silence.overload {
+            Some(what) => format!("overloaded: {what}"),
+            None if self.works => format!(
+                "busy: has not answered its probe for {} s, while it used {} s of processor time",
+                silent.as_secs(),
+                used.as_secs()
+            ),
+            None => format!("silent: missed a liveness probe: {}", silence.why),
+        };
+        None
+    }
+
+    /// Takes in an answer that says it is not well.
+    fn sick(&mut self, why: String) -> Option<Failure> {
+        self.misses += 1;
+        if self.misses >= MISSES {
+            return Some(Failure::Sick(why));
+        }
+        self.trouble = format!("not well: {why}");
+        None
+    }
 }
 
 /// How far a reload has come.
@@ -325,6 +470,27 @@ impl Machine {
         )
     }
 
+    /// What keeps a ready daemon from answering as it should, in words.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        match &self.state {
+            State::Ready { quiet, .. } => quiet.as_ref().map(|quiet| quiet.trouble.as_str()),
+            _ => None,
+        }
+    }
+
+    /// Why the daemon is being brought down, where it failed.
+    #[must_use]
+    pub fn brought_down_for(&self) -> Option<&Failure> {
+        match &self.state {
+            State::Stopping {
+                then: Then::Restart(Some((failure, _))),
+                ..
+            } => Some(failure),
+            _ => None,
+        }
+    }
+
     /// Failures counted since the beginning.
     #[must_use]
     pub fn failures(&self) -> u64 {
@@ -429,7 +595,10 @@ impl Machine {
             },
             Event::Unfit(why) => self.unfit(why, now),
             Event::Answered(answer) => self.answered(answer, now),
-            Event::Exited(reason) => self.exited(reason, now),
+            Event::Exited(reason) => self.exited(Failure::Exited(reason), now),
+            Event::OutOfMemory(reason, limit) => {
+                self.exited(Failure::OutOfMemory(reason, limit), now)
+            }
             Event::Tick => self.tick(now),
         }
     }
@@ -560,19 +729,43 @@ impl Machine {
 
     fn unfit(&mut self, why: String, now: Instant) -> Vec<Action> {
         let ready_for = self.ready_for(now);
-        match self.state {
+        // What is no firewall, or not ours, has nothing to finish: no grace.
+        match &mut self.state {
             State::Starting { .. } | State::Ready { .. } => self.bring_down(
-                SHORT_GRACE.min(self.timing.grace),
+                Duration::ZERO,
                 Then::Restart(Some((Failure::Unfit(why), ready_for))),
                 now,
             ),
+            State::Draining { then, .. } => {
+                let then = then.clone();
+                self.bring_down(Duration::ZERO, then, now)
+            }
+            State::Stopping {
+                kill_at,
+                abandon_at,
+                ..
+            } if kill_at.is_some() => {
+                *kill_at = None;
+                *abandon_at = self.stopping.then(|| now + ABANDON);
+                vec![Action::Kill]
+            }
             _ => vec![],
         }
     }
 
+    /// Replaces a ready daemon that failed without ending.
+    fn replace(&mut self, failure: Failure, now: Instant) -> Vec<Action> {
+        let ready_for = self.ready_for(now);
+        self.bring_down(
+            SHORT_GRACE.min(self.timing.grace),
+            Then::Restart(Some((failure, ready_for))),
+            now,
+        )
+    }
+
     fn answered(&mut self, answer: Answer, now: Instant) -> Vec<Action> {
         let probe_every = self.timing.probe;
-        let only_healthy = answer == Answer::Healthy;
+        let only_alive = answer == Answer::Alive;
         match (&mut self.state, answer) {
             (State::Starting { fit, last, .. }, Answer::Fit) => {
                 *fit = true;
@@ -586,7 +779,7 @@ impl Machine {
                     last,
                     ..
                 },
-                Answer::Silent(why),
+                Answer::Silent(Silence { why, .. }) | Answer::Sick(why),
             ) => {
                 let pause = if *announced {
                     READY_INTERVAL
@@ -599,16 +792,16 @@ impl Machine {
             }
             (
                 State::Ready {
-                    misses,
+                    quiet,
                     next_probe,
                     reload,
                     ..
                 },
-                Answer::Fit | Answer::Healthy,
+                Answer::Fit | Answer::Alive,
             ) => {
-                *misses = 0;
+                *quiet = None;
                 // An answer from before the reload proves nothing about it.
-                if only_healthy && matches!(reload, Reload::Proving(_)) {
+                if only_alive && matches!(reload, Reload::Proving(_)) {
                     return vec![];
                 }
                 *next_probe = Some(now + probe_every);
@@ -620,24 +813,28 @@ impl Machine {
             }
             (
                 State::Ready {
-                    since,
-                    misses,
-                    next_probe,
-                    ..
+                    quiet, next_probe, ..
                 },
-                Answer::Silent(why),
+                Answer::Silent(silence),
             ) => {
-                *misses += 1;
                 *next_probe = Some(now + probe_every);
-                if *misses < MISSES {
-                    return vec![];
+                let quiet = quiet.get_or_insert_with(|| Quiet::begin(now));
+                match quiet.missed(silence, now) {
+                    Some(failure) => self.replace(failure, now),
+                    None => vec![],
                 }
-                let ready_for = Some(now.saturating_duration_since(*since));
-                self.bring_down(
-                    SHORT_GRACE.min(self.timing.grace),
-                    Then::Restart(Some((Failure::Unresponsive(why), ready_for))),
-                    now,
-                )
+            }
+            (
+                State::Ready {
+                    quiet, next_probe, ..
+                },
+                Answer::Sick(why),
+            ) => {
+                *next_probe = Some(now + probe_every);
+                match quiet.get_or_insert_with(|| Quiet::begin(now)).sick(why) {
+                    Some(failure) => self.replace(failure, now),
+                    None => vec![],
+                }
             }
             (State::Starting { .. } | State::Ready { .. }, Answer::Unfit(why)) => {
                 self.unfit(why, now)
@@ -661,11 +858,11 @@ impl Machine {
         }
     }
 
-    fn exited(&mut self, reason: ExitReason, now: Instant) -> Vec<Action> {
+    fn exited(&mut self, failure: Failure, now: Instant) -> Vec<Action> {
         match self.state {
             State::Starting { .. } | State::Ready { .. } => {
                 let ready_for = self.ready_for(now);
-                self.fail(Failure::Exited(reason), ready_for, now)
+                self.fail(failure, ready_for, now)
             }
             State::Draining { .. } | State::Stopping { .. } => self.gone(now),
             State::Idle | State::Waiting { .. } | State::Halted | State::Ended => vec![],
@@ -691,9 +888,13 @@ impl Machine {
                 reload: Reload::Installed(until) | Reload::Proving(until),
                 ..
             } if now >= *until => self.bring_down(self.timing.grace, Then::Restart(None), now),
-            State::Ready { next_probe, .. } if next_probe.is_some_and(|at| now >= at) => {
+            State::Ready {
+                next_probe, quiet, ..
+            } if next_probe.is_some_and(|at| now >= at) => {
                 *next_probe = None;
-                vec![Action::ProbeHealth]
+                let works = quiet.as_ref().is_some_and(|quiet| quiet.works);
+                let patience = if works { PATIENCE_WITH_WORK } else { PATIENCE };
+                vec![Action::ProbeLiveness(patience)]
             }
             State::Draining { until, then, .. } if now >= *until => {
                 let then = then.clone();
@@ -732,7 +933,7 @@ impl Machine {
             self.state = State::Ready {
                 since: now,
                 next_probe: Some(now + self.timing.probe),
-                misses: 0,
+                quiet: None,
                 reload: Reload::None,
             };
             self.last_failure = None;
@@ -790,7 +991,12 @@ impl Machine {
     fn fail(&mut self, failure: Failure, ready_for: Option<Duration>, now: Instant) -> Vec<Action> {
         self.failures += 1;
         self.last_failure = Some(failure.clone());
-        match self.policy.record_failure(now, ready_for) {
+        let verdict = if failure.is_overload(ready_for) {
+            Verdict::RestartAt(self.policy.record_overload(now, ready_for))
+        } else {
+            self.policy.record_failure(now, ready_for)
+        };
+        match verdict {
             _ if self.halted => {
                 self.state = State::Halted;
                 vec![]

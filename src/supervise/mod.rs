@@ -19,6 +19,7 @@ pub mod seccomp;
 pub mod signals;
 pub mod spawn;
 pub mod steps;
+pub mod vitals;
 pub mod watch;
 
 use std::collections::VecDeque;
@@ -41,7 +42,7 @@ use crate::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
 use crate::status::{LastExit, Reporter, Revocation, Stage};
 use landlock::Grants;
-use machine::{Action, Answer, Change, Event, Machine, Outcome, Phase, Timing};
+use machine::{Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing};
 use prober::{Finding, Prober, Question};
 use relay::{LastLines, Relay};
 use sandbox::Sandbox;
@@ -49,6 +50,9 @@ use signals::{Request, Signals};
 use spawn::{Command, ExecReport, SpawnError};
 use steps::Steps;
 
+/// Configurations a daemon was given that it may still announce: one is reloaded within
+/// [`machine::RELOAD_DEADLINE`], so these are more than it can be late.
+const MOST_GIVEN: usize = 64;
 /// The status is told again at most this often where only its counters have changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
@@ -129,6 +133,8 @@ pub fn supervise(
         desired,
         reporter,
         child: None,
+        installed: None,
+        denies_all: false,
         last_lines: LastLines::default(),
         events: VecDeque::from([Event::Begin]),
         outcome: None,
@@ -159,6 +165,8 @@ struct Running {
     listen: SocketAddr,
     /// The hash of the configuration that was in place when it started.
     config_sha256: String,
+    /// The hashes of those it was given since.
+    given: VecDeque<String>,
     /// What its control group had counted by then.
     oom_kills: u64,
     /// The certificates it keeps.
@@ -169,6 +177,22 @@ struct Running {
     /// reload that changes anything but hosts is refused, and nothing would drain.
     deny_all: String,
     deny_all_sha256: String,
+}
+
+impl Running {
+    /// Whether it has been given the configuration of this hash, by us.
+    fn was_given(&self, sha256: &str) -> bool {
+        sha256 == self.config_sha256
+            || sha256 == self.deny_all_sha256
+            || self.given.iter().any(|given| given == sha256)
+    }
+
+    fn give(&mut self, sha256: &str) {
+        self.given.push_back(sha256.to_owned());
+        if self.given.len() > MOST_GIVEN {
+            self.given.pop_front();
+        }
+    }
 }
 
 #[allow(
@@ -184,6 +208,10 @@ struct Supervisor<'a> {
     desired: Desired,
     reporter: &'a mut Reporter,
     child: Option<Running>,
+    /// The configuration's file as it was when it was last found to be ours.
+    installed: Option<watch::Mark>,
+    /// What was installed last is the deny-all configuration.
+    denies_all: bool,
     last_lines: LastLines,
     events: VecDeque<Event>,
     outcome: Option<Outcome>,
@@ -221,8 +249,12 @@ impl Supervisor<'_> {
             if let Some(finding) = self.prober.advance(now) {
                 self.found(finding);
             }
+            let looks = now >= self.watch.deadline();
             if self.watch.look(now) {
                 self.read_manifest();
+            }
+            if looks {
+                self.look_after_config();
             }
             if let Some(by) = self.steps.as_mut().and_then(Steps::take) {
                 self.clock_stepped(by);
@@ -365,7 +397,7 @@ impl Supervisor<'_> {
         signal_group(child.pid, Signal::SIGKILL);
         // Those that left its group, once this batch is done.
         self.sweeping = true;
-        let out_of_memory = self.setup.sandbox.group.as_ref().and_then(|group| {
+        let starved = self.setup.sandbox.group.as_ref().and_then(|group| {
             // Those that left it for a session of their own, too.
             group.kill_everybody();
             (group.oom_kills() > child.oom_kills).then(|| group.describe_limit())
@@ -397,9 +429,10 @@ impl Supervisor<'_> {
                 .push_back(Event::SpawnFailed(error.errno, error.to_string()));
             return;
         }
-        let text = match out_of_memory {
-            Some(limit) => format!("{reason}: out of memory, {limit}"),
-            None => reason.to_string(),
+        let text = match (&starved, self.machine.brought_down_for()) {
+            (Some(limit), _) => format!("{reason}: out of memory, {limit}"),
+            (None, Some(failure)) => format!("{reason}, brought down: {failure}"),
+            (None, None) => reason.to_string(),
         };
         log::info!("pipelock (pid {}) {text}", child.pid);
         status.last_exit = Some(LastExit {
@@ -407,7 +440,10 @@ impl Supervisor<'_> {
             text,
             at: crate::ca::rfc3339(clock::now()),
         });
-        self.events.push_back(Event::Exited(reason));
+        self.events.push_back(match starved {
+            Some(limit) => Event::OutOfMemory(reason, limit),
+            None => Event::Exited(reason),
+        });
     }
 
     /// Carries the daemon's output, and learns whether it could be executed at all.
@@ -485,6 +521,16 @@ impl Supervisor<'_> {
                 "pipelock runs on another configuration: it reports the SHA-256 {config_hash}, the file written has {}",
                 child.config_sha256
             ))),
+            Line::Reloaded { config_hash } if !child.was_given(&config_hash) => {
+                let why = format!(
+                    "pipelock runs on a configuration that it was not given: it reports the SHA-256 {config_hash}; \
+                     somebody else changed {}",
+                    self.setup.config.display()
+                );
+                log::error!("{why}");
+                self.reporter.status.config.applied_sha256 = None;
+                self.events.push_back(Event::Unfit(why));
+            }
             Line::Reloaded { config_hash } => {
                 // Both, for a bottle that allows nothing anyway.
                 if config_hash == self.desired.config_sha256 {
@@ -502,6 +548,44 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Puts the configuration back where somebody else changed its file. What pipelock
+    /// makes of it meanwhile it announces itself.
+    fn look_after_config(&mut self) {
+        let Some(child) = &self.child else {
+            return;
+        };
+        // One that is being stopped is followed by another start, which looks itself.
+        if self.machine.phase() == Phase::Stopping {
+            return;
+        }
+        let path = self.setup.config;
+        let mark = watch::mark(path);
+        if mark.is_some() && mark == self.installed {
+            return;
+        }
+        let access = self.config_access();
+        let wanted = if self.denies_all {
+            &child.deny_all
+        } else {
+            &self.desired.config
+        };
+        if is_installed(path, wanted.as_bytes(), access) {
+            self.installed = mark;
+            return;
+        }
+        self.changed = true;
+        let put_back = install(path, wanted.as_bytes(), access);
+        let path = path.display();
+        self.reporter.warn(match put_back {
+            Ok(()) => format!("somebody else changed {path}; it was put back"),
+            Err(error) => format!("somebody else changed {path}, and it stays so: {error}"),
+        });
+    }
+
+    fn config_access(&self) -> Access {
+        Access::private(self.setup.sandbox.file_owner())
+    }
+
     fn found(&mut self, mut finding: Finding) {
         if let (Answer::Tunnels(count), Some(child)) = (&mut finding.answer, &self.child) {
             *count = connections::established(child.listen).max(*count);
@@ -509,8 +593,14 @@ impl Supervisor<'_> {
         if let (Answer::Fit, Some(child)) = (&finding.answer, &self.child)
             && connections::listens(child.pid, child.listen) == Some(false)
         {
-            let listen = child.listen;
-            finding.answer = Answer::Silent(format!("another process listens on {listen}"));
+            let why = format!("another process listens on {}", child.listen);
+            finding.answer = Answer::Silent(Silence::because(why));
+        }
+        if let (Answer::Silent(silence), Some(child)) = (&mut finding.answer, &self.child)
+            && self.machine.phase() == Phase::Ready
+        {
+            silence.used = vitals::processor_time(child.pid);
+            silence.overload = vitals::overload(child.pid, child.listen);
         }
         if let Some(version) = finding.version
             && self.reporter.status.daemon.version.as_deref() != Some(&version)
@@ -524,12 +614,8 @@ impl Supervisor<'_> {
             self.reporter.status.daemon.version = Some(version);
             self.reporter.status.daemon.version_tested = Some(tested);
         }
-        match &finding.answer {
-            Answer::Unfit(why) => log::error!("{why}"),
-            Answer::Silent(why) if self.machine.phase() == Phase::Ready => {
-                log::warn!("pipelock missed a liveness probe: {why}");
-            }
-            _ => {}
+        if let Answer::Unfit(why) = &finding.answer {
+            log::error!("{why}");
         }
         self.events.push_back(Event::Answered(finding.answer));
     }
@@ -663,14 +749,17 @@ impl Supervisor<'_> {
             }
             Action::Terminate => self.signal_daemon(Signal::SIGTERM),
             Action::Kill => self.signal_daemon(Signal::SIGKILL),
-            Action::ProbeFitness => self.ask(Question::Fitness),
-            Action::ProbeHealth => self.ask(Question::Health),
-            Action::CountTunnels => self.ask(Question::Tunnels),
+            Action::ProbeFitness => self.ask(Question::Fitness, PATIENCE),
+            Action::ProbeLiveness(patience) => self.ask(Question::Liveness, patience),
+            Action::CountTunnels => self.ask(Question::Tunnels, PATIENCE),
             Action::InstallConfig => {
                 let generation = self.reporter.status.config.generation;
                 match (self.install_config(), &mut self.child) {
                     (Err(why), _) => self.reporter.warn(why),
-                    (Ok(()), Some(child)) => child.generation = generation,
+                    (Ok(()), Some(child)) => {
+                        child.generation = generation;
+                        child.give(&self.desired.config_sha256);
+                    }
                     (Ok(()), None) => {}
                 }
             }
@@ -712,25 +801,26 @@ impl Supervisor<'_> {
         }
     }
 
-    fn install_config(&self) -> Result<(), String> {
+    fn install_config(&mut self) -> Result<(), String> {
+        self.installed = None;
+        self.denies_all = false;
         install(
             self.setup.config,
             self.desired.config.as_bytes(),
-            Access::private(self.setup.sandbox.file_owner()),
+            self.config_access(),
         )
         .map_err(|error| error.to_string())
     }
 
     fn install_deny_all(&mut self) -> Result<(), String> {
+        let access = self.config_access();
         let Some(child) = &self.child else {
             return Ok(());
         };
-        install(
-            self.setup.config,
-            child.deny_all.as_bytes(),
-            Access::private(self.setup.sandbox.file_owner()),
-        )
-        .map_err(|error| error.to_string())?;
+        self.installed = None;
+        self.denies_all = true;
+        install(self.setup.config, child.deny_all.as_bytes(), access)
+            .map_err(|error| error.to_string())?;
         if self.reporter.status.config.applied_sha256.as_ref() == Some(&child.deny_all_sha256) {
             // pipelock drops a reload of what it runs on, so nobody would acknowledge.
             self.events.push_back(Event::DenyAllAcknowledged);
@@ -745,10 +835,11 @@ impl Supervisor<'_> {
         if !is_installed(
             self.setup.config,
             self.desired.config.as_bytes(),
-            Access::private(self.setup.sandbox.file_owner()),
+            self.config_access(),
         ) {
             self.install_config().map_err(io_error)?;
         }
+        self.denies_all = false;
         let mut environment: Vec<String> = memory::go_memory_limit()
             .into_iter()
             .map(|limit| format!("GOMEMLIMIT={limit}"))
@@ -797,6 +888,7 @@ impl Supervisor<'_> {
             listen: self.desired.policy.listen,
             config_sha256: self.desired.config_sha256.clone(),
             generation: self.reporter.status.config.generation,
+            given: VecDeque::new(),
             deny_all: self.desired.deny_all.clone(),
             deny_all_sha256: self.desired.deny_all_sha256.clone(),
             oom_kills,
@@ -808,8 +900,8 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    fn ask(&mut self, question: Question) {
-        if let Some(finding) = self.prober.ask(question, Instant::now()) {
+    fn ask(&mut self, question: Question, patience: Duration) {
+        if let Some(finding) = self.prober.ask(question, patience, Instant::now()) {
             self.found(finding);
         }
     }
@@ -835,6 +927,15 @@ impl Supervisor<'_> {
         status.halted = machine.is_halted();
         status.failures = machine.failures();
         status.error = machine.last_failure().map(ToString::to_string);
+        let trouble = machine.trouble();
+        if trouble != status.daemon.trouble.as_deref() {
+            match trouble {
+                Some(trouble) => log::warn!("pipelock is {trouble}"),
+                None if machine.phase() == Phase::Ready => log::info!("pipelock answers again"),
+                None => {}
+            }
+            status.daemon.trouble = trouble.map(ToOwned::to_owned);
+        }
         self.reporter.publish();
         self.told_counters = self.counters();
         self.told_at = Instant::now();

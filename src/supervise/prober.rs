@@ -10,21 +10,20 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
-use super::machine::Answer;
+use super::machine::{Answer, Silence};
+use crate::pipelock::health::Ailment;
 use crate::pipelock::{self, health};
 
-/// A question has this long to be answered.
-pub const PATIENCE: Duration = Duration::from_secs(2);
 /// No answer is read beyond this many bytes; `/metrics` is the longest, about 20 KB.
 const LONGEST_ANSWER: usize = 512 * 1024;
 
 /// What to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// Its health, and then to refuse the canary.
+    /// Its health, and then to refuse the canary, of a daemon that is to become ready.
     Fitness,
-    /// Its health.
-    Health,
+    /// The same, of one that is.
+    Liveness,
     /// The number of open tunnels.
     Tunnels,
 }
@@ -53,6 +52,7 @@ struct Exchange {
     stream: TcpStream,
     unsent: &'static [u8],
     received: Vec<u8>,
+    patience: Duration,
     deadline: Instant,
 }
 
@@ -91,15 +91,20 @@ impl Prober {
 
     /// Starts a question; one under way is dropped. A refused connection is an
     /// answer at once.
-    pub fn ask(&mut self, question: Question, now: Instant) -> Option<Finding> {
+    pub fn ask(&mut self, question: Question, patience: Duration, now: Instant) -> Option<Finding> {
         let step = match question {
-            Question::Fitness | Question::Health => Step::Health,
+            Question::Fitness | Question::Liveness => Step::Health,
             Question::Tunnels => Step::Metrics,
         };
-        self.begin(question, step, now + PATIENCE)
+        self.begin(question, step, (patience, now + patience))
     }
 
-    fn begin(&mut self, question: Question, step: Step, deadline: Instant) -> Option<Finding> {
+    fn begin(
+        &mut self,
+        question: Question,
+        step: Step,
+        (patience, deadline): (Duration, Instant),
+    ) -> Option<Finding> {
         self.exchange = None;
         match begin_connect(self.target) {
             Ok(stream) => {
@@ -109,6 +114,7 @@ impl Prober {
                     stream,
                     unsent: step.request(),
                     received: Vec::new(),
+                    patience,
                     deadline,
                 });
                 None
@@ -172,9 +178,9 @@ impl Prober {
         );
         match complete {
             Ok(Some(response)) => {
-                let (question, step, deadline) =
-                    (exchange.question, exchange.step, exchange.deadline);
-                self.judge(question, step, deadline, &response)
+                let (question, step) = (exchange.question, exchange.step);
+                let until = (exchange.patience, exchange.deadline);
+                self.judge(question, step, until, &response)
             }
             Ok(None) if ended => Some(self.silent("the connection closed before the answer ended")),
             Ok(None) => self.unless_late(now),
@@ -186,21 +192,20 @@ impl Prober {
         &mut self,
         question: Question,
         step: Step,
-        deadline: Instant,
+        until: (Duration, Instant),
         response: &pipelock::http::Response,
     ) -> Option<Finding> {
         match step {
             Step::Health => match health::judge(response) {
                 Ok(version) => {
                     self.version = Some(version);
-                    if question == Question::Fitness {
-                        return self.begin(question, Step::Canary, deadline);
-                    }
-                    Some(self.finish(Answer::Healthy))
+                    self.begin(question, Step::Canary, until)
                 }
-                Err(why) => Some(self.unfit(why)),
+                Err(Ailment::Sick(why)) => Some(self.finish(Answer::Sick(why))),
+                Err(Ailment::Unfit(why)) => Some(self.unfit(why)),
             },
             Step::Canary => match pipelock::judge_canary(response) {
+                Ok(()) if question == Question::Liveness => Some(self.finish(Answer::Alive)),
                 Ok(()) => Some(self.finish(Answer::Fit)),
                 Err(why) => Some(self.unfit(why)),
             },
@@ -212,11 +217,9 @@ impl Prober {
     }
 
     fn unless_late(&mut self, now: Instant) -> Option<Finding> {
-        let late = self.deadline().is_some_and(|deadline| now >= deadline);
-        if late {
-            return Some(self.silent(&format!("no answer within {} s", PATIENCE.as_secs())));
-        }
-        None
+        let exchange = self.exchange.as_ref()?;
+        let seconds = exchange.patience.as_secs();
+        (now >= exchange.deadline).then(|| self.silent(&format!("no answer within {seconds} s")))
     }
 
     fn silent(&mut self, why: &str) -> Finding {
@@ -224,11 +227,8 @@ impl Prober {
             .exchange
             .as_ref()
             .map_or(Step::Health, |exchange| exchange.step);
-        self.finish(Answer::Silent(format!(
-            "{} at {}: {why}",
-            step.subject(),
-            self.target
-        )))
+        let why = format!("{} at {}: {why}", step.subject(), self.target);
+        self.finish(Answer::Silent(Silence::because(why)))
     }
 
     fn unfit(&mut self, why: String) -> Finding {

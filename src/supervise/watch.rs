@@ -21,7 +21,7 @@ pub const LONGEST_SETTLING: Duration = Duration::from_secs(1);
 const MOST_FILES: usize = 256;
 
 /// What identifies one content of a file, as far as its metadata can tell.
-type Mark = (u64, u64, u64, i64, i64, i64, i64);
+pub type Mark = (u64, u64, u64, i64, i64, i64, i64);
 /// A file, or a directory and the files in it, by name: editing one in place leaves
 /// no trace in the directory itself.
 type Marks = Vec<(PathBuf, Mark)>;
@@ -106,7 +106,9 @@ fn refresh(path: &Path) {
     }
 }
 
-fn mark(path: &Path) -> Option<Mark> {
+/// What tells whether a file is the one that was seen before; `None` where there is none.
+#[must_use]
+pub fn mark(path: &Path) -> Option<Mark> {
     let metadata = fs::metadata(path).ok()?;
     Some((
         metadata.dev(),

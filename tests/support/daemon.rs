@@ -133,8 +133,8 @@ fn main() {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let faults = Faults::of(&name);
-            let config = fs::read_to_string(&name).unwrap_or_default();
-            thread::spawn(move || serve(connection, &faults, &config));
+            let name = name.clone();
+            thread::spawn(move || serve(connection, &faults, &name));
         }
     });
     if faults.has("fork-bomb") {
@@ -193,7 +193,10 @@ fn watch(config: &str, mut known: Vec<u8>) {
     }
 }
 
-fn serve(mut connection: TcpStream, faults: &Faults, config: &str) {
+fn serve(mut connection: TcpStream, faults: &Faults, name: &str) {
+    let config = fs::read_to_string(name).unwrap_or_default();
+    // At work, on nothing, until the fault is gone.
+    while Faults::of(name).has_mine("busy") {}
     let mut request = Vec::new();
     let mut buffer = [0_u8; 1024];
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -204,7 +207,10 @@ fn serve(mut connection: TcpStream, faults: &Faults, config: &str) {
     }
     let request = String::from_utf8_lossy(&request).into_owned();
     // A client that has gone is no reason to break.
-    let _ = if request.starts_with("GET /health") {
+    let _ = if request.starts_with("GET /health") && faults.has_mine("sick-health") {
+        let body = r#"{"status":"degraded","subsystems":{"scanner":"wedged"}}"#;
+        respond(&mut connection, 503, body)
+    } else if request.starts_with("GET /health") {
         answer_health(&mut connection, faults)
     } else if request.starts_with("GET /metrics") {
         let open = faults.number("tunnels").unwrap_or(0);
@@ -213,7 +219,7 @@ fn serve(mut connection: TcpStream, faults: &Faults, config: &str) {
             200,
             &format!("pipelock_active_tunnels {open}\n"),
         )
-    } else if faults.has("allow-everything") {
+    } else if faults.has_mine("allow-everything") {
         connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n")
     } else {
         let host = request.split_whitespace().nth(1).unwrap_or_default();

@@ -387,6 +387,17 @@ impl Reporter {
         }
     }
 
+    /// Tells what the daemon's sandbox is without, from now on; each sentence is a warning
+    /// for as long.
+    pub fn tell_missing(&mut self, missing: &[String]) {
+        let before = std::mem::replace(&mut self.status.daemon.sandbox_missing, missing.to_vec());
+        let over = |warning: &String| before.contains(warning) && !missing.contains(warning);
+        self.status.warnings.retain(|warning| !over(warning));
+        for sentence in missing.iter().filter(|sentence| !before.contains(sentence)) {
+            self.warn(sentence.clone());
+        }
+    }
+
     /// Enters a stage: the status says "failed" before it is tried, and only success
     /// moves it on.
     pub fn enter(&mut self, stage: Stage) {

@@ -8,14 +8,18 @@
     reason = "the functions around the tests fail them by panicking"
 )]
 
+#[path = "support/fixture.rs"]
+mod fixture;
 mod support;
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use serde_json::{Value, json};
 use support::{Bed, Console, Place, places, proc_field, processor_ticks, skipped};
 
 /// The program of `surrounded.rs`.
@@ -140,6 +144,216 @@ fn a_filter_that_refuses_poll_does_not_keep_the_init_from_telling() {
         .wait_end();
     assert_eq!(end.code, 69, "{}", end.console_text());
     assert!(end.error().contains("SIGABRT"), "{}", end.error());
+}
+
+/// What the process has open beside its streams, as the kernel names it.
+fn open_files(pid: i32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .map(|target| target.to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn leaves_the_daemon_no_descriptor_where_they_cannot_be_closed_at_once() {
+    let program = surrounded();
+    for refused in ["refuse:close_range=1", "refuse:close_range=38"] {
+        let around = [&program, "leak:7", "leak:400", refused, "--"];
+        let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+        init.wait_ready();
+        let leaked = |pid| open_files(pid).contains(&"/etc/passwd".to_owned());
+        assert!(leaked(init.pid()), "nothing was there to leak");
+        assert!(!leaked(init.daemon()), "{refused}");
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+#[test]
+fn leaves_the_daemon_no_descriptor_where_nobody_lists_them() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("descriptors without /proc", "hiding /proc needs root");
+    }
+    let program = surrounded();
+    let without_proc = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /proc && exec \"$@\"",
+        "sh",
+    ];
+    let leaks = ["leak:7", "refuse:close_range=1"];
+    let around = [
+        &without_proc[..],
+        &[&program, "limit:1024"],
+        &leaks,
+        &["--"],
+    ]
+    .concat();
+    let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+    init.wait_for("it is ready", |status| status["state"] == "ready");
+    assert!(!open_files(init.daemon()).contains(&"/etc/passwd".to_owned()));
+    assert_eq!(init.stop().0.code, 0);
+    // Trying a thousand million numbers would take minutes: no daemon, and the reason.
+    let beyond = ((1 << 20) + 1).to_string();
+    let allowed = fs::read_to_string("/proc/sys/fs/nr_open").unwrap();
+    if allowed.trim().parse::<u64>().unwrap() < beyond.parse().unwrap() {
+        return skipped("a huge limit of descriptors", "fs.nr_open is lower");
+    }
+    let limit = format!("limit:{beyond}");
+    let around = [&without_proc[..], &[&program, &limit], &leaks, &["--"]].concat();
+    let end = Bed::new()
+        .start_under(Place::Child, Console::Read, &around)
+        .wait_end();
+    let error = end.error();
+    assert!(
+        error.contains("keep this process's open files from"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_descriptor_that_was_inherited_all_the_same_is_a_hole() {
+    let program = surrounded();
+    // Filters that lie, with and without the way to compare open files.
+    for lies in [
+        &["refuse:close_range=0"][..],
+        &["refuse:close_range=0", "refuse:kcmp=38"],
+    ] {
+        let around = [&[&program, "leak:7"], lies, &["--"]].concat();
+        let end = Bed::new()
+            .start_under(Place::Child, Console::Read, &around)
+            .wait_end();
+        assert_eq!(end.code, 69, "{}", end.console_text());
+        assert!(
+            end.error()
+                .contains("it inherited descriptor 7, /etc/passwd"),
+            "{}",
+            end.error()
+        );
+    }
+}
+
+// What can be seen of the daemon.
+
+/// A `/proc` with these options, and root without the right to look into others.
+fn behind(options: &str) -> Vec<String> {
+    let mount = format!("mount -t proc -o {options} proc /proc && exec \"$@\"");
+    ["unshare", "--mount", "sh", "-c", &mount, "sh"]
+        .into_iter()
+        .chain(["setpriv", "--bounding-set", "-sys_ptrace"])
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_proc_that_hides_the_daemon_is_said_to_hide_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("hidden processes", "mounting /proc needs root");
+    }
+    let unseen = "could not be read back: /proc does not show it";
+    for options in ["hidepid=4", "hidepid=2,gid=12345", "hidepid=1,gid=12345"] {
+        let around = behind(options);
+        let around: Vec<&str> = around.iter().map(String::as_str).collect();
+        let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+        let status = init.wait_for("it is ready", |status| status["state"] == "ready");
+        assert_eq!(status["daemon"]["sandbox_verified"], false, "{options}");
+        let warnings = status["warnings"].to_string();
+        assert!(warnings.contains(unseen), "{options}: {warnings}");
+        assert_eq!(init.stop().0.code, 0);
+    }
+    let around = behind("hidepid=4");
+    let around: Vec<&str> = around.iter().map(String::as_str).collect();
+    let end = sleeping()
+        .with_argument("--require-sandbox")
+        .start_under(Place::Child, Console::Read, &around)
+        .wait_end();
+    assert_eq!(end.code, 69);
+    let error = end.error();
+    assert!(error.contains(unseen), "{error}");
+}
+
+#[test]
+fn the_proc_of_another_namespace_is_not_believed() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("another namespace's /proc", "a PID namespace needs root");
+    }
+    let another = ["unshare", "--pid", "--fork", "--kill-child"];
+    let mut init = Bed::new().start_under(Place::Child, Console::Read, &another);
+    let status = init.wait_for("it is ready", |status| status["state"] == "ready");
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("could not be read back: /proc is another PID namespace's"),
+        "{warnings}"
+    );
+    drop(init);
+    let end = sleeping()
+        .with_argument("--require-sandbox")
+        .start_under(Place::Child, Console::Read, &another)
+        .wait_end();
+    assert_eq!(end.code, 71);
+    let error = end.error();
+    assert!(
+        error.contains("/proc is another PID namespace's"),
+        "{error}"
+    );
+}
+
+// `--require-sandbox`.
+
+/// A bed whose daemon is a static program, which never becomes ready.
+fn sleeping() -> Bed {
+    let bed = Bed::new();
+    fs::remove_file(bed.path("pipelock")).unwrap();
+    fixture::compile("sleeper", &[], &bed.path("pipelock"));
+    bed
+}
+
+#[test]
+fn a_daemon_replaced_by_a_script_is_judged_again() {
+    let wide = "is not a static program";
+    for required in [false, true] {
+        let mut bed = sleeping();
+        if required {
+            bed = bed.with_argument("--require-sandbox");
+        }
+        let mut init = bed.start(Place::Child);
+        let confined = |status: &Value| status["daemon"]["sandbox_verified"] == true;
+        let status = init.wait_for("it is confined", confined);
+        assert_eq!(status["daemon"]["sandbox_missing"], json!([]));
+        let [program, aside, script] = ["pipelock", "aside", "script"].map(|it| init.bed.path(it));
+        // By another process: a file that is open for writing anywhere cannot be executed.
+        let writes = "printf '#!/bin/sh\\nexec sleep 60\\n' > \"$0\" && chmod 755 \"$0\"";
+        let written = Command::new("sh")
+            .args(["-c", writes])
+            .arg(&script)
+            .status();
+        assert!(written.unwrap().success());
+        fs::rename(&program, &aside).unwrap();
+        fs::rename(&script, &program).unwrap();
+        init.kill_daemon();
+        if required {
+            let end = init.wait_end();
+            assert_eq!(end.code, 69, "{}", end.console_text());
+            assert!(end.error().contains("without its whole sandbox"));
+            assert!(end.error().contains(wide), "{}", end.error());
+            continue;
+        }
+        let status = init.wait_for("the script is confined", |status| {
+            confined(status)
+                && status["daemon"]["sandbox_missing"]
+                    .to_string()
+                    .contains(wide)
+        });
+        assert!(status["warnings"].to_string().contains(wide), "{status}");
+        fs::rename(&aside, &program).unwrap();
+        init.kill_daemon();
+        let status = init.wait_for("the program is back", |status| {
+            confined(status) && status["daemon"]["sandbox_missing"] == json!([])
+        });
+        assert!(!status["warnings"].to_string().contains(wide), "{status}");
+        assert_eq!(init.stop().0.code, 0);
+    }
 }
 
 // The watchdog.

@@ -32,7 +32,7 @@ use crate::status::{self, Reporter, Stage};
 use crate::supervise::cgroup::{self, Group};
 use crate::supervise::machine::{Failure, Outcome};
 use crate::supervise::memory;
-use crate::supervise::sandbox::{Privileges, Sandbox};
+use crate::supervise::sandbox::{Privileges, Sandbox, insist_on, sees_processes};
 use crate::supervise::signals::Signals;
 use crate::supervise::{Desired, Setup, reaper, supervise};
 
@@ -203,7 +203,13 @@ fn start(
     let require_sandbox =
         paths.require_sandbox || (mode == Mode::Machine && !arguments.tolerate_holes);
     if require_sandbox {
-        insist_on(&sandbox)?;
+        let mut missing = reporter.status.daemon.sandbox_missing.clone();
+        missing.extend(
+            sees_processes()
+                .err()
+                .map(|why| format!("it could not be read back: {why}")),
+        );
+        insist_on(&missing).map_err(|text| StartError::new(ExitCode::OperatingSystem, text))?;
     }
     let sandbox = (sandbox, require_sandbox);
     supervise_until_the_end(mode, arguments, paths, sandbox, desired, signals, reporter)
@@ -217,7 +223,6 @@ fn complete_sandbox(
     paths: &Paths,
     reporter: &mut Reporter,
 ) -> Sandbox {
-    sandbox.allow_for(&paths.daemon);
     if mode == Mode::Machine {
         if let Err(problem) = protect::survive_memory_shortage() {
             reporter.warn(problem);
@@ -228,34 +233,12 @@ fn complete_sandbox(
             Err(error) => sandbox.missing.push(error.to_string()),
         }
     }
-    for missing in &sandbox.missing {
-        reporter.warn(missing.clone());
-    }
+    reporter.tell_missing(&sandbox.missing_for(&paths.daemon));
     let daemon = &mut reporter.status.daemon;
-    daemon.sandbox_missing.clone_from(&sandbox.missing);
     daemon.landlock = sandbox.landlock;
     daemon.seccomp = sandbox.seccomp;
     daemon.cgroup = sandbox.group.is_some();
     sandbox
-}
-
-/// `--require-sandbox`: no daemon at all rather than one with a hole around it.
-fn insist_on(sandbox: &Sandbox) -> Result<(), StartError> {
-    let mut holes = sandbox.missing.clone();
-    if !Path::new("/proc/self/status").exists() {
-        holes.push("it could not be read back: there is no /proc".to_owned());
-    }
-    if holes.is_empty() {
-        return Ok(());
-    }
-    Err(StartError::new(
-        ExitCode::OperatingSystem,
-        format!(
-            "cannot start the daemon without its whole sandbox: {}\nhint: without --require-sandbox, or in a \
-             machine with sidecar.require-sandbox=no on its kernel command line, it starts all the same",
-            holes.join("; ")
-        ),
-    ))
 }
 
 fn supervise_until_the_end(

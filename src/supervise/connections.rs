@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use nix::libc;
 use nix::sys::socket::{SockaddrStorage, getsockname, getsockopt, sockopt};
 
+use super::sandbox::sees_processes;
 use crate::install::read_kernel_file;
 
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
@@ -31,13 +32,14 @@ pub fn waiting(listen: SocketAddr) -> u64 {
 }
 
 /// Whether the socket that listens there is this process's; `None` where that cannot be
-/// told: no `/proc`, or no right to look into the process, which root has only with
-/// `CAP_SYS_PTRACE` (proc_pid_fd(5)) and not in a container as engines make it.
+/// told: no `/proc` that shows our processes, or no right to look into this one, which root
+/// has only with `CAP_SYS_PTRACE` (proc_pid_fd(5)) and not in a container as engines make it.
 ///
 /// Whoever else has the port would answer the probes of a daemon that is about to fail
 /// for want of it.
 #[must_use]
 pub fn listens(pid: i32, listen: SocketAddr) -> Option<bool> {
+    sees_processes().ok()?;
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let mut readable = true;
     let own: Vec<(RawFd, String)> = descriptors

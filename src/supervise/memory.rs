@@ -18,18 +18,16 @@ pub fn go_memory_limit() -> Option<String> {
 /// nobody says.
 #[must_use]
 pub fn available() -> Option<u64> {
-    let left = groups().into_iter().filter_map(|group| group.left());
-    left.chain(machine_memory("MemAvailable:")).min()
+    let machine = read_kernel_file("/proc/meminfo").unwrap_or_default();
+    let total = figure(&machine, "MemTotal:").unwrap_or(u64::MAX);
+    let left = groups().into_iter().filter_map(|group| group.left(total));
+    left.chain(figure(&machine, "MemAvailable:")).min()
 }
 
 /// The machine's memory in bytes, without what the kernel took for itself.
 #[must_use]
 pub fn machine_total() -> Option<u64> {
-    machine_memory("MemTotal:")
-}
-
-fn machine_memory(name: &str) -> Option<u64> {
-    figure(&read_kernel_file("/proc/meminfo").ok()?, name)
+    figure(&read_kernel_file("/proc/meminfo").ok()?, "MemTotal:")
 }
 
 /// A line of `/proc/meminfo`, in bytes.
@@ -85,9 +83,9 @@ impl Limiting {
     }
 
     /// What can still be had below the limit, in bytes: files that are only kept in memory
-    /// go for it.
-    fn left(&self) -> Option<u64> {
-        let limit = self.limit()?;
+    /// go for it. `None` for one that a machine of `total` bytes never reaches.
+    fn left(&self, total: u64) -> Option<u64> {
+        let limit = self.limit().filter(|limit| *limit < total)?;
         let used = self.number(self.names.used).unwrap_or(0);
         let cached = read_kernel_file(self.path.join("memory.stat"))
             .ok()

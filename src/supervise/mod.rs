@@ -8,6 +8,7 @@
 pub mod backoff;
 pub mod cgroup;
 pub mod connections;
+pub mod descriptors;
 pub mod landlock;
 pub mod machine;
 pub mod memory;
@@ -34,7 +35,7 @@ use nix::unistd::Pid;
 
 use crate::boot::clock;
 use crate::console::{Stream, console};
-use crate::install::{Access, install, is_installed, read_kernel_file};
+use crate::install::{Access, install, is_installed};
 use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::leaves::Leaves;
@@ -45,7 +46,7 @@ use landlock::Grants;
 use machine::{Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing};
 use prober::{Finding, Prober, Question};
 use relay::{LastLines, Relay};
-use sandbox::Sandbox;
+use sandbox::{Sandbox, Seen};
 use signals::{Request, Signals};
 use spawn::{Command, ExecReport, SpawnError};
 use steps::Steps;
@@ -484,24 +485,21 @@ impl Supervisor<'_> {
     }
 
     fn check_sandbox(&mut self, pid: i32) {
-        match read_kernel_file(format!("/proc/{pid}/status")) {
-            Ok(text) => match self.setup.sandbox.read_back(pid, &text) {
-                Ok(()) => {
-                    self.reporter.status.daemon.sandbox_verified = true;
-                    self.events.push_back(Event::Confined);
-                }
-                Err(mismatch) => self.events.push_back(Event::Unfit(mismatch.to_string())),
-            },
-            // It ended already; its exit is about to be reaped and says more.
-            Err(_) if Path::new("/proc/self/status").exists() => {}
-            Err(error) if self.setup.require_sandbox => {
+        match self.setup.sandbox.read_back(pid) {
+            Seen::Confined => {
+                self.reporter.status.daemon.sandbox_verified = true;
+                self.events.push_back(Event::Confined);
+            }
+            Seen::Holes(mismatch) => self.events.push_back(Event::Unfit(mismatch.to_string())),
+            Seen::Ended => {}
+            Seen::Nothing(why) if self.setup.require_sandbox => {
                 self.events.push_back(Event::Unfit(format!(
-                    "the daemon's sandbox cannot be read back: /proc: {error}"
+                    "the daemon's sandbox could not be read back: {why}"
                 )));
             }
-            Err(error) => {
+            Seen::Nothing(why) => {
                 self.reporter.warn(format!(
-                    "the daemon's sandbox was applied but could not be read back: /proc: {error}"
+                    "the daemon's sandbox was applied but could not be read back: {why}"
                 ));
                 self.events.push_back(Event::Confined);
             }
@@ -866,6 +864,11 @@ impl Supervisor<'_> {
         let prepared = sandbox
             .prepare(&self.setup.grants(self.desired.policy.listen.port()))
             .map_err(io_error)?;
+        // As this start finds it: the program may be another one by now.
+        self.reporter.tell_missing(&prepared.missing);
+        if self.setup.require_sandbox {
+            sandbox::insist_on(&prepared.missing).map_err(io_error)?;
+        }
         let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
         let child = spawn::spawn(&command, sandbox, &prepared)
             .map_err(|error| (error.errno, error.to_string()))?;

@@ -110,6 +110,22 @@ pub fn children() -> Vec<i32> {
         .collect()
 }
 
+/// Whether a child has ended, without reaping it.
+#[must_use]
+#[allow(unsafe_code)]
+pub fn has_ended(pid: i32) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid) else {
+        return false;
+    };
+    // SAFETY: all zeroes is a value of it, as the kernel leaves it for "none has".
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the structure is ours and lives through the call.
+    let waited = unsafe { libc::waitid(libc::P_PID, id, &raw mut found, options) };
+    // SAFETY: the kernel has filled it in for a child, or left it zero.
+    waited == 0 && unsafe { found.si_pid() } == pid
+}
+
 /// Waits for one child that is known to end, and reaps it. For a child of the init's
 /// own, between stages; anybody else's exit is left to [`reap_exited_children`].
 #[must_use]

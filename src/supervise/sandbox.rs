@@ -11,6 +11,7 @@ use nix::libc;
 use super::cgroup::Group;
 use super::landlock::{self, Grants};
 use super::seccomp::{self, Filters};
+use super::{descriptors, reaper};
 use crate::install::read_kernel_file;
 
 /// The daemon's user and group, "nobody" on every Linux.
@@ -157,7 +158,7 @@ pub struct Sandbox {
     /// Its control group: machine mode's; elsewhere that is the runtime's job.
     pub group: Option<Group>,
     /// Sentences for the status: what the init was not privileged enough to do, and
-    /// the kernel not able to.
+    /// the kernel not able to. [`Sandbox::missing_for`] adds what a program costs.
     pub missing: Vec<String>,
 }
 
@@ -167,6 +168,9 @@ pub struct Prepared {
     rules: Option<OwnedFd>,
     filters: Option<Filters>,
     group: Option<OwnedFd>,
+    /// Sentences: what this start does not have. The program is judged once for this and
+    /// for the rules, because it may be another one at the next start.
+    pub missing: Vec<String>,
 }
 
 impl Sandbox {
@@ -220,21 +224,29 @@ impl Sandbox {
         }
     }
 
-    /// Notes what a program that is not static costs: it runs others.
-    pub fn allow_for(&mut self, program: &Path) {
-        if self.landlock >= landlock::FILES && !landlock::is_static(program) {
-            self.missing.push(format!(
+    /// What a daemon of this program does not have: one that is not static runs others.
+    #[must_use]
+    pub fn missing_for(&self, program: &Path) -> Vec<String> {
+        self.missing_with(program, landlock::is_static(program))
+    }
+
+    fn missing_with(&self, program: &Path, alone: bool) -> Vec<String> {
+        let mut missing = self.missing.clone();
+        if self.landlock >= landlock::FILES && !alone {
+            missing.push(format!(
                 "the daemon may read and execute everything in /usr and /lib: {} is not a static program",
                 program.display()
             ));
         }
+        missing
     }
 
     /// Makes everything that has to exist before the fork. Of the error there is a
     /// sentence.
     pub fn prepare(&self, grants: &Grants) -> Result<Prepared, String> {
+        let alone = landlock::is_static(&grants.program);
         let rules = if self.landlock >= landlock::FILES {
-            landlock::rules(grants).map_err(|error| error.to_string())?
+            landlock::rules(grants, alone).map_err(|error| error.to_string())?
         } else {
             None
         };
@@ -251,6 +263,7 @@ impl Sandbox {
             rules,
             filters,
             group,
+            missing: self.missing_with(&grants.program, alone),
         })
     }
 
@@ -363,16 +376,32 @@ impl Sandbox {
         Ok(())
     }
 
-    /// [`Sandbox::compare`], and whether the kernel counts `pid` to its control group.
-    pub fn read_back(&self, pid: i32, proc_status: &str) -> Result<(), Mismatch> {
-        let compared = self.compare(proc_status);
-        match &self.group {
-            Some(group) if !group.holds(pid) => {
-                let mut holes = compared.err().map_or_else(Vec::new, |mismatch| mismatch.0);
-                holes.push("it is outside its control group".to_owned());
-                Err(Mismatch(holes))
-            }
-            _ => compared,
+    /// What can be seen of `pid` from outside: [`Sandbox::compare`], whether the kernel
+    /// counts it to its control group, and what it inherited.
+    #[must_use]
+    pub fn read_back(&self, pid: i32) -> Seen {
+        if let Err(why) = sees_processes() {
+            return Seen::Nothing(why);
+        }
+        let status = match read_kernel_file(format!("/proc/{pid}/status")) {
+            Ok(status) => status,
+            Err(_) if reaper::has_ended(pid) => return Seen::Ended,
+            Err(error) => return Seen::Nothing(format!("/proc does not show it: {error}")),
+        };
+        let mut holes = self
+            .compare(&status)
+            .err()
+            .map_or_else(Vec::new, |mismatch| mismatch.0);
+        if self.group.as_ref().is_some_and(|group| !group.holds(pid)) {
+            holes.push("it is outside its control group".to_owned());
+        }
+        // Unlike the above, a right that a container's root does not have: there the child's
+        // own word counts, which executes nothing before it has closed everything.
+        holes.extend(descriptors::inherited_by(pid).unwrap_or_default());
+        if holes.is_empty() {
+            Seen::Confined
+        } else {
+            Seen::Holes(Mismatch(holes))
         }
     }
 
@@ -422,6 +451,19 @@ impl Sandbox {
     }
 }
 
+/// `--require-sandbox`: no daemon at all rather than one that is without these. Of the
+/// error there is a sentence.
+pub fn insist_on(missing: &[String]) -> Result<(), String> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "cannot start the daemon without its whole sandbox: {}\nhint: without --require-sandbox, or in a \
+         machine with sidecar.require-sandbox=no on its kernel command line, it starts all the same",
+        missing.join("; ")
+    ))
+}
+
 /// What this version of Landlock leaves open, in sentences.
 fn unrestricted(level: u32) -> Vec<String> {
     let mut open = Vec::new();
@@ -454,6 +496,30 @@ fn field(status: &str, name: &str) -> Option<String> {
         let (key, value) = line.split_once(':')?;
         (key == name).then(|| value.split_whitespace().collect::<Vec<_>>().join(" "))
     })
+}
+
+/// Whether `/proc` shows processes by the numbers they have here. One of another PID
+/// namespace shows somebody else instead, and what is wrong with him is no hole of ours.
+pub fn sees_processes() -> Result<(), String> {
+    let own = std::process::id().to_string();
+    match std::fs::read_link("/proc/self") {
+        Ok(shown) if shown.as_os_str() == own.as_str() => Ok(()),
+        Ok(_) => Err("/proc is another PID namespace's".to_owned()),
+        Err(_) => Err("there is no /proc".to_owned()),
+    }
+}
+
+/// What a look at the daemon found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Its sandbox as it was asked for.
+    Confined,
+    /// Another one.
+    Holes(Mismatch),
+    /// Nothing, for this reason.
+    Nothing(String),
+    /// It has ended; its exit says more.
+    Ended,
 }
 
 /// A sandbox that does not read back as it was asked for.
@@ -502,10 +568,12 @@ pub enum Step {
     SystemCalls,
     /// The exec itself.
     Exec,
+    /// Descriptors that are nothing of its own.
+    Inheritance,
 }
 
 impl Step {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Descriptors,
         Self::Signals,
         Self::ControlGroup,
@@ -521,6 +589,7 @@ impl Step {
         Self::Landlock,
         Self::SystemCalls,
         Self::Exec,
+        Self::Inheritance,
     ];
 
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
@@ -546,6 +615,7 @@ impl fmt::Display for Step {
             Self::Landlock => "restrict the files of",
             Self::SystemCalls => "filter the system calls of",
             Self::Exec => "execute",
+            Self::Inheritance => "keep this process's open files from",
         })
     }
 }

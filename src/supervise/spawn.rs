@@ -14,6 +14,7 @@ use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
 
+use super::descriptors;
 use super::sandbox::{Prepared, Sandbox, Step};
 
 /// What is executed.
@@ -262,14 +263,7 @@ fn exec(
                 return Err((Step::Descriptors, Errno::last()));
             }
         }
-        // Whatever was inherited without close-on-exec (a runtime's leak) ends here;
-        // kernels before 5.11 lack the flag, and there all of ours carry it already.
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
+        descriptors::close_on_exec().map_err(|errno| (Step::Inheritance, errno))?;
         // All zeroes: SIG_DFL, no flags, an empty mask, whatever the architecture's layout.
         let default = [0_u64; 4];
         for number in 1..=64 {

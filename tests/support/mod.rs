@@ -74,6 +74,7 @@ pub struct Bed {
     pub address: String,
     supervisor: String,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     init: PathBuf,
 }
 
@@ -100,6 +101,7 @@ impl Bed {
             address: format!("127.{high}.{low}.{number}:8888"),
             supervisor: "grace_seconds: 1, probe_seconds: 1".to_owned(),
             environment: Vec::new(),
+            arguments: Vec::new(),
             init: init_program().into(),
         };
         bed.allow(&["a.example"]);
@@ -122,6 +124,12 @@ impl Bed {
     /// With this variable in the init's environment.
     pub fn with_environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With this argument for the init, after all others.
+    pub fn with_argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -224,6 +232,7 @@ impl Bed {
             .args(["--run-dir".into(), run_dir.clone()])
             .args(["--cert".into(), run_dir.join("ca.crt")])
             .args(["--key".into(), run_dir.join("ca.key")])
+            .args(&self.arguments)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(terminal.as_ref().map_or_else(Stdio::piped, line_of))
@@ -543,6 +552,7 @@ impl Init {
                 address: String::new(),
                 supervisor: String::new(),
                 environment: Vec::new(),
+                arguments: Vec::new(),
                 init: PathBuf::new(),
             },
         );

@@ -117,6 +117,9 @@ fn environment(proxy: &str) -> String {
     }
     // Without it Node ignores the four above (since 24.0 and 22.21).
     put("NODE_USE_ENV_PROXY", "1");
+    // Yarn from 2 on ignores them, and ends at a variable of this form that it does not know.
+    put("YARN_HTTP_PROXY", proxy);
+    put("YARN_HTTPS_PROXY", proxy);
     for name in [
         "NODE_EXTRA_CA_CERTS",
         "SSL_CERT_FILE",
@@ -126,6 +129,15 @@ fn environment(proxy: &str) -> String {
         "CARGO_HTTP_CAINFO",
         "PIP_CERT",
         "DENO_CERT",
+        // Wins over the `cafile` of a machine's npmrc, which wins over NODE_EXTRA_CA_CERTS.
+        "npm_config_cafile",
+        "AWS_CA_BUNDLE",
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+        "HTTPLIB2_CA_CERTS",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "HEX_CACERTS_PATH",
+        // Set by Nix's own profile, and wins over SSL_CERT_FILE there.
+        "NIX_SSL_CERT_FILE",
     ] {
         put(name, &bundle);
     }

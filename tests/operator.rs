@@ -79,6 +79,15 @@ fn a_shell_and_docker_read_the_same_from_the_clients_variables() {
         "CARGO_HTTP_CAINFO",
         "PIP_CERT",
         "DENO_CERT",
+        "npm_config_cafile",
+        "AWS_CA_BUNDLE",
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+        "HTTPLIB2_CA_CERTS",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "HEX_CACERTS_PATH",
+        "NIX_SSL_CERT_FILE",
+        "YARN_HTTP_PROXY",
+        "YARN_HTTPS_PROXY",
     ] {
         assert!(
             text.lines()

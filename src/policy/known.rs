@@ -304,7 +304,14 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
     if scanned {
         troubles.push(match usage {
             Models => format!(
-                "scanned, an answer with words like instructions is cut off, and a request above {limit} MiB refused"
+                "scanned, {}an answer with words like instructions is cut off, and a request above {limit} MiB is \
+                 refused",
+                // Met with the first prompts of Claude Code, Codex and Gemini CLI.
+                if policy.seed_phrase_detection {
+                    "an agent's own prompt is refused as a seed phrase, "
+                } else {
+                    ""
+                }
             ),
             Git => format!(
                 "scanned, a clone or push takes seconds a megabyte and is refused above {limit} MiB, and so is what \
@@ -315,7 +322,7 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
             ),
         });
         if usage == System {
-            troubles.push("over plain HTTP it is cut at 10 MB".to_owned());
+            troubles.push("over plain HTTP it is scanned in any case".to_owned());
         }
         keys.push(format!("passthrough: [{}]", in_list(host)));
         if many_requests && tuning.requests_per_minute.is_none() {
@@ -336,10 +343,10 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
     if keys.is_empty() {
         return None;
     }
-    let gives_up = if scanned {
-        "; what is passed through is not scanned"
-    } else {
-        ""
+    let gives_up = match (scanned, usage) {
+        (true, System) => "; what is passed through over https:// is not scanned",
+        (true, _) => "; what is passed through is not scanned",
+        (false, _) => "",
     };
     Some(
         Refusal::new(format!("{} {what}: {}", quoted(host), troubles.join("; ")))
@@ -509,6 +516,27 @@ mod tests {
         let told = notes(&["*.npmjs.org"], set);
         assert!(
             told[0].ends_with("hint: pipelock: {passthrough: [\"*.npmjs.org\"]}; what is passed through is not scanned"),
+            "{told:?}"
+        );
+        for (hosts, seed_phrases) in [
+            (&["api.openai.com"][..], true),
+            (&["api.openai.com", "api.anthropic.com"], false),
+        ] {
+            let told = notes(hosts, set);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(
+                told[0].contains("an answer with words like instructions is cut off"),
+                "{told:?}"
+            );
+            assert_eq!(
+                told[0].contains("as a seed phrase"),
+                seed_phrases,
+                "{told:?}"
+            );
+        }
+        let told = notes(&["deb.debian.org"], set);
+        assert!(
+            told[0].contains("over plain HTTP it is scanned in any case\nhint: "),
             "{told:?}"
         );
         // Passed through from the start; its tunnels are cut all the same.

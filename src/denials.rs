@@ -329,7 +329,21 @@ pub fn explain(denial: &Denial) -> (String, String) {
 #[must_use]
 pub fn read(directory: &Path) -> Option<Told> {
     let bytes = crate::install::read_bounded(&directory.join(FILE), 64 * 1024).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    parse(&bytes)
+}
+
+/// What such a file says.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<Told> {
+    let mut told: Told = serde_json::from_slice(bytes).ok()?;
+    for denial in &mut told.denials {
+        // As in a status, nothing is printed as it stands in the file.
+        let texts = [&mut denial.scanner, &mut denial.reason];
+        for text in denial.host.iter_mut().chain(texts) {
+            *text = plain::line(text);
+        }
+    }
+    Some(told)
 }
 
 /// Takes away what an earlier start left.

@@ -17,6 +17,10 @@ use nix::time::{ClockId, clock_gettime};
 /// A connection over vsock takes a few hundred microseconds where somebody listens;
 /// for one that is not answered, PID 1 waits this long and gives the message up.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// A message that could not be sent is tried again after this long, then after twice as
+/// long, and so on: a socket may be full for a moment, or be made later than we are.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(10);
 /// A watchdog is told at most this often, whatever `WATCHDOG_USEC` says: systemd's are
 /// seconds, and two microseconds would be nothing but telling.
 const WATCHDOG_FLOOR: Duration = Duration::from_millis(100);
@@ -45,6 +49,16 @@ enum Address {
     Vsock(VsockAddr, &'static [SockType]),
 }
 
+/// What is still to be told, in the order in which it is.
+#[derive(Debug, Default)]
+struct Unsent {
+    /// `RELOADING=1` with its time.
+    reloading: Option<String>,
+    ready: bool,
+    status: bool,
+    stopping: bool,
+}
+
 /// Who is told, if anybody.
 #[derive(Debug, Default)]
 pub struct Notifier {
@@ -54,6 +68,9 @@ pub struct Notifier {
     ready: bool,
     stopping: bool,
     status: String,
+    unsent: Unsent,
+    /// When what is unsent is tried again, and how long after that.
+    retry: Option<(Instant, Duration)>,
     watchdog: Option<(Duration, Instant)>,
     /// Whether the last message was lost, so that a silence is told once.
     failing: bool,
@@ -82,13 +99,19 @@ impl Notifier {
 
     /// The manifest is being read again; [`Notifier::tell`] says when that is over.
     pub fn reloading(&mut self) -> Result<(), Errno> {
-        if !std::mem::take(&mut self.ready) {
-            return Ok(());
+        self.begin_reload()?;
+        self.send_unsent(Instant::now())
+    }
+
+    fn begin_reload(&mut self) -> Result<(), Errno> {
+        if std::mem::take(&mut self.ready) {
+            // The time tells this reload's READY from an earlier one's.
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+            let usec = now.tv_sec().saturating_mul(1_000_000) + now.tv_nsec() / 1_000;
+            self.unsent.ready = false;
+            self.unsent.reloading = Some(format!("RELOADING=1\nMONOTONIC_USEC={usec}\n"));
         }
-        // The time tells this reload's READY from an earlier one's.
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-        let usec = now.tv_sec().saturating_mul(1_000_000) + now.tv_nsec() / 1_000;
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={usec}\n"))
+        Ok(())
     }
 
     /// Tells the state if it is another than the last one told, in one message.
@@ -96,27 +119,22 @@ impl Notifier {
         if self.address.is_none() {
             return Ok(());
         }
-        let mut message = String::new();
         match state {
             "ready" if !self.ready => {
                 self.ready = true;
-                message.push_str("READY=1\n");
-                if let Some(pid) = self.main_pid {
-                    message.push_str(&format!("MAINPID={pid}\n"));
-                }
+                self.unsent.ready = true;
             }
-            "reloading" => self.reloading()?,
-            _ => {}
+            "ready" => {}
+            "reloading" => self.begin_reload()?,
+            // Nobody heard that it was, and it no longer is.
+            _ => self.ready &= !std::mem::take(&mut self.unsent.ready),
         }
         let words = in_words.lines().next().unwrap_or_default();
         if self.status != words {
             words.clone_into(&mut self.status);
-            message.push_str(&format!("STATUS={words}\n"));
+            self.unsent.status = true;
         }
-        if message.is_empty() {
-            return Ok(());
-        }
-        self.send(&message)
+        self.send_unsent(Instant::now())
     }
 
     /// We are about to end.
@@ -124,30 +142,87 @@ impl Notifier {
         if std::mem::replace(&mut self.stopping, true) {
             return Ok(());
         }
-        self.send("STOPPING=1\n")
+        self.unsent.stopping = true;
+        // There may be no other time.
+        self.retry = None;
+        self.send_unsent(Instant::now())
     }
 
-    /// When the watchdog wants to hear of us; `None` where there is none.
+    /// When there is something to tell: to the watchdog, or once more. `None` where there
+    /// is nothing.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.watchdog.map(|(_, next)| next)
+        let watchdog = self.watchdog.map(|(_, next)| next);
+        let retry = self.retry.map(|(at, _)| at);
+        [watchdog, retry].into_iter().flatten().min()
     }
 
-    /// Tells the watchdog if it is time.
+    /// Tells what it is time to tell.
     pub fn tick(&mut self, now: Instant) -> Result<(), Errno> {
+        let result = self.send_unsent(now);
         match &mut self.watchdog {
             Some((interval, next)) if now >= *next => *next = now + *interval,
-            _ => return Ok(()),
+            _ => return result,
         }
-        self.send("WATCHDOG=1\n")
+        let told = self.send("WATCHDOG=1\n");
+        result.and(self.once(told))
     }
 
-    /// Sends one message. Failures in a row are told once.
-    fn send(&mut self, message: &str) -> Result<(), Errno> {
-        let Some(address) = &self.address else {
+    /// Sends what is unsent, unless that was tried a moment ago.
+    fn send_unsent(&mut self, now: Instant) -> Result<(), Errno> {
+        if self.retry.is_some_and(|(at, _)| now < at) {
             return Ok(());
-        };
-        let result = deliver(address, message.as_bytes());
+        }
+        while let Some(message) = self.next_message() {
+            let result = self.send(&message);
+            let failed = result.is_err();
+            let told = self.once(result);
+            if failed {
+                let wait = self.retry.map_or(FIRST_RETRY, |(_, wait)| wait);
+                self.retry = Some((now + wait, (wait * 2).min(LAST_RETRY)));
+                return told;
+            }
+            if self.unsent.reloading.take().is_none() {
+                let later = self.unsent.ready || self.unsent.status;
+                self.unsent.ready = false;
+                self.unsent.status = false;
+                self.unsent.stopping &= later;
+            }
+        }
+        self.retry = None;
+        Ok(())
+    }
+
+    fn next_message(&self) -> Option<String> {
+        let unsent = &self.unsent;
+        if let Some(message) = &unsent.reloading {
+            return Some(message.clone());
+        }
+        let mut message = String::new();
+        if unsent.ready {
+            message.push_str("READY=1\n");
+            if let Some(pid) = self.main_pid {
+                message.push_str(&format!("MAINPID={pid}\n"));
+            }
+        }
+        if unsent.status {
+            message.push_str(&format!("STATUS={}\n", self.status));
+        }
+        if message.is_empty() && unsent.stopping {
+            message.push_str("STOPPING=1\n");
+        }
+        (!message.is_empty()).then_some(message)
+    }
+
+    fn send(&self, message: &str) -> Result<(), Errno> {
+        match &self.address {
+            Some(address) => deliver(address, message.as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// Failures in a row are told once.
+    fn once(&mut self, result: Result<(), Errno>) -> Result<(), Errno> {
         let told = std::mem::replace(&mut self.failing, result.is_err());
         if told { Ok(()) } else { result }
     }
@@ -236,7 +311,84 @@ fn connect_soon(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), Errn
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::path::{Path, PathBuf};
+
     use super::*;
+
+    fn socket_path(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("sidecar-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        path
+    }
+
+    fn notifier(path: &Path) -> Notifier {
+        Notifier {
+            address: Some(parse(path.to_str().unwrap()).unwrap()),
+            ..Notifier::default()
+        }
+    }
+
+    fn messages(socket: &UnixDatagram) -> Vec<String> {
+        socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 4096];
+        let mut messages = Vec::new();
+        while let Ok(count) = socket.recv(&mut buffer) {
+            messages.push(String::from_utf8_lossy(&buffer[..count]).into_owned());
+        }
+        messages
+    }
+
+    #[test]
+    fn what_nobody_heard_is_told_again_later_and_later() {
+        let path = socket_path("late");
+        let mut notifier = notifier(&path);
+        assert!(notifier.tell("starting", "starting").is_err());
+        assert!(notifier.tell("ready", "ready; so").is_ok(), "said once");
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let at = notifier.deadline().unwrap();
+            notifier.send_unsent(Instant::now()).unwrap();
+            assert_eq!(notifier.deadline(), Some(at), "too early");
+            notifier.tick(at).unwrap();
+            waits.push((notifier.deadline().unwrap() - at).as_millis());
+        }
+        assert_eq!(
+            waits,
+            [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]
+        );
+        let socket = UnixDatagram::bind(&path).unwrap();
+        notifier.tick(notifier.deadline().unwrap()).unwrap();
+        assert_eq!(notifier.deadline(), None);
+        assert_eq!(messages(&socket), ["READY=1\nSTATUS=ready; so\n"]);
+        notifier.tell("ready", "ready; so").unwrap();
+        assert!(messages(&socket).is_empty());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_longer_true_is_not_told_late() {
+        let path = socket_path("untrue");
+        let mut notifier = notifier(&path);
+        let _ = notifier.tell("ready", "ready");
+        let _ = notifier.tell("backoff", "backoff: exited");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        notifier.tick(notifier.deadline().unwrap()).unwrap();
+        assert_eq!(messages(&socket), ["STATUS=backoff: exited\n"]);
+        notifier.tell("ready", "ready").unwrap();
+        assert_eq!(messages(&socket), ["READY=1\nSTATUS=ready\n"]);
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+        let _ = notifier.reloading();
+        let _ = notifier.tell("ready", "ready");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        notifier.stopping().unwrap();
+        let heard = messages(&socket);
+        assert_eq!(heard.len(), 3, "{heard:?}");
+        assert!(heard[0].starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(heard[1..], ["READY=1\n", "STOPPING=1\n"]);
+        std::fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn reads_every_form_of_address_that_systemd_writes() {

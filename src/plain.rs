@@ -88,7 +88,8 @@ pub fn lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// `text` in at most `longest` bytes, whole characters; what was cut is an ellipsis.
+/// The beginning of a `text` that is longer than so many bytes: whole characters, with
+/// room for an ellipsis.
 #[must_use]
 pub fn shortened(text: &str, longest: usize) -> &str {
     const ELLIPSIS: usize = '…'.len_utf8();

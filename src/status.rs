@@ -14,6 +14,7 @@ use crate::denials::{self, Denials};
 use crate::exit::ExitCode;
 use crate::install::{Access, FileError, publish, read_bounded};
 use crate::notify::Notifier;
+use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::said::Said;
 use crate::plain;
 use crate::report;
@@ -22,8 +23,21 @@ use crate::report;
 pub const SCHEMA: u32 = 1;
 /// The status file's name, in the run directory and in the export.
 pub const FILE: &str = "status.json";
-/// More than a status can have.
+/// More than a status can have, and so no reader ever refuses one: a test builds the
+/// longest that [`Status::limit`] lets through.
 const MAX_BYTES: usize = 1024 * 1024;
+/// Of a text of many lines so much is told, in bytes.
+const LONGEST_TEXT: usize = 64 * 1024;
+/// Of any other, which is a sentence, a name or a path.
+const LONGEST_SENTENCE: usize = 1024;
+/// Told of a list, in entries: warnings are told twice as many, those of the manifest and
+/// all others.
+const MOST_SENTENCES: usize = 64;
+const MOST_HOSTS: usize = 100;
+/// More than start-up has.
+const MOST_STAGES: usize = 32;
+/// A year in microseconds: no start takes as long, and sums of two are still numbers.
+const LONGEST_STAGE: u64 = 31_536_000_000_000;
 
 /// A step of start-up, in the order they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -124,8 +138,10 @@ pub struct Config {
 pub struct Revocation {
     /// The generation that removed them.
     pub generation: u64,
-    /// Which.
+    /// Which: at most a hundred of them.
     pub hosts: Vec<String>,
+    /// How many more.
+    pub more: u64,
     /// When the daemon that allowed them was gone, tunnels included; absent until then.
     pub done_at: Option<String>,
 }
@@ -215,6 +231,103 @@ pub struct Status {
     pub updated: String,
 }
 
+impl Status {
+    /// Makes every text printable and everything so short that [`MAX_BYTES`] are never
+    /// reached. What is told has come through here.
+    fn limit(&mut self) {
+        // All of them: a new field is a new decision.
+        let Self {
+            schema: _,
+            version: _,
+            boot_id: _,
+            slug,
+            mode: _,
+            state: _,
+            stage: _,
+            outcome: _,
+            exit_code: _,
+            error,
+            manifest_error,
+            warnings,
+            halted: _,
+            daemon:
+                Daemon {
+                    pid: _,
+                    version,
+                    version_tested: _,
+                    uid: _,
+                    sandbox_missing,
+                    landlock: _,
+                    seccomp: _,
+                    cgroup: _,
+                    sandbox_verified: _,
+                    trouble,
+                },
+            restarts: _,
+            failures: _,
+            config,
+            revocation,
+            ca,
+            clock_steps: _,
+            last_clock_step: _,
+            last_exit,
+            last_lines,
+            dropped_lines: _,
+            reaped: _,
+            stages,
+            updated: _,
+        } = self;
+        for text in [error, manifest_error].into_iter().flatten() {
+            limit(text, LONGEST_TEXT);
+        }
+        warnings.truncate(2 * MOST_SENTENCES + 2);
+        sandbox_missing.truncate(MOST_SENTENCES);
+        last_lines.truncate(MOST_SENTENCES);
+        stages.truncate(MOST_STAGES);
+        if let Some(revocation) = revocation {
+            revocation.more += revocation.hosts.len().saturating_sub(MOST_HOSTS) as u64;
+            revocation.hosts.truncate(MOST_HOSTS);
+        }
+        let hosts = revocation.iter_mut().flat_map(|of| &mut of.hosts);
+        let ca = ca.iter_mut().flat_map(|ca| {
+            [
+                &mut ca.fingerprint_sha256,
+                &mut ca.not_before,
+                &mut ca.not_after,
+                &mut ca.source,
+            ]
+        });
+        let hashes = [&mut config.desired_sha256, &mut config.applied_sha256];
+        let known = [slug, version, trouble].into_iter().chain(hashes);
+        known
+            .flatten()
+            .chain(warnings)
+            .chain(sandbox_missing)
+            .chain(hosts)
+            .chain(ca)
+            .chain(last_exit.iter_mut().map(|exit| &mut exit.text))
+            .for_each(|text| limit(text, LONGEST_SENTENCE));
+    }
+
+    /// The state in a line, for a service manager's status.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let words = match (&self.error, self.state.as_str()) {
+            (_, "ready") => "ready; what is not allowed is refused".to_owned(),
+            (Some(error), state) => format!("{state}: {error}"),
+            (None, state) => state.to_owned(),
+        };
+        let first = words.lines().next().unwrap_or_default();
+        plain::lines_within(&plain::line(first), LONGEST_SENTENCE)
+    }
+}
+
+fn limit(text: &mut String, longest: usize) {
+    if text.len() > longest || !plain::is_plain(text.as_bytes()) {
+        *text = plain::lines_within(text, longest);
+    }
+}
+
 /// Where a status was told, for the one writer that has no [`Reporter`]: a panic.
 static TOLD_IN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -272,9 +385,38 @@ pub struct Reporter {
     /// What was refused.
     pub denials: Denials,
     notifier: Notifier,
+    warnings: Warnings,
     started: Instant,
     places: Vec<PathBuf>,
     told: Option<String>,
+}
+
+/// What there is to know, by how long it is true.
+#[derive(Debug, Default)]
+struct Warnings {
+    /// Of the manifest in force.
+    manifest: Vec<String>,
+    /// Of the daemon that runs.
+    version: Option<String>,
+    /// Once said, true to the end.
+    lasting: Vec<String>,
+    /// Those beyond [`MOST_SENTENCES`].
+    more: u64,
+}
+
+impl Warnings {
+    /// The manifest's first, and how many are not told.
+    fn all(&self) -> Vec<String> {
+        let mut all = self.manifest.clone();
+        let more = all.len().saturating_sub(MOST_SENTENCES);
+        all.truncate(MOST_SENTENCES);
+        all.extend(self.version.iter().chain(&self.lasting).cloned());
+        let more = self.more + more as u64;
+        if more > 0 {
+            all.push(format!("… and {more} more warnings; the log has them"));
+        }
+        all
+    }
 }
 
 /// Bytes of a status that says nothing unusual.
@@ -293,6 +435,7 @@ impl Reporter {
         Self {
             denials: Denials::new(boot_id.clone()),
             notifier: Notifier::default(),
+            warnings: Warnings::default(),
             status: Status {
                 schema: SCHEMA,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -373,18 +516,57 @@ impl Reporter {
     fn complain(&mut self, failures: &[FileError]) {
         for failure in failures {
             let failure = failure.to_string();
-            if !self.status.warnings.contains(&failure) {
+            if !self.warnings.lasting.contains(&failure) {
                 self.warn(failure);
             }
         }
     }
 
-    /// Logs a warning and keeps it in the status, once.
+    /// Logs a warning and keeps it in the status, once, to the end.
     pub fn warn(&mut self, warning: String) {
         log::warn!("{warning}");
-        if !self.status.warnings.contains(&warning) {
-            self.status.warnings.push(warning);
+        let lasting = &mut self.warnings.lasting;
+        if lasting.contains(&warning) {
+            return;
         }
+        if lasting.len() < MOST_SENTENCES {
+            lasting.push(warning);
+        } else {
+            self.warnings.more += 1;
+        }
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// The warnings of the manifest that is in force from now on; those of the one before
+    /// are over. Logs what is new.
+    pub fn warn_of_manifest(&mut self, warnings: Vec<String>) {
+        let before = std::mem::replace(&mut self.warnings.manifest, warnings);
+        for warning in &self.warnings.manifest {
+            if !before.contains(warning) {
+                log::warn!("{warning}");
+            }
+        }
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// What the daemon calls its version. One that is not the tested one is a warning, in
+    /// the log once: a daemon may call itself something else each time.
+    pub fn note_version(&mut self, version: String) {
+        let daemon = &mut self.status.daemon;
+        if daemon.version.as_ref() == Some(&version) {
+            return;
+        }
+        let tested = version == TESTED_VERSION;
+        let warning =
+            format!("pipelock is version {version}; sidecar-init was tested with {TESTED_VERSION}");
+        let known = daemon.version_tested == Some(false);
+        daemon.version = Some(version);
+        daemon.version_tested = Some(tested);
+        if !tested && !known {
+            log::warn!("{warning}");
+        }
+        self.warnings.version = (!tested).then_some(warning);
+        self.status.warnings = self.warnings.all();
     }
 
     /// Tells what the daemon's sandbox is without, from now on; each sentence is a warning
@@ -460,7 +642,7 @@ impl Reporter {
     pub fn publish(&mut self) {
         let result = self
             .notifier
-            .tell(&self.status.state, &in_words(&self.status));
+            .tell(&self.status.state, &self.status.in_words());
         notified(result);
         self.status.updated.clear();
         self.status.dropped_lines = console().dropped();
@@ -486,7 +668,9 @@ impl Reporter {
         self.complain(&failures);
     }
 
-    fn json(&self) -> String {
+    /// The status as it is told.
+    pub fn json(&mut self) -> String {
+        self.status.limit();
         plain::json(&self.status, LIKELY_LENGTH)
     }
 
@@ -539,24 +723,18 @@ fn notified(result: Result<(), nix::errno::Errno>) {
     }
 }
 
-/// The state in a line, for a service manager's status.
-fn in_words(status: &Status) -> String {
-    match (&status.error, status.state.as_str()) {
-        (_, "ready") => "ready; what is not allowed is refused".to_owned(),
-        (Some(error), state) => format!("{state}: {error}"),
-        (None, state) => state.to_owned(),
-    }
-}
-
 fn failed_at(stage: Stage) -> String {
     format!("failed at {}", stage.as_str())
 }
 
 /// A status as another process told it, asked for its fields one by one: a type would
 /// bring a second parser of the whole, and the readers want a dozen of them.
+///
+/// Whoever can write to the export can write a status, so nothing of it is printed as it
+/// stands there: its texts are made printable when they are read.
 #[derive(Debug)]
 pub struct Told {
-    /// As it stands in the file.
+    /// As it stands in the file, in one line.
     pub json: String,
     fields: Value,
 }
@@ -607,14 +785,16 @@ impl Told {
     pub fn stages(&self) -> Vec<(&str, u64, u64)> {
         let number = |stage: &Value, name: &str| stage.get(name).and_then(Value::as_u64);
         let stages = self.fields.get("stages").and_then(Value::as_array);
+        let number = |stage: &Value, name| number(stage, name).map(|us| us.min(LONGEST_STAGE));
         stages
             .into_iter()
             .flatten()
             .filter_map(|stage| {
-                let name = stage.get("stage")?.as_str()?;
+                let name = plain::shortened(stage.get("stage")?.as_str()?, 32);
                 let took = number(stage, "took_us").unwrap_or(0);
                 Some((name, number(stage, "at_us")?, took))
             })
+            .take(MOST_STAGES)
             .collect()
     }
 }
@@ -628,13 +808,164 @@ pub fn read(path: &Path) -> Result<Told, String> {
             error.to_string()
         }
     })?;
-    let failed = |why: &dyn std::fmt::Display| format!("cannot read {}: {why}", path.display());
-    let fields: Value = serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
+    parse(&bytes).map_err(|why| format!("cannot read {}: {why}", path.display()))
+}
+
+/// What a status file says.
+pub fn parse(bytes: &[u8]) -> Result<Told, String> {
+    let mut fields: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if fields.get("schema").and_then(Value::as_u64) != Some(SCHEMA.into()) {
-        return Err(failed(&format_args!(
+        return Err(format!(
             "it is no status of schema {SCHEMA}, which this program reads"
-        )));
+        ));
     }
-    let json = String::from_utf8_lossy(&bytes).into_owned();
+    make_printable(&mut fields);
+    let json = String::from_utf8_lossy(bytes);
+    // Only between its tokens: inside of strings JSON has no such character.
+    let json = plain::line(json.replace(['\n', '\r', '\t'], " ").trim_end());
     Ok(Told { json, fields })
+}
+
+fn make_printable(value: &mut Value) {
+    match value {
+        Value::String(text) => limit(text, MAX_BYTES),
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(fields) => fields.values_mut().for_each(make_printable),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text of this length that JSON makes twice as long.
+    fn quotes(length: usize) -> String {
+        "\"".repeat(length)
+    }
+
+    /// As much of everything as anybody could put there, and more.
+    fn worst() -> Status {
+        let long = || quotes(LONGEST_TEXT * 2);
+        let sentence = || quotes(LONGEST_SENTENCE * 2);
+        let mut status = Reporter::new(Instant::now(), "x".repeat(36)).status;
+        status.slug = Some(sentence());
+        status.mode = Some("container".to_owned());
+        status.state = "reloading".to_owned();
+        status.outcome = failed_at(Stage::Manifest);
+        status.exit_code = Some(255);
+        status.error = Some(long());
+        status.manifest_error = Some(long());
+        status.warnings = vec![sentence(); 1000];
+        status.daemon = Daemon {
+            pid: Some(i32::MIN),
+            version: Some(sentence()),
+            version_tested: Some(false),
+            uid: Some(u32::MAX),
+            sandbox_missing: vec![sentence(); 1000],
+            landlock: u32::MAX,
+            trouble: Some(sentence()),
+            ..Daemon::default()
+        };
+        (status.restarts, status.failures) = (u64::MAX, u64::MAX);
+        status.config = Config {
+            generation: u64::MAX,
+            applied_generation: u64::MAX,
+            desired_sha256: Some(sentence()),
+            applied_sha256: Some(sentence()),
+        };
+        status.revocation = Some(Revocation {
+            generation: u64::MAX,
+            hosts: vec![sentence(); 60_000],
+            more: 0,
+            done_at: Some("2026-01-01T00:00:00Z".to_owned()),
+        });
+        status.ca = Some(Ca {
+            fingerprint_sha256: sentence(),
+            not_before: sentence(),
+            not_after: sentence(),
+            source: sentence(),
+        });
+        (status.clock_steps, status.last_clock_step) = (u64::MAX, i64::MIN);
+        status.last_exit = Some(LastExit {
+            code: i32::MIN,
+            text: sentence(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+        });
+        let said = Said::line("a ".repeat(LONGEST_TEXT).replace('a', "é").as_bytes());
+        status.last_lines = vec![said; 1000];
+        (status.dropped_lines, status.reaped) = (u64::MAX, u64::MAX);
+        status.stages = vec![
+            StageTime {
+                stage: Stage::Manifest,
+                at_us: u64::MAX,
+                took_us: Some(u64::MAX),
+            };
+            1000
+        ];
+        status
+    }
+
+    #[test]
+    fn the_longest_status_is_one_that_its_readers_read() {
+        let mut reporter = Reporter::new(Instant::now(), String::new());
+        reporter.status = worst();
+        let text = reporter.json();
+        assert!(text.len() > 600_000, "{}: is it the worst?", text.len());
+        assert!(text.len() < MAX_BYTES - 1024, "{}", text.len());
+        let told = parse(text.as_bytes()).unwrap();
+        assert_eq!(told.number("/revocation/more"), 59_900);
+        assert_eq!(reporter.json(), text, "limited once is limited");
+        // Whatever the texts are made of.
+        for odd in ["\u{1b}", "\u{202e}", "\n", "漢", "\u{e0041}"] {
+            let mut reporter = Reporter::new(Instant::now(), String::new());
+            reporter.status = worst();
+            reporter.status.error = Some(odd.repeat(LONGEST_TEXT));
+            reporter.status.warnings = vec![odd.repeat(LONGEST_SENTENCE); 1000];
+            assert!(reporter.json().len() < MAX_BYTES - 1024, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn warnings_are_those_of_the_manifest_in_force_and_no_more_than_so_many() {
+        let mut reporter = Reporter::new(Instant::now(), String::new());
+        reporter.warn("lasting".to_owned());
+        reporter.warn_of_manifest(vec!["first".to_owned()]);
+        reporter.warn_of_manifest(vec!["second".to_owned()]);
+        assert_eq!(reporter.status.warnings, ["second", "lasting"]);
+        for number in 0..5000 {
+            reporter.note_version(format!("9.{number}"));
+        }
+        assert_eq!(reporter.status.warnings.len(), 3);
+        assert!(reporter.status.warnings[1].contains("9.4999"));
+        reporter.note_version(TESTED_VERSION.to_owned());
+        assert_eq!(reporter.status.warnings, ["second", "lasting"]);
+        for number in 0..5000 {
+            reporter.warn(format!("warning {number}"));
+        }
+        reporter.warn_of_manifest((0..100).map(|number| format!("{number}")).collect());
+        let warnings = &reporter.status.warnings;
+        assert_eq!(warnings.len(), 2 * MOST_SENTENCES + 1);
+        let more = 5001 - 64 + 100 - 64;
+        assert_eq!(
+            warnings.last().unwrap(),
+            &format!("… and {more} more warnings; the log has them")
+        );
+    }
+
+    #[test]
+    fn a_hostile_status_is_printed_as_text() {
+        let hostile = br#"{"schema":1,
+            "slug":"\u001b[2J\u202e<script>","stages":[{"stage":"a\u0085\u2028b","at_us":18446744073709551615,"took_us":18446744073709551615}]}"#;
+        let told = parse(hostile).unwrap();
+        assert_eq!(told.text("/slug"), Some("\\u001b[2J\\u202e<script>"));
+        assert_eq!(
+            told.stages(),
+            [("a\\u0085\\u2028b", LONGEST_STAGE, LONGEST_STAGE)]
+        );
+        assert!(!told.json.contains('\n'));
+        let picture = crate::timeline::svg(&told);
+        assert!(!picture.contains("<script"), "{picture}");
+        assert!(crate::timeline::waterfall(&told).len() < 1000);
+    }
 }

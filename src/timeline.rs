@@ -1,6 +1,7 @@
 //! How a start went, stage by stage: as a waterfall in the terminal, and as a picture.
 //! Pure.
 
+use crate::plain;
 use crate::status::Told;
 
 /// Microseconds from the execution of the init to the end of the last stage.
@@ -43,8 +44,8 @@ pub fn svg(status: &Told) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {height}\" font-family=\"monospace\" \
          font-size=\"13\" fill=\"#777\">\n<title>Start of sidecar-init, by stage</title>\n\
          <text x=\"8\" y=\"16\">{}: {} in {} ms</text>\n",
-        status.text("/slug").unwrap_or("sidecar-init"),
-        stages.last().map_or("", |(stage, _, _)| *stage),
+        plain::markup(status.text("/slug").unwrap_or("sidecar-init")),
+        plain::markup(stages.last().map_or("", |(stage, _, _)| *stage)),
         end / 1000
     );
     let mut y = ROW;
@@ -56,7 +57,7 @@ pub fn svg(status: &Told) -> String {
         text.push_str(&format!(
             "<text x=\"8\" y=\"{baseline}\">{}</text><rect x=\"{x}\" y=\"{}\" width=\"{width}\" height=\"14\" \
              fill=\"#3b82c4\"/><text x=\"{after}\" y=\"{baseline}\">{took} µs</text>\n",
-            stage,
+            plain::markup(stage),
             y + 5
         ));
         y += ROW;

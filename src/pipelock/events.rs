@@ -106,7 +106,10 @@ impl Refusal<'_> {
             .into_iter()
             .find_map(|text| text.as_ref())
             .map(|text| text.0.as_ref())
-            .or_else(|| Some(authority(line.url.as_ref()?.0.split_once("://")?.1)))?;
+            .or_else(|| Some(authority(line.url.as_ref()?.0.split_once("://")?.1)))
+            // A name and a port. What is longer may have lost the @ that would tell its
+            // credentials from its host.
+            .filter(|authority| authority.len() <= 300)?;
         let host = without_port(host);
         let host = host.strip_suffix('.').unwrap_or(host);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);

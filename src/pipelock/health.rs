@@ -79,8 +79,8 @@ pub fn judge(response: &Response) -> Result<String, Ailment> {
         expect(field, bool_str(found), bool_str(wanted));
     }
     if wrong.is_empty() {
-        Ok(health
-            .version
+        let version = Said::words(&health.version).to_string();
+        Ok(version
             .chars()
             .filter(char::is_ascii_graphic)
             .take(64)

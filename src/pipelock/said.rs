@@ -22,6 +22,11 @@ const SUSPICIOUS: usize = 20;
 /// Quoted words longer than this are no words.
 const LONGEST_QUOTE: usize = 64;
 
+/// What a line of ours begins with, and what goes before one of the daemon's that would too.
+pub const OUR_PREFIX: &str = "sidecar-init:";
+/// See [`OUR_PREFIX`].
+pub const QUOTE_PREFIX: &str = "pipelock: ";
+
 /// Words of the daemon's without what may be secret: one line, of bounded length, fit for
 /// a terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -49,7 +54,13 @@ impl Said {
 
     fn of(bytes: &[u8], cut: bool) -> Self {
         let plain = plain::line_of(bytes).replace('\t', " ");
-        Self(redact(&plain, cut).chars().take(LONGEST).collect())
+        let told = redact(&plain, cut);
+        let quote = if told.starts_with(OUR_PREFIX) {
+            QUOTE_PREFIX
+        } else {
+            ""
+        };
+        Self([quote, &told].concat().chars().take(LONGEST).collect())
     }
 
     /// As text.
@@ -201,6 +212,10 @@ mod tests {
                 "see https://*/* now",
             ),
             ("http:///x", "http:///*"),
+            (
+                "sidecar-init: result {}",
+                "pipelock: sidecar-init: result {}",
+            ),
             ("\x1b[31mred\ttab", "\\u001b[31mred tab"),
         ] {
             assert_eq!(Said::line(line.as_bytes()).as_str(), kept);

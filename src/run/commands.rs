@@ -16,6 +16,7 @@ use crate::exit::ExitCode;
 use crate::install::{Access, publish, read_bounded, read_up_to};
 use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
 use crate::pipelock::render;
+use crate::plain;
 use crate::policy::{self, Judgement};
 use crate::status;
 use crate::timeline;
@@ -46,10 +47,11 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
 pub fn render_config(paths: &Paths) -> Result<(), StartError> {
     let (judgement, name) = judge(&paths.manifest, false)?;
     for warning in &judgement.warnings {
-        eprintln!("sidecar-init: warning: {}", warning.display(&name));
+        let warning = warning.display(&name).to_string();
+        eprintln!("sidecar-init: warning: {}", plain::lines(&warning));
     }
     let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
-    print(&render::render(&judgement.policy, &cert, &key))
+    print_as_it_is(&render::render(&judgement.policy, &cert, &key))
 }
 
 fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String), StartError> {
@@ -126,7 +128,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Prints what the running init reports, for people or as JSON.
 pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, why);
-    let end = Instant::now() + Duration::from_secs(options.timeout_seconds);
+    // None is longer than there is time.
+    let end = Instant::now().checked_add(Duration::from_secs(options.timeout_seconds));
     let status = loop {
         let status = read_status(&options.run_dir).map_err(unavailable)?;
         let Some(wanted) = options.wait_generation else {
@@ -137,14 +140,14 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
             break status;
         }
         let over = matches!(status.state(), "stopped" | "failed" | KILLED);
-        if over || Instant::now() >= end {
+        if over || end.is_some_and(|end| Instant::now() >= end) {
             return Err(unavailable(format!(
                 "generation {wanted} is not in force: state {}, wanted {}, in force {applied}{}",
                 status.state(),
                 status.number("/config/generation"),
                 status
                     .text("/manifest_error")
-                    .map_or_else(String::new, |why| format!("\n{why}")),
+                    .map_or_else(String::new, |why| format!("\n  {}", below(why, "  "))),
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
@@ -155,7 +158,7 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     if let Some(file) = &options.svg {
         let picture = timeline::svg(&status);
         if file == Path::new("-") {
-            return print(&picture);
+            return print_as_it_is(&picture);
         }
         return publish(file, picture.as_bytes(), Access::PUBLIC)
             .map_err(|error| StartError::new(ExitCode::CannotWrite, error));
@@ -187,11 +190,18 @@ fn read_status(run_dir: &Path) -> Result<status::Told, String> {
     Ok(status)
 }
 
-fn describe(status: &status::Told) -> String {
-    let below = |text: &str| text.replace('\n', "\n               ");
+/// A text of several lines, each but the first after this.
+fn below(text: &str, indent: &str) -> String {
+    text.replace('\n', &format!("\n{indent}"))
+}
+
+/// A status in words. No line of it but the first begins at the margin.
+#[must_use]
+pub fn describe(status: &status::Told) -> String {
+    const INDENT: &str = "               ";
     let known = |pointer: &str| status.text(pointer).unwrap_or("?");
-    let mut text = format!(
-        "{}: {}\n",
+    let head = format!(
+        "{}: {}",
         status.text("/slug").unwrap_or("(no manifest yet)"),
         match status.state() {
             "ready" => "ready; what is not allowed is refused",
@@ -202,15 +212,16 @@ fn describe(status: &status::Told) -> String {
             other => other,
         }
     );
-    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
+    let mut text = format!("{}\n", below(&head, INDENT));
+    let mut line = |name: &str, value: String| {
+        let value = below(&value, INDENT);
+        text.push_str(&format!("  {name:<12} {value}\n"));
+    };
     if let Some(error) = status.text("/error") {
-        line("error", below(error));
+        line("error", error.to_owned());
     }
     if let Some(error) = status.text("/manifest_error") {
-        line(
-            "manifest",
-            format!("the newest is not used: {}", below(error)),
-        );
+        line("manifest", format!("the newest is not used: {error}"));
     }
     let pid = match status.number("/daemon/pid") {
         0 => ", not running".to_owned(),
@@ -226,7 +237,7 @@ fn describe(status: &status::Told) -> String {
         ),
     );
     if let Some(trouble) = status.text("/daemon/trouble") {
-        line("", below(trouble));
+        line("", trouble.to_owned());
     }
     line(
         "config",
@@ -250,19 +261,24 @@ fn describe(status: &status::Told) -> String {
     if !revoked.is_empty() {
         let done = status.text("/revocation/done_at");
         let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
-        line("revoked", format!("{} {done}", revoked.join(", ")));
+        let more = match status.number("/revocation/more") {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        line("revoked", format!("{}{more} {done}", revoked.join(", ")));
     }
     if let Some(exit) = status.text("/last_exit/text") {
         line("last exit", format!("{exit} at {}", known("/last_exit/at")));
     }
     for warning in status.texts("/warnings") {
-        line("warning", below(warning));
+        line("warning", warning.to_owned());
     }
     text
 }
 
 /// What was refused most, why, and what to write if it was wanted.
-fn describe_denials(denials: &denials::Told) -> String {
+#[must_use]
+pub fn describe_denials(denials: &denials::Told) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {
@@ -276,8 +292,7 @@ fn describe_denials(denials: &denials::Told) -> String {
         .denials
         .iter()
         .take(SHOWN)
-        .map(|denial| denial.count)
-        .sum();
+        .fold(0, |sum, denial| sum.saturating_add(denial.count));
     let more = denials.total.saturating_sub(shown);
     if more > 0 {
         text.push_str(&format!(
@@ -303,12 +318,17 @@ pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
             "not ready: {state}{}",
             status
                 .text("/error")
-                .map_or_else(String::new, |error| format!(": {error}"))
+                .map_or_else(String::new, |error| format!(": {}", below(error, "  ")))
         ))),
     }
 }
 
+/// To standard output, where a terminal may be.
 fn print(text: &str) -> Result<(), StartError> {
+    print_as_it_is(&plain::lines(text))
+}
+
+fn print_as_it_is(text: &str) -> Result<(), StartError> {
     let mut output = io::stdout().lock();
     match output
         .write_all(text.as_bytes())

@@ -36,7 +36,10 @@ use crate::supervise::sandbox::{Privileges, Sandbox, insist_on, sees_processes};
 use crate::supervise::signals::Signals;
 use crate::supervise::{Desired, Setup, reaper, supervise};
 
-pub use commands::{check, generate_or_check_ca, healthcheck, print_status, render_config};
+pub use commands::{
+    check, describe, describe_denials, generate_or_check_ca, healthcheck, print_status,
+    render_config,
+};
 
 /// Why a start failed: the exit code, and the words for it.
 #[derive(Debug)]
@@ -162,13 +165,8 @@ fn start(
     let sandbox = Sandbox::plan(Privileges::of_this_process());
     let making = custody::begin(paths, sandbox.file_owner());
     let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
-    for warning in warnings {
-        reporter.warn(warning);
-    }
+    reporter.warn_of_manifest(warnings);
     reporter.status.slug = Some(desired.policy.slug.clone());
-    if desired.policy.allowlist.is_empty() {
-        reporter.warn("the bottle allows no host: every request will be denied".to_owned());
-    }
     reporter.enter(Stage::Network);
     if mode == Mode::Machine {
         network::prepare()
@@ -510,11 +508,14 @@ fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>
         .to_string_lossy();
     let judgement = policy::read(&bytes, false)
         .map_err(|problems| invalid(commands::join_problems(&problems, &name)))?;
-    let warnings = judgement
+    let mut warnings: Vec<String> = judgement
         .warnings
         .iter()
         .map(|warning| warning.display(&name).to_string())
         .collect();
+    if judgement.policy.allowlist.is_empty() {
+        warnings.push("the bottle allows no host: every request will be denied".to_owned());
+    }
     if !judgement.notes.is_empty() {
         log::info!(
             "{} note(s) about {name}: sidecar-init check prints them",

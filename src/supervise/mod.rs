@@ -36,7 +36,6 @@ use nix::unistd::Pid;
 use crate::boot::clock;
 use crate::console::{Stream, console};
 use crate::install::{Access, install, is_installed};
-use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::leaves::Leaves;
 use crate::pipelock::reload::{self, Plan};
@@ -600,17 +599,8 @@ impl Supervisor<'_> {
             silence.used = vitals::processor_time(child.pid);
             silence.overload = vitals::overload(child.pid, child.listen);
         }
-        if let Some(version) = finding.version
-            && self.reporter.status.daemon.version.as_deref() != Some(&version)
-        {
-            let tested = version == TESTED_VERSION;
-            if !tested {
-                self.reporter.warn(format!(
-                    "pipelock is version {version}; sidecar-init was tested with {TESTED_VERSION}"
-                ));
-            }
-            self.reporter.status.daemon.version = Some(version);
-            self.reporter.status.daemon.version_tested = Some(tested);
+        if let Some(version) = finding.version {
+            self.reporter.note_version(version);
         }
         if let Answer::Unfit(why) = &finding.answer {
             log::error!("{why}");
@@ -633,12 +623,10 @@ impl Supervisor<'_> {
             }
         };
         self.reporter.status.manifest_error = None;
+        self.reporter.warn_of_manifest(warnings);
         if new.policy == self.desired.policy && new.trust == self.desired.trust {
             log::debug!("the manifest asks for the same as before");
             return;
-        }
-        for warning in warnings {
-            self.reporter.warn(warning);
         }
         if let Err(error) = (self.setup.apply)(&new) {
             self.reporter.warn(error);
@@ -675,12 +663,13 @@ impl Supervisor<'_> {
                 if revokes {
                     log::info!(
                         "generation {generation}: {} revoked; restarting pipelock",
-                        revoked.join(", ")
+                        some_of(&revoked)
                     );
                     let nobody_runs = self.child.is_none();
                     self.reporter.status.revocation = Some(Revocation {
                         generation,
                         hosts: revoked,
+                        more: 0,
                         done_at: nobody_runs.then(|| crate::ca::rfc3339(clock::now())),
                     });
                 } else {
@@ -952,6 +941,16 @@ impl Supervisor<'_> {
     /// line that was dropped.
     fn counters_deadline(&self) -> Option<Instant> {
         (self.counters() != self.told_counters).then(|| self.told_at + COUNTERS_EVERY)
+    }
+}
+
+/// The first hosts of many.
+fn some_of(hosts: &[String]) -> String {
+    const SOME: usize = 20;
+    let some = hosts.get(..SOME).unwrap_or(hosts).join(", ");
+    match hosts.len().saturating_sub(SOME) {
+        0 => some,
+        more => format!("{some} and {more} more"),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::console::{Stream, console};
-use crate::pipelock::said::Said;
+use crate::pipelock::said::{self, Said};
 use crate::pipelock::skim::Skim;
 use crate::plain;
 
@@ -28,8 +28,8 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const KEPT_LINES: usize = 20;
 const KEPT_BYTES: usize = 8 * 1024;
 /// No line of the daemon may look like one of ours.
-const OUR_PREFIX: &[u8] = b"sidecar-init:";
-const QUOTE_PREFIX: &[u8] = b"pipelock: ";
+const OUR_PREFIX: &[u8] = said::OUR_PREFIX.as_bytes();
+const QUOTE_PREFIX: &[u8] = said::QUOTE_PREFIX.as_bytes();
 /// Before every piece of a long line but the first: no line begins with what an agent
 /// wrote in the middle of one.
 const CONTINUED_PREFIX: &[u8] = b"pipelock: (continued) ";

@@ -11,6 +11,7 @@ use crate::install::{Access, FileError, publish};
 use crate::pipelock::events::Refusal;
 use crate::pipelock::said::may_be_a_key;
 use crate::plain;
+use crate::policy::matching::allows;
 
 /// The file's name, in the run directory and in the export.
 pub const FILE: &str = "denials.json";
@@ -135,7 +136,7 @@ impl Denials {
         self.unwritten = true;
         let (scanner, reason) = (refusal.scanner(), refusal.reason());
         let host = refusal.host().and_then(|host| {
-            let tellable = JUDGE_THE_HOST.contains(&scanner) || is_allowed(host, allowlist);
+            let tellable = JUDGE_THE_HOST.contains(&scanner) || allows(allowlist, host);
             tellable.then(|| without_suspicious_labels(host)).flatten()
         });
         let cut = host.map(str::len) < refusal.host().map(str::len);
@@ -244,22 +245,6 @@ impl Denials {
             .filter_map(|place| publish(place, text.as_bytes(), Access::PUBLIC).err())
             .collect()
     }
-}
-
-/// As pipelock matches: exactly, or below or at `*.name`, in any case.
-fn is_allowed(host: &str, allowlist: &[String]) -> bool {
-    allowlist
-        .iter()
-        .any(|entry| match entry.strip_prefix("*.") {
-            Some(domain) => {
-                let at = host.len().checked_sub(domain.len());
-                at.and_then(|at| Some((host.get(..at)?, host.get(at..)?)))
-                    .is_some_and(|(sub, end)| {
-                        end.eq_ignore_ascii_case(domain) && (sub.is_empty() || sub.ends_with('.'))
-                    })
-            }
-            None => entry.eq_ignore_ascii_case(host),
-        })
 }
 
 /// The name after its last label that may be a secret; `None` where nothing is left.

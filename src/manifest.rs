@@ -33,6 +33,10 @@ const MAX_LOOKAHEAD: usize = 256 * 1024;
 /// none for indentation, and remembers every level.
 const MAX_DEPTH: usize = 255;
 
+/// The most entries that a list of single values may have: `a,` is two bytes of text and
+/// sixty of memory, more than [`SHARE_OF_MEMORY`] reckons with.
+const MAX_LISTED: usize = 4096;
+
 /// The largest manifest that is read, in bytes, where so much memory is available, or
 /// where nobody says how much.
 #[must_use]
@@ -208,6 +212,8 @@ impl Section {
             Self::Hosts => &[],
             Self::Pipelock => &[
                 "listen",
+                "passthrough",
+                "scan_limit_mib",
                 "requests_per_minute",
                 "max_tunnel_seconds",
                 "idle_timeout_seconds",
@@ -277,6 +283,9 @@ pub struct Network {
 #[allow(missing_docs, reason = "docs/manifest.md describes every key")]
 pub struct Pipelock {
     pub listen: Option<Scalar>,
+    /// In the order of the file.
+    pub passthrough: Vec<Scalar>,
+    pub scan_limit_mib: Option<Scalar>,
     pub requests_per_minute: Option<Scalar>,
     pub max_tunnel_seconds: Option<Scalar>,
     pub idle_timeout_seconds: Option<Scalar>,
@@ -607,11 +616,7 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                         self.hosts();
                     }
                 }
-                "dns" => {
-                    if self.enter_sequence(section, key) {
-                        self.dns();
-                    }
-                }
+                "dns" => self.reading.manifest.network.dns = self.list(section, key, "IP address"),
                 _ => {
                     let scalar = self.scalar(section, key);
                     let network = &mut self.reading.manifest.network;
@@ -644,35 +649,54 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
         }
     }
 
-    fn dns(&mut self) {
+    /// The scalars of the list that is the value of `key`, at most [`MAX_LISTED`]; an entry
+    /// that is no `wanted` is reported.
+    fn list(&mut self, section: Section, key: &str, wanted: &str) -> Vec<Scalar> {
+        let mut scalars = Vec::new();
+        if !self.enter_sequence(section, key) {
+            return scalars;
+        }
         let mut index = 0;
         while let Some(node) = self.item() {
+            let field = || format!("{}[{index}]", section.key(key));
             match node {
-                Node::Scalar(scalar) => self.reading.manifest.network.dns.push(scalar),
-                Node::Refused(at, refusal) => {
-                    self.problem(Some(at), || format!("network.dns[{index}]"), || refusal);
+                Node::Scalar(scalar) if index < MAX_LISTED => scalars.push(scalar),
+                Node::Scalar(scalar) if index == MAX_LISTED => {
+                    self.problem(Some(scalar.at), field, || {
+                        Refusal::new(format!(
+                            "a list may have {MAX_LISTED} entries, and here are more"
+                        ))
+                    });
                 }
+                Node::Scalar(_) => {}
+                Node::Refused(at, refusal) => self.problem(Some(at), field, || refusal),
                 Node::Sequence(at) | Node::Mapping(at) => {
-                    self.problem(
-                        Some(at),
-                        || format!("network.dns[{index}]"),
-                        || Refusal::new("not an IP address"),
-                    );
+                    let article = if wanted.starts_with('I') { "an" } else { "a" };
+                    self.problem(Some(at), field, || {
+                        Refusal::new(format!("not {article} {wanted}"))
+                    });
                     self.skip_inside();
                 }
             }
             index += 1;
         }
+        scalars
     }
 
     fn pipelock(&mut self) {
         let section = Section::Pipelock;
         let mut seen = 0;
         while let Some(key) = self.key(section, &mut seen) {
+            if key == "passthrough" {
+                let hosts = self.list(section, key, "host name");
+                self.reading.manifest.pipelock.passthrough = hosts;
+                continue;
+            }
             let scalar = self.scalar(section, key);
             let pipelock = &mut self.reading.manifest.pipelock;
             match key {
                 "listen" => pipelock.listen = scalar,
+                "scan_limit_mib" => pipelock.scan_limit_mib = scalar,
                 "requests_per_minute" => pipelock.requests_per_minute = scalar,
                 "max_tunnel_seconds" => pipelock.max_tunnel_seconds = scalar,
                 _ => pipelock.idle_timeout_seconds = scalar,

@@ -17,6 +17,7 @@ use crate::notify::Notifier;
 use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::said::Said;
 use crate::plain;
+use crate::policy::Policy;
 use crate::report;
 
 /// The schema's version; raised when a field changes its meaning or goes away.
@@ -33,6 +34,8 @@ const LONGEST_SENTENCE: usize = 1024;
 /// Told of a list, in entries: warnings are told twice as many, those of the manifest and
 /// all others.
 const MOST_SENTENCES: usize = 64;
+/// `*.` and the longest name there is.
+const LONGEST_HOST: usize = 255;
 const MOST_HOSTS: usize = 100;
 /// More than start-up has.
 const MOST_STAGES: usize = 32;
@@ -142,6 +145,11 @@ pub struct Revocation {
     pub hosts: Vec<String>,
     /// How many more.
     pub more: u64,
+    /// Hosts that are still allowed, but were passed through and are scanned now: at most a
+    /// hundred of them.
+    pub scanned: Vec<String>,
+    /// How many more.
+    pub scanned_more: u64,
     /// When the daemon that allowed them was gone, tunnels included; absent until then.
     pub done_at: Option<String>,
 }
@@ -209,6 +217,13 @@ pub struct Status {
     pub failures: u64,
     /// Configurations.
     pub config: Config,
+    /// Hosts that are allowed and passed through unscanned, as a manifest writes them: at
+    /// most a hundred of them.
+    pub not_scanned: Vec<String>,
+    /// How many more.
+    pub not_scanned_more: u64,
+    /// The largest body that is scanned, in MiB; absent where that is pipelock's to say.
+    pub scan_limit_mib: Option<u32>,
     /// The newest revocation.
     pub revocation: Option<Revocation>,
     /// The CA.
@@ -266,6 +281,9 @@ impl Status {
             restarts: _,
             failures: _,
             config,
+            not_scanned,
+            not_scanned_more,
+            scan_limit_mib: _,
             revocation,
             ca,
             clock_steps: _,
@@ -284,11 +302,16 @@ impl Status {
         sandbox_missing.truncate(MOST_SENTENCES);
         last_lines.truncate(MOST_SENTENCES);
         stages.truncate(MOST_STAGES);
+        limit_hosts(not_scanned, not_scanned_more);
         if let Some(revocation) = revocation {
-            revocation.more += revocation.hosts.len().saturating_sub(MOST_HOSTS) as u64;
-            revocation.hosts.truncate(MOST_HOSTS);
+            limit_hosts(&mut revocation.hosts, &mut revocation.more);
+            limit_hosts(&mut revocation.scanned, &mut revocation.scanned_more);
         }
-        let hosts = revocation.iter_mut().flat_map(|of| &mut of.hosts);
+        revocation
+            .iter_mut()
+            .flat_map(|of| of.hosts.iter_mut().chain(&mut of.scanned))
+            .chain(not_scanned)
+            .for_each(|host| limit(host, LONGEST_HOST));
         let ca = ca.iter_mut().flat_map(|ca| {
             [
                 &mut ca.fingerprint_sha256,
@@ -303,7 +326,6 @@ impl Status {
             .flatten()
             .chain(warnings)
             .chain(sandbox_missing)
-            .chain(hosts)
             .chain(ca)
             .chain(last_exit.iter_mut().map(|exit| &mut exit.text))
             .for_each(|text| limit(text, LONGEST_SENTENCE));
@@ -320,6 +342,12 @@ impl Status {
         let first = words.lines().next().unwrap_or_default();
         plain::lines_within(&plain::line(first), LONGEST_SENTENCE)
     }
+}
+
+/// Keeps the first of them, and counts the others.
+fn limit_hosts(hosts: &mut Vec<String>, more: &mut u64) {
+    *more += hosts.len().saturating_sub(MOST_HOSTS) as u64;
+    hosts.truncate(MOST_HOSTS);
 }
 
 fn limit(text: &mut String, longest: usize) {
@@ -454,6 +482,9 @@ impl Reporter {
                 restarts: 0,
                 failures: 0,
                 config: Config::default(),
+                not_scanned: Vec::new(),
+                not_scanned_more: 0,
+                scan_limit_mib: None,
                 revocation: None,
                 ca: None,
                 clock_steps: 0,
@@ -473,6 +504,14 @@ impl Reporter {
             places: Vec::new(),
             told: None,
         }
+    }
+
+    /// Notes what of the manifest the status tells.
+    pub fn follow(&mut self, policy: &Policy) {
+        self.status.slug = Some(policy.slug.clone());
+        self.status.not_scanned = policy.not_scanned();
+        self.status.not_scanned_more = 0;
+        self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
     }
 
     /// Notes the mode, and whom to notify.
@@ -878,8 +917,12 @@ mod tests {
             generation: u64::MAX,
             hosts: vec![sentence(); 60_000],
             more: 0,
+            scanned: vec![sentence(); 4096],
+            scanned_more: 0,
             done_at: Some("2026-01-01T00:00:00Z".to_owned()),
         });
+        status.not_scanned = vec![sentence(); 4096];
+        status.scan_limit_mib = Some(u32::MAX);
         status.ca = Some(Ca {
             fingerprint_sha256: sentence(),
             not_before: sentence(),

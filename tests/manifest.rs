@@ -342,6 +342,30 @@ refuses! {
     refuses_to_listen_on_port_65536:
         "slug: a\nbottle: {}\npipelock:\n  listen: 0.0.0.0:65536\n"
         => "manifest.yaml:4: pipelock.listen: \"0.0.0.0:65536\" is not an IP address and a port\nhint: write \"0.0.0.0:8888\"";
+    refuses_to_pass_through_what_no_route_allows:
+        "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough:\n  - a.example\n  - b.example\n  - '*.a.example'\n"
+        => "manifest.yaml:6: pipelock.passthrough[1]: \"b.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: b.example\nmanifest.yaml:7: pipelock.passthrough[2]: \"*.a.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: \"*.a.example\"";
+    refuses_to_pass_through_a_url:
+        "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough: [\"https://a.example/x\", 7, [a], {b: c}]\n"
+        => "manifest.yaml:4: pipelock.passthrough[0]: \"https://a.example/x\" is not a host name: it is a URL\nhint: write \"a.example\"\nmanifest.yaml:4: pipelock.passthrough[1]: \"7\" is a number, not a host name\nmanifest.yaml:4: pipelock.passthrough[2]: not a host name\nmanifest.yaml:4: pipelock.passthrough[3]: not a host name";
+    refuses_a_passthrough_that_is_no_list:
+        "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough: a.example\n"
+        => "manifest.yaml:4: pipelock.passthrough: \"a.example\" stands where a list is wanted\nhint: write [a.example]";
+    refuses_a_scan_limit_of_a_gigabyte:
+        "slug: a\nbottle: {}\npipelock:\n  scan_limit_mib: 1024\n"
+        => "manifest.yaml:4: pipelock.scan_limit_mib: \"1024\" is not an integer from 1 to 256";
+    refuses_a_scan_limit_of_nothing:
+        "slug: a\nbottle: {}\npipelock:\n  scan_limit_mib: 0\n"
+        => "manifest.yaml:4: pipelock.scan_limit_mib: \"0\" is not an integer from 1 to 256";
+    refuses_to_allow_the_canary:
+        "slug: a\nbottle: {egress: {routes: [host: Canary.Invalid.]}}\n"
+        => "manifest.yaml:2: bottle.egress.routes[0].host: \"Canary.Invalid.\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
+    refuses_a_wildcard_that_would_allow_the_canary:
+        "slug: a\nbottle: {egress: {routes: [host: \"*.invalid\", host: \"*.CANARY.invalid\"]}}\n"
+        => "manifest.yaml:2: bottle.egress.routes[0].host: \"*.invalid\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)\nmanifest.yaml:2: bottle.egress.routes[1].host: \"*.CANARY.invalid\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
+    refuses_an_address_for_the_canary:
+        "slug: a\nbottle: {}\nnetwork:\n  hosts: {canary.invalid: 10.0.0.1}\n"
+        => "manifest.yaml:4: network.hosts.\"canary.invalid\": \"canary.invalid\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
     refuses_no_requests_at_all:
         "slug: a\nbottle: {}\npipelock:\n  requests_per_minute: 0\n"
         => "manifest.yaml:4: pipelock.requests_per_minute: \"0\" is not an integer from 1 to 1000000";
@@ -453,6 +477,45 @@ fn has_a_default_for_all_but_slug_and_bottle() {
     assert_eq!(policy.supervisor.grace, Duration::from_secs(8));
     assert_eq!(policy.supervisor.drain, Duration::ZERO);
     assert_eq!(policy.supervisor.probe, Duration::from_secs(5));
+}
+
+#[test]
+fn passes_through_an_apex_with_its_wildcard_and_each_host_once() {
+    let policy = read(&format!(
+        "{ROUTES}    - host: '*.Wild.example'\n    - host: b.example\n    - host: 10.0.0.1\npipelock:\n  passthrough: ['*.WILD.example.', wild.example, 10.0.0.1, x.wild.example, x.wild.example]\n  scan_limit_mib: 20\n"
+    ))
+    .policy;
+    assert_eq!(
+        policy.passthrough,
+        [
+            "*.wild.example",
+            "10.0.0.1",
+            "api.anthropic.com",
+            "wild.example",
+            "x.wild.example"
+        ]
+    );
+    assert_eq!(
+        policy.not_scanned(),
+        ["*.wild.example", "10.0.0.1", "x.wild.example"],
+        "the model's host is not allowed here, and the apex goes with its wildcard"
+    );
+    assert_eq!(policy.tuning.scan_limit_mib, Some(20));
+}
+
+#[test]
+fn reads_a_list_of_values_up_to_its_bound() {
+    let listed = |count: usize| {
+        format!(
+            "{ROUTES}    - host: a.example\npipelock: {{passthrough: [{}]}}\n",
+            "a.example,".repeat(count)
+        )
+    };
+    assert_eq!(read(&listed(4096)).policy.passthrough.len(), 2);
+    assert_eq!(
+        refused(listed(9000)),
+        "manifest.yaml:6: pipelock.passthrough[4096]: a list may have 4096 entries, and here are more"
+    );
 }
 
 #[test]

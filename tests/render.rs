@@ -63,6 +63,29 @@ fn adds_the_tuning_lines_only_where_they_are_set() {
     );
     assert_ne!(tuned, plain);
     assert_eq!(tuned, expected);
+    let passed = render(
+        &policy_of(
+            "slug: a\nbottle: {egress: {routes: [host: \"*.b.example\"]}}\npipelock:\n  passthrough: [\"*.b.example\"]\n  scan_limit_mib: 20\n",
+        ),
+        CERT,
+        KEY,
+    );
+    let expected = plain
+        .replace(DENY_ALL, "*.b.example")
+        .replace(
+            "forward_proxy:\n  enabled: true\n",
+            "forward_proxy:\n  enabled: true\n\nfetch_proxy:\n  max_response_mb: 20\n",
+        )
+        .replace("\"all\"\n", "\"all\"\n  max_body_bytes: 20971520\n")
+        .replace(
+            "  passthrough_domains:\n",
+            "  max_response_bytes: 20971520\n  passthrough_domains:\n    - \"*.b.example\"\n",
+        )
+        .replace(
+            "    - \"api.anthropic.com\"\n",
+            "    - \"api.anthropic.com\"\n    - \"b.example\"\n",
+        );
+    assert_eq!(passed, expected);
     let one = render(
         &policy_of("slug: a\nbottle: {}\npipelock: {idle_timeout_seconds: 900}\n"),
         CERT,
@@ -122,6 +145,8 @@ proptest! {
         supervise: bool,
         cidr in proptest::option::of("10\\.[1-9]\\.0\\.0/(16|24)"),
         tuning in proptest::array::uniform3(proptest::option::of(1_u32..100_000)),
+        scan_limit in proptest::option::of(1_u32..=256),
+        passed in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         upper: bool,
     ) {
         let mut manifest = format!("slug: a\nbottle:\n  supervise: {supervise}\n  egress:\n    routes:\n");
@@ -137,6 +162,19 @@ proptest! {
         for (key, value) in keys.iter().zip(tuning) {
             if let Some(value) = value {
                 writeln!(manifest, "  {key}: {value}").unwrap();
+            }
+        }
+        if let Some(value) = scan_limit {
+            writeln!(manifest, "  scan_limit_mib: {value}").unwrap();
+        }
+        let mut passthrough = BTreeSet::from(["api.anthropic.com".to_owned()]);
+        if !hosts.is_empty() {
+            manifest.push_str("  passthrough:\n");
+            for index in passed {
+                let host = index.get(&hosts);
+                writeln!(manifest, "  - \"{host}\"").unwrap();
+                passthrough.insert(host.clone());
+                passthrough.extend(host.strip_prefix("*.").map(str::to_owned));
             }
         }
         let config = render(&policy_of(&manifest), CERT, KEY);
@@ -173,18 +211,29 @@ proptest! {
             expected.push(("seed_phrase_detection", map(vec![("enabled", false.into())])));
         }
         expected.push(("forward_proxy", map(forward)));
+        let mut fetch = Vec::new();
+        if let Some(mib) = scan_limit {
+            fetch.push(("max_response_mb", mib.into()));
+        }
         if let Some(n) = tuning[0] {
-            let monitoring = map(vec![("max_requests_per_minute", n.into())]);
-            expected.push(("fetch_proxy", map(vec![("monitoring", monitoring)])));
+            fetch.push(("monitoring", map(vec![("max_requests_per_minute", n.into())])));
+        }
+        if !fetch.is_empty() {
+            expected.push(("fetch_proxy", map(fetch)));
         }
         expected.push(("dlp", map(vec![("include_defaults", true.into()), ("scan_env", true.into())])));
-        expected.push(("request_body_scanning", map(vec![
+        let mut body = vec![
             ("action", text("block")), ("scan_headers", true.into()), ("header_mode", text("all")),
-        ])));
-        expected.push(("tls_interception", map(vec![
-            ("enabled", true.into()), ("ca_cert", text(CERT)), ("ca_key", text(KEY)),
-            ("passthrough_domains", list(vec![text("api.anthropic.com")])),
-        ])));
+        ];
+        let mut tls =
+            vec![("enabled", Value::from(true)), ("ca_cert", text(CERT)), ("ca_key", text(KEY))];
+        if let Some(mib) = scan_limit {
+            body.push(("max_body_bytes", (mib * 1024 * 1024).into()));
+            tls.push(("max_response_bytes", (mib * 1024 * 1024).into()));
+        }
+        tls.push(("passthrough_domains", list(passthrough.iter().map(|h| text(h)).collect())));
+        expected.push(("request_body_scanning", map(body)));
+        expected.push(("tls_interception", map(tls)));
         if let Some(cidr) = &cidr {
             expected.push(("ssrf", map(vec![("ip_allowlist", list(vec![text(cidr)]))])));
         }

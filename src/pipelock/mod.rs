@@ -18,9 +18,7 @@ use said::Said;
 /// The version all of this was measured with.
 pub const TESTED_VERSION: &str = "2.3.0";
 
-/// A host that no manifest can allow: `.invalid` never resolves (RFC 2606), and
-/// manifests that name it are refused.
-pub const CANARY_HOST: &str = "canary.invalid";
+pub use crate::policy::CANARY_HOST;
 
 /// Asks for a tunnel to [`CANARY_HOST`]. A daemon that enforces nothing answers
 /// "healthy" too; only a refusal shows that the allowlist is in force.

@@ -1,31 +1,49 @@
 //! Decides how a changed policy reaches a running pipelock. Pure.
 
 use crate::policy::Policy;
+use crate::policy::matching::{allows_entry, passes_entry};
 
 /// What a changed manifest asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     /// The daemon's configuration is the same.
     Nothing,
-    /// Only hosts were added: strict mode accepts that by reload (PIPELOCK.md).
+    /// Only the allowlist changed, and nothing it allowed is refused now: strict mode
+    /// accepts that by reload (PIPELOCK.md).
     Reload,
-    /// Anything else: strict mode refuses it, or, for a removed host, a reload would
-    /// leave the tunnels to it open.
+    /// Anything else: strict mode refuses it, or a reload would leave tunnels open that the
+    /// new manifest does not allow.
     Restart {
-        /// Hosts that were allowed and no longer are.
+        /// Entries of the allowlist that stood for a host which is allowed no more.
         revoked: Vec<String>,
+        /// Entries of the passthrough that stood for a host which is still allowed, but
+        /// scanned from now on: its tunnels were not.
+        scanned: Vec<String>,
     },
+}
+
+impl Plan {
+    /// A restart that takes nothing away.
+    pub const RESTART: Self = Self::Restart {
+        revoked: Vec::new(),
+        scanned: Vec::new(),
+    };
 }
 
 /// Compares two policies.
 #[must_use]
 pub fn plan(old: &Policy, new: &Policy) -> Plan {
-    // Both are sorted: that is how they are rendered.
     let revoked: Vec<String> = old
         .allowlist
         .iter()
-        .filter(|host| new.allowlist.binary_search(host).is_err())
+        .filter(|entry| !allows_entry(&new.allowlist, entry))
         .cloned()
+        .collect();
+    let scanned: Vec<String> = old
+        .not_scanned()
+        .into_iter()
+        .filter(|entry| allows_entry(&new.allowlist, entry))
+        .filter(|entry| !passes_entry(&new.passthrough, entry))
         .collect();
     let same_but_hosts = old.seed_phrase_detection == new.seed_phrase_detection
         && old.passthrough == new.passthrough
@@ -33,11 +51,168 @@ pub fn plan(old: &Policy, new: &Policy) -> Plan {
         && old.tuning == new.tuning
         && old.listen == new.listen;
     if !same_but_hosts || !revoked.is_empty() {
-        return Plan::Restart { revoked };
+        return Plan::Restart { revoked, scanned };
     }
     if old.allowlist == new.allowlist {
         Plan::Nothing
     } else {
         Plan::Reload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(routes: &[&str], pipelock: &str) -> Policy {
+        let routes: String = routes
+            .iter()
+            .map(|host| format!("{{host: \"{host}\"}},"))
+            .collect();
+        let text = format!(
+            "slug: a\nbottle: {{egress: {{routes: [{routes}]}}}}\npipelock: {{{pipelock}}}\n"
+        );
+        crate::policy::read(text.as_bytes(), true).unwrap().policy
+    }
+
+    fn restart(revoked: &[&str], scanned: &[&str]) -> Plan {
+        let list = |hosts: &[&str]| hosts.iter().map(|&host| host.to_owned()).collect();
+        Plan::Restart {
+            revoked: list(revoked),
+            scanned: list(scanned),
+        }
+    }
+
+    #[test]
+    fn revokes_what_is_allowed_no_more_as_pipelock_matches() {
+        for (old, new, wanted) in [
+            (&["a.example"][..], &["a.example"][..], Plan::Nothing),
+            (&["a.example"], &["a.example", "b.example"], Plan::Reload),
+            (
+                &["a.example", "b.example"],
+                &["a.example"],
+                restart(&["b.example"], &[]),
+            ),
+            (&["a.example"], &[], restart(&["a.example"], &[])),
+            // The wildcard stands for its apex and for all below it.
+            (
+                &["localhost", "*.localhost"],
+                &["*.localhost"],
+                Plan::Reload,
+            ),
+            (
+                &["a.x.example", "*.x.example"],
+                &["*.x.example"],
+                Plan::Reload,
+            ),
+            (&["*.a.x.example"], &["*.x.example"], Plan::Reload),
+            (
+                &["x.example", "*.x.example"],
+                &["x.example"],
+                restart(&["*.x.example"], &[]),
+            ),
+            (
+                &["*.x.example"],
+                &["x.example", "a.x.example"],
+                restart(&["*.x.example"], &[]),
+            ),
+            (
+                &["x.example"],
+                &["*.y.x.example"],
+                restart(&["x.example"], &[]),
+            ),
+        ] {
+            assert_eq!(
+                plan(&policy(old, ""), &policy(new, "")),
+                wanted,
+                "{old:?} {new:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn restarts_for_what_strict_mode_refuses_by_reload() {
+        let hosts = &["a.example", "*.x.example"];
+        let old = policy(hosts, "");
+        for pipelock in [
+            "passthrough: [a.example]",
+            "scan_limit_mib: 20",
+            "requests_per_minute: 600",
+            "max_tunnel_seconds: 600",
+            "idle_timeout_seconds: 600",
+            "listen: \"127.0.0.1:9999\"",
+        ] {
+            let new = policy(hosts, pipelock);
+            assert_eq!(plan(&old, &new), Plan::RESTART, "{pipelock}");
+            assert_eq!(plan(&new, &new), Plan::Nothing, "{pipelock}");
+        }
+        let seed_phrases = policy(&["a.example", "*.x.example", "api.anthropic.com"], "");
+        assert_eq!(plan(&old, &seed_phrases), Plan::RESTART);
+    }
+
+    #[test]
+    fn what_leaves_the_passthrough_is_told_unless_it_is_revoked_anyway() {
+        let hosts = &["a.example", "*.x.example"];
+        let old = policy(hosts, "passthrough: [a.example, \"*.x.example\"]");
+        for (routes, pipelock, wanted) in [
+            (
+                &hosts[..],
+                "passthrough: [a.example]",
+                restart(&[], &["*.x.example"]),
+            ),
+            (
+                hosts,
+                "passthrough: [\"*.x.example\"]",
+                restart(&[], &["a.example"]),
+            ),
+            (
+                hosts,
+                "passthrough: [a.example, y.x.example]",
+                restart(&[], &["*.x.example"]),
+            ),
+            (
+                &["*.x.example"],
+                "passthrough: [\"*.x.example\"]",
+                restart(&["a.example"], &[]),
+            ),
+            (
+                &["*.x.example"],
+                "",
+                restart(&["a.example"], &["*.x.example"]),
+            ),
+        ] {
+            assert_eq!(
+                plan(&old, &policy(routes, pipelock)),
+                wanted,
+                "{routes:?} {pipelock}"
+            );
+        }
+        // Still passed through, by the wildcard above it.
+        let below = policy(hosts, "passthrough: [y.x.example]");
+        let all = policy(hosts, "passthrough: [\"*.x.example\"]");
+        assert_eq!(plan(&below, &all), Plan::RESTART);
+    }
+
+    proptest::proptest! {
+        /// The plan is right about every host that can be asked for, by pipelock's own rule.
+        #[test]
+        fn no_host_that_lost_its_permission_keeps_its_daemon(
+            old in proptest::collection::vec("(\\*\\.)?([ab]\\.){0,2}x", 0..4),
+            new in proptest::collection::vec("(\\*\\.)?([ab]\\.){0,2}x", 0..4),
+        ) {
+            let matches = |list: &[String], host: &str| list.iter().any(|entry| match entry.strip_prefix('*') {
+                Some(suffix) => host.ends_with(suffix) || host == &suffix[1..],
+                None => host == entry,
+            });
+            let of = |list: &[String]| policy(&list.iter().map(String::as_str).collect::<Vec<_>>(), "");
+            let plan = plan(&of(&old), &of(&new));
+            let parts = ["", "a.", "b.", "a.a.", "a.b.", "b.a.", "b.b.", "c.", "c.a.", "c.b.a.", "c.a.b.", "c.a.a.", "c.b.b."];
+            let lost = parts.iter().any(|part| {
+                let host = format!("{part}x");
+                matches(&old, &host) && !matches(&new, &host)
+            });
+            let revokes = matches!(&plan, Plan::Restart { revoked, .. } if !revoked.is_empty());
+            proptest::prop_assert_eq!(lost, revokes, "{:?}", plan);
+        }
     }
 }

@@ -61,8 +61,12 @@ fn render_with(policy: &Policy, allowlist: &[String], ca_cert: &str, ca_key: &st
         "  idle_timeout_seconds",
         tuning.idle_timeout_seconds,
     );
+    if tuning.requests_per_minute.is_some() || tuning.scan_limit_mib.is_some() {
+        out.push_str("\nfetch_proxy:\n");
+        put_if_set(&mut out, "  max_response_mb", tuning.scan_limit_mib);
+    }
     if tuning.requests_per_minute.is_some() {
-        out.push_str("\nfetch_proxy:\n  monitoring:\n");
+        out.push_str("  monitoring:\n");
         put_if_set(
             &mut out,
             "    max_requests_per_minute",
@@ -74,6 +78,9 @@ fn render_with(policy: &Policy, allowlist: &[String], ca_cert: &str, ca_key: &st
     out.push_str(
         "\nrequest_body_scanning:\n  action: \"block\"\n  scan_headers: true\n  header_mode: \"all\"\n",
     );
+    // A megabyte is 2^20 bytes to pipelock, too.
+    let scan_limit = tuning.scan_limit_mib.map(|mib| mib << 20);
+    put_if_set(&mut out, "  max_body_bytes", scan_limit);
 
     out.push_str("\ntls_interception:\n  enabled: true\n");
     put(
@@ -81,6 +88,7 @@ fn render_with(policy: &Policy, allowlist: &[String], ca_cert: &str, ca_key: &st
         format_args!("  ca_cert: \"{}\"\n", escape(ca_cert)),
     );
     put(&mut out, format_args!("  ca_key: \"{}\"\n", escape(ca_key)));
+    put_if_set(&mut out, "  max_response_bytes", scan_limit);
     if !policy.passthrough.is_empty() {
         out.push_str("  passthrough_domains:\n");
         for host in &policy.passthrough {

@@ -13,6 +13,10 @@ const MAX_LABEL: usize = 63;
 /// The same, in presentation form without the final dot.
 const MAX_NAME: usize = 253;
 
+/// The host that the init asks the daemon for, to see it refused: no manifest can allow it.
+/// `.invalid` never resolves (RFC 2606).
+pub const CANARY_HOST: &str = "canary.invalid";
+
 /// A route's host in the one form that is rendered: lower case, without a final
 /// dot. DNS names, `*.` before them, and IP literals are accepted.
 pub fn normalize(text: &str) -> Result<String, Refusal> {
@@ -46,6 +50,16 @@ pub fn normalize(text: &str) -> Result<String, Refusal> {
             refuse(text, "a wildcard is only read as the whole first label")
                 .hint("write \"*.\" and the domain"),
         );
+    }
+    if name == CANARY_HOST || ["invalid", CANARY_HOST].contains(&base) && name != base {
+        return Err(refuse(
+            text,
+            &format!(
+                "it would allow {CANARY_HOST}, which has to be refused: that is how the firewall is \
+                 proved to be up"
+            ),
+        )
+        .hint("remove the entry: names below \".invalid\" never resolve (RFC 2606)"));
     }
     labels(text, base)?;
     if name.len() > MAX_NAME {

@@ -3,6 +3,7 @@
 
 mod host;
 mod known;
+pub mod matching;
 mod network;
 
 use std::collections::BTreeSet;
@@ -16,6 +17,7 @@ use crate::manifest::{
     self, Kind, Manifest, Position, Problems, Reading, Refusal, Route, Scalar, Section, escaped,
     quoted,
 };
+pub use host::CANARY_HOST;
 
 /// The host of the supervise sidecar, allowed where a bottle asks for it (seed).
 const SUPERVISE_HOST: &str = "supervise";
@@ -23,6 +25,10 @@ const SUPERVISE_HOST: &str = "supervise";
 /// The model's own API: never intercepted, and with it as a route seed phrase
 /// detection goes off, because conversations trip it (seed).
 const MODEL_HOST: &str = "api.anthropic.com";
+
+/// The largest scan limit, in MiB. pipelock holds a body whole and scans less than half a
+/// megabyte a second (measured): this much takes it ten minutes.
+const MAX_SCAN_LIMIT_MIB: u32 = 256;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8888);
 
@@ -42,7 +48,8 @@ pub struct Policy {
     pub allowlist: Vec<String>,
     /// Whether pipelock looks for seed phrases.
     pub seed_phrase_detection: bool,
-    /// Hosts whose TLS pipelock does not open. In byte order.
+    /// Hosts whose TLS pipelock does not open, and so does not scan, as it reads them:
+    /// `*.name` does not stand for `name`. In byte order, each once.
     pub passthrough: Vec<String>,
     /// The one CIDR pipelock's SSRF guard lets through.
     pub internal_cidr: Option<String>,
@@ -65,6 +72,8 @@ pub struct Tuning {
     pub max_tunnel_seconds: Option<u32>,
     /// After so many idle seconds a tunnel is cut.
     pub idle_timeout_seconds: Option<u32>,
+    /// The largest body that is scanned, either way, in MiB; a larger one is refused.
+    pub scan_limit_mib: Option<u32>,
 }
 
 /// Names and addresses; all but the names are for machine mode.
@@ -156,6 +165,22 @@ struct Judge {
     known: Known,
 }
 
+impl Policy {
+    /// The hosts that are allowed and not scanned, as a manifest would write them.
+    #[must_use]
+    pub fn not_scanned(&self) -> Vec<String> {
+        let wildcard = |host: &String| {
+            let wildcard = format!("*.{host}");
+            self.passthrough.binary_search(&wildcard).is_ok()
+        };
+        self.passthrough
+            .iter()
+            .filter(|host| matching::allows_entry(&self.allowlist, host) && !wildcard(host))
+            .cloned()
+            .collect()
+    }
+}
+
 impl Judge {
     /// A policy from what is valid; `None` where a required field is not.
     fn manifest(&mut self, manifest: Manifest) -> Option<Policy> {
@@ -188,6 +213,7 @@ impl Judge {
         {
             allowlist.insert(place, SUPERVISE_HOST.to_owned());
         }
+        let passthrough = self.passthrough(&pipelock.passthrough, &allowlist);
         let internal_cidr = self.internal_cidr(&network);
         let listen = self.listen(pipelock.listen.as_ref());
         let tuning = self.tuning(&pipelock);
@@ -197,7 +223,7 @@ impl Judge {
             slug: slug?,
             seed_phrase_detection,
             allowlist,
-            passthrough: vec![MODEL_HOST.to_owned()],
+            passthrough,
             internal_cidr,
             tuning,
             listen,
@@ -255,6 +281,42 @@ impl Judge {
         Some(judged.map_err(|refusal| self.refuse(Some(scalar.at), section.key(key), || refusal)))
     }
 
+    /// The model's host and those of the manifest, as pipelock reads them.
+    fn passthrough(&mut self, given: &[Scalar], allowlist: &[String]) -> Vec<String> {
+        let mut hosts = vec![MODEL_HOST.to_owned()];
+        for (index, scalar) in given.iter().enumerate() {
+            let judged = text_or_quotes(scalar, "host name", |text| host::normalize(text).is_ok())
+                .and_then(host::normalize)
+                .and_then(|host| {
+                    if matching::allows_entry(allowlist, &host) {
+                        return Ok(host);
+                    }
+                    Err(Refusal::new(format!(
+                        "{} is not allowed by any route, so nothing could be passed through to it",
+                        quoted(&host)
+                    ))
+                    .hint(format!(
+                        "add below bottle.egress.routes: - host: {}",
+                        in_yaml(&host)
+                    )))
+                });
+            match judged {
+                Ok(host) => {
+                    // In the allowlist `*.name` stands for `name` too, and who writes it means both.
+                    hosts.extend(host.strip_prefix("*.").map(str::to_owned));
+                    hosts.push(host);
+                }
+                Err(refusal) => {
+                    let field = format!("{}[{index}]", Section::Pipelock.key("passthrough"));
+                    self.refuse(Some(scalar.at), field, || refusal);
+                }
+            }
+        }
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    }
+
     fn internal_cidr(&mut self, network: &manifest::Network) -> Option<String> {
         // The seed takes an empty string for "none".
         let given = network
@@ -304,6 +366,7 @@ impl Judge {
                 &given.idle_timeout_seconds,
                 MONTH,
             ),
+            scan_limit_mib: number("scan_limit_mib", &given.scan_limit_mib, MAX_SCAN_LIMIT_MIB),
         }
     }
 
@@ -444,6 +507,15 @@ impl Judge {
 
     fn refuse(&mut self, at: Option<Position>, field: String, refusal: impl FnOnce() -> Refusal) {
         self.problems.add(|| refusal().at(at, field));
+    }
+}
+
+/// A normalized host as YAML reads it for text.
+fn in_yaml(host: &str) -> String {
+    if host.starts_with('*') || host.contains(':') {
+        quoted(host)
+    } else {
+        host.to_owned()
     }
 }
 

@@ -195,6 +195,14 @@ fn below(text: &str, indent: &str) -> String {
     text.replace('\n', &format!("\n{indent}"))
 }
 
+/// How many of a list the status does not name.
+fn more(status: &status::Told, pointer: &str) -> String {
+    match status.number(pointer) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    }
+}
+
 /// A status in words. No line of it but the first begins at the margin.
 #[must_use]
 pub fn describe(status: &status::Told) -> String {
@@ -257,15 +265,33 @@ pub fn describe(status: &status::Told) -> String {
             ),
         );
     }
-    let revoked = status.texts("/revocation/hosts");
-    if !revoked.is_empty() {
-        let done = status.text("/revocation/done_at");
-        let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
-        let more = match status.number("/revocation/more") {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        line("revoked", format!("{}{more} {done}", revoked.join(", ")));
+    let not_scanned = status.texts("/not_scanned");
+    if !not_scanned.is_empty() {
+        let more = more(status, "/not_scanned_more");
+        line("not scanned", format!("{}{more}", not_scanned.join(", ")));
+    }
+    let limit = status.number("/scan_limit_mib");
+    if limit > 0 {
+        line(
+            "scan limit",
+            format!("{limit} MiB; a larger body is refused"),
+        );
+    }
+    let done = status.text("/revocation/done_at");
+    let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
+    for (name, hosts, others) in [
+        ("revoked", "/revocation/hosts", "/revocation/more"),
+        (
+            "scanned now",
+            "/revocation/scanned",
+            "/revocation/scanned_more",
+        ),
+    ] {
+        let hosts = status.texts(hosts);
+        if !hosts.is_empty() {
+            let more = more(status, others);
+            line(name, format!("{}{more} {done}", hosts.join(", ")));
+        }
     }
     if let Some(exit) = status.text("/last_exit/text") {
         line("last exit", format!("{exit} at {}", known("/last_exit/at")));

@@ -166,7 +166,7 @@ fn start(
     let making = custody::begin(paths, sandbox.file_owner());
     let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
     reporter.warn_of_manifest(warnings);
-    reporter.status.slug = Some(desired.policy.slug.clone());
+    reporter.follow(&desired.policy);
     reporter.enter(Stage::Network);
     if mode == Mode::Machine {
         network::prepare()

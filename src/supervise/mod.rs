@@ -633,14 +633,14 @@ impl Supervisor<'_> {
         }
         let mut plan = reload::plan(&self.desired.policy, &new.policy);
         if new.trust != self.desired.trust && matches!(plan, Plan::Nothing | Plan::Reload) {
-            plan = Plan::Restart { revoked: vec![] };
+            plan = Plan::RESTART;
         }
         self.machine.set_timing(timing(&new.policy));
         let config = &mut self.reporter.status.config;
         config.generation += 1;
         let generation = config.generation;
         config.desired_sha256 = Some(new.config_sha256.clone());
-        self.reporter.status.slug = Some(new.policy.slug.clone());
+        self.reporter.follow(&new.policy);
         self.desired = new;
         match plan {
             Plan::Nothing => {
@@ -655,21 +655,28 @@ impl Supervisor<'_> {
                 }
             }
             Plan::Reload => {
-                log::info!("generation {generation}: hosts were added; reloading pipelock");
+                log::info!("generation {generation}: the allowlist changed; reloading pipelock");
                 self.events.push_back(Event::ConfigChanged(Change::Grow));
             }
-            Plan::Restart { revoked } => {
-                let revokes = !revoked.is_empty();
+            Plan::Restart { revoked, scanned } => {
+                let revokes = !revoked.is_empty() || !scanned.is_empty();
                 if revokes {
-                    log::info!(
-                        "generation {generation}: {} revoked; restarting pipelock",
-                        some_of(&revoked)
-                    );
+                    for (hosts, what) in [
+                        (&revoked, "revoked"),
+                        (&scanned, "no longer passed through unscanned"),
+                    ] {
+                        if !hosts.is_empty() {
+                            log::info!("generation {generation}: {} {what}", some_of(hosts));
+                        }
+                    }
+                    log::info!("generation {generation}: restarting pipelock");
                     let nobody_runs = self.child.is_none();
                     self.reporter.status.revocation = Some(Revocation {
                         generation,
                         hosts: revoked,
                         more: 0,
+                        scanned,
+                        scanned_more: 0,
                         done_at: nobody_runs.then(|| crate::ca::rfc3339(clock::now())),
                     });
                 } else {

@@ -2,7 +2,8 @@
 //!
 //! A blocking write to a console that somebody stopped hangs the writer, and the
 //! writer is PID 1. So everything goes through a bounded queue: what the reader
-//! cannot take is dropped, line by line, and counted.
+//! cannot take is dropped, line by line, and counted. Where a write can wait whatever is
+//! asked of it, a [`Carrier`] writes instead.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -14,8 +15,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
+use crate::carrier::{Carrier, Fate};
 use crate::plain;
 
 /// What waits for a slow reader before lines are dropped, in bytes.
@@ -45,10 +47,13 @@ enum Target {
     Reopened(OwnedFd),
     /// A socket, asked not to wait at each write.
     Socket(RawFd),
-    /// A file, which never makes anyone wait; or a pipe that could not be reopened
-    /// (no `/proc`), where a wait is the lesser evil to changing a description that
-    /// is shared with others.
-    Shared(RawFd),
+    /// What takes or refuses everything at once: `/dev/null` and its kind, or a placeholder
+    /// for a stream that was closed.
+    Instant(RawFd),
+    /// A file, whose disk may be frozen; or a pipe or a terminal that could not be reopened
+    /// (somebody else's, or without `/proc`), of which the description is shared with others
+    /// and must not be changed. Its carrier, once there is something to write.
+    Carried(RawFd, Option<Carrier>),
 }
 
 #[derive(Debug)]
@@ -152,7 +157,35 @@ impl Console {
             .into_iter()
             .flatten()
             .filter(|sink| !sink.queue.is_empty())
-            .map(|sink| sink.target.fd())
+            .filter_map(|sink| sink.target.fd())
+    }
+
+    /// Whether a child of this process is a carrier.
+    #[must_use]
+    pub fn sent(&self, pid: i32) -> bool {
+        self.targets()
+            .any(|target| target.carrier_pid() == Some(pid))
+    }
+
+    /// Told of every child that was reaped; whether it was a carrier. Its number is anybody's
+    /// from now on.
+    pub fn reaped(&mut self, pid: i32) -> bool {
+        let sinks = [&mut self.error, &mut self.output];
+        let mut sinks = sinks.into_iter().flatten();
+        let of = |sink: &&mut Sink| sink.target.carrier_pid() == Some(pid);
+        let Some(sink) = sinks.find(of) else {
+            return false;
+        };
+        sink.ask_carrier();
+        if let Target::Carried(_, carrier) = &mut sink.target {
+            *carrier = None;
+        }
+        true
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &Target> {
+        let sinks = [&self.error, &self.output].into_iter().flatten();
+        sinks.map(|sink| &sink.target)
     }
 
     /// Writes what can be written now.
@@ -162,27 +195,51 @@ impl Console {
         }
     }
 
-    /// Writes what is queued, but waits no longer than this.
+    /// Writes what is queued, but waits no longer than this. No carrier is left; the next
+    /// line has a new one.
     pub fn flush_within(&mut self, patience: Duration) {
         let end = Instant::now() + patience;
         for sink in [&mut self.error, &mut self.output].into_iter().flatten() {
             sink.flush_until(end, 0);
+            if let Target::Carried(_, carrier) = &mut sink.target
+                && let Some(carrier) = carrier.take()
+            {
+                carrier.finish(end);
+            }
         }
     }
 }
 
 impl Target {
-    fn fd(&self) -> BorrowedFd<'_> {
+    /// What to wait for; none where there is nothing to.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Reopened(fd) => fd.as_fd(),
-            Self::Socket(fd) | Self::Shared(fd) => borrow_standard(*fd),
+            Self::Reopened(fd) => Some(fd.as_fd()),
+            Self::Socket(fd) | Self::Instant(fd) => Some(borrow_standard(*fd)),
+            Self::Carried(_, carrier) => carrier.as_ref().map(Carrier::as_fd),
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+    fn carrier_pid(&self) -> Option<i32> {
+        match self {
+            Self::Carried(_, carrier) => carrier.as_ref().map(Carrier::pid),
+            _ => None,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         match self {
             Self::Socket(fd) => send(*fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
-            Self::Reopened(_) | Self::Shared(_) => nix::unistd::write(self.fd(), bytes),
+            Self::Reopened(fd) => nix::unistd::write(fd, bytes),
+            Self::Instant(fd) => nix::unistd::write(borrow_standard(*fd), bytes),
+            Self::Carried(fd, carrier) => {
+                let carrier = match carrier {
+                    Some(carrier) => carrier,
+                    // As if there were no space: another process may be had later.
+                    None => carrier.insert(Carrier::start(*fd).map_err(|_| Errno::ENOSPC)?),
+                };
+                carrier.give(bytes)
+            }
         }
     }
 }
@@ -248,13 +305,30 @@ impl Sink {
         })
     }
 
+    /// Counts what a carrier has lost, and lets go of one that has ended.
+    fn ask_carrier(&mut self) {
+        let Target::Carried(_, carrier) = &mut self.target else {
+            return;
+        };
+        let Some((lost, fate)) = carrier.as_mut().map(Carrier::ask) else {
+            return;
+        };
+        self.dropped += lost;
+        self.unreported += lost;
+        self.closed |= fate == Fate::Gone;
+        if fate != Fate::Alive {
+            *carrier = None;
+        }
+    }
+
     fn flush_ready(&mut self) {
+        self.ask_carrier();
         loop {
             let (front, _) = self.queue.as_slices();
             if front.is_empty() {
                 break;
             }
-            let (written, halt) = write_ready(&self.target, front);
+            let (written, halt) = write_ready(&mut self.target, front);
             drop(self.queue.drain(..written));
             match halt {
                 None => {}
@@ -267,7 +341,7 @@ impl Sink {
             && let Some(notice) = self.notice_of_drops()
         {
             let notice = notice.as_bytes();
-            match write_ready(&self.target, notice) {
+            match write_ready(&mut self.target, notice) {
                 (written, None | Some(Halt::Full)) => {
                     self.queue.extend(notice.iter().skip(written));
                 }
@@ -289,7 +363,10 @@ impl Sink {
                 return;
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            let mut waiting = [PollFd::new(self.target.fd(), PollFlags::POLLOUT)];
+            let Some(fd) = self.target.fd() else {
+                return;
+            };
+            let mut waiting = [PollFd::new(fd, PollFlags::POLLOUT)];
             if matches!(poll(&mut waiting, timeout), Err(errno) if errno != Errno::EINTR) {
                 return;
             }
@@ -304,10 +381,11 @@ impl Sink {
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
+        self.ask_carrier();
         if self.closed {
             return 0;
         }
-        match write_ready(&self.target, bytes) {
+        match write_ready(&mut self.target, bytes) {
             (written, None | Some(Halt::Full)) => written,
             (written, Some(halt)) => {
                 self.closed |= halt == Halt::Gone;
@@ -331,7 +409,7 @@ enum Halt {
 }
 
 /// Writes as much as can be written now; how much, and what ended it early.
-fn write_ready(target: &Target, bytes: &[u8]) -> (usize, Option<Halt>) {
+fn write_ready(target: &mut Target, bytes: &[u8]) -> (usize, Option<Halt>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
         let halt = match target.write(rest) {
@@ -350,16 +428,21 @@ fn write_ready(target: &Target, bytes: &[u8]) -> (usize, Option<Halt>) {
 }
 
 fn open_target(fd: RawFd) -> Target {
-    let stat = fstat(borrow_standard(fd)).ok();
-    let kind = |stat: &FileStat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    match stat.as_ref().map(kind) {
-        Some(SFlag::S_IFSOCK) => Target::Socket(fd),
-        Some(SFlag::S_IFIFO | SFlag::S_IFCHR) => {
+    /// `/dev/null`, `/dev/full` and their kind (the kernel's devices.txt).
+    const MEMORY: u64 = 1;
+    let Ok(stat) = fstat(borrow_standard(fd)) else {
+        return Target::Instant(fd);
+    };
+    match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFSOCK => Target::Socket(fd),
+        SFlag::S_IFDIR => Target::Instant(fd),
+        SFlag::S_IFCHR if nix::sys::stat::major(stat.st_rdev) == MEMORY => Target::Instant(fd),
+        SFlag::S_IFIFO | SFlag::S_IFCHR => {
             let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
             nix::fcntl::open(format!("/proc/self/fd/{fd}").as_str(), flags, Mode::empty())
-                .map_or(Target::Shared(fd), Target::Reopened)
+                .map_or(Target::Carried(fd, None), Target::Reopened)
         }
-        _ => Target::Shared(fd),
+        _ => Target::Carried(fd, None),
     }
 }
 

@@ -19,6 +19,7 @@
 //! | [`ca`] | the certificate authority it intercepts with | nothing |
 //! | [`plain`] | what others wrote, fit to be printed | nothing |
 //! | [`console`] | standard output and error, never waited for | the kernel |
+//! | [`carrier`] | a process that writes where a write may never end | the kernel |
 //! | [`exit`] | the exit codes | nothing |
 //! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
 //! | [`install`] | files, whole or not at all | the file system |
@@ -35,6 +36,7 @@
 
 pub mod boot;
 pub mod ca;
+pub mod carrier;
 pub mod claim;
 pub mod cli;
 pub mod console;

@@ -26,6 +26,9 @@ const LEFTOVER_GRACE: Duration = Duration::from_millis(500);
 const KILL_PATIENCE: Duration = Duration::from_millis(500);
 /// Disks and shares get this long to take what was written.
 const SYNC_PATIENCE: Duration = Duration::from_secs(2);
+/// Lines on their way to a file, or to a console that cannot be asked, get this long to
+/// arrive before everything is ended.
+const CARRIER_PATIENCE: Duration = Duration::from_millis(100);
 /// The console gets this long to take the last lines.
 const CONSOLE_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -39,6 +42,8 @@ pub fn ask_before_reset() -> Result<(), Errno> {
 /// children were reaped.
 #[must_use]
 pub fn end_everything(mode: Mode, signals: &Signals) -> u64 {
+    // What carries lines to the console is a child as well, and would be killed with them.
+    console().flush_within(CARRIER_PATIENCE);
     let mut reaped = 0;
     for (signal, patience) in [
         (Signal::SIGTERM, LEFTOVER_GRACE),

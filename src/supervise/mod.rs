@@ -363,8 +363,11 @@ impl Supervisor<'_> {
     fn reap(&mut self) {
         let reaped = reaper::reap_exited_children();
         self.reap_again = reaped.more;
-        self.reporter.status.reaped += reaped.exits.len() as u64;
         for exit in reaped.exits {
+            if console().reaped(exit.pid) {
+                continue;
+            }
+            self.reporter.status.reaped += 1;
             match self.child.take() {
                 Some(child) if child.pid == exit.pid => self.daemon_ended(child, exit.reason),
                 other => {
@@ -384,7 +387,7 @@ impl Supervisor<'_> {
         let successor = self.child.as_ref().map(|child| child.pid);
         let left: Vec<i32> = reaper::children()
             .into_iter()
-            .filter(|pid| Some(*pid) != successor)
+            .filter(|pid| Some(*pid) != successor && !console().sent(*pid))
             .collect();
         self.sweeping = !left.is_empty();
         for pid in left {

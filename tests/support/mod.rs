@@ -63,6 +63,8 @@ pub enum Console {
     Stuck,
     /// A device that takes nothing.
     FullDisk,
+    /// A socket that nobody reads.
+    StuckSocket,
     /// A terminal, read as fast as it comes, for both streams and for typing on.
     Terminal,
 }
@@ -225,6 +227,7 @@ impl Bed {
         let run_dir = self.path("run");
         let terminal = (console == Console::Terminal).then(open_terminal);
         let line_of = |terminal: &(File, File)| Stdio::from(terminal.1.try_clone().unwrap());
+        let socket = std::os::unix::net::UnixStream::pair().unwrap();
         command
             .arg("run")
             .args(["--manifest".into(), self.manifest()])
@@ -243,6 +246,7 @@ impl Bed {
                     .open("/dev/full")
                     .unwrap()
                     .into(),
+                Console::StuckSocket => std::os::fd::OwnedFd::from(socket.0).into(),
                 Console::Read | Console::Drained | Console::Stuck => Stdio::piped(),
             });
         let mut child = command.spawn().expect("start the init");
@@ -261,6 +265,7 @@ impl Bed {
             output,
             console: screen.map(Transcript::of),
             keyboard,
+            unread: socket.1,
             ended: false,
             mounts: false,
             reports: true,
@@ -271,7 +276,7 @@ impl Bed {
                 let mut pipe = init.child.stderr.take().unwrap();
                 thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()));
             }
-            Console::Stuck | Console::FullDisk | Console::Terminal => {}
+            Console::Stuck | Console::StuckSocket | Console::FullDisk | Console::Terminal => {}
         }
         init
     }
@@ -329,6 +334,8 @@ pub struct Init {
     console: Option<Transcript>,
     /// What is typed on its terminal, where it has one.
     keyboard: Option<File>,
+    /// The other end of its console, where that is a socket.
+    unread: std::os::unix::net::UnixStream,
     ended: bool,
     /// Its file systems are not the test's.
     mounts: bool,

@@ -1,6 +1,7 @@
 //! What the host sees: `status.json`, its copy in the export directory, and the last
 //! line on the console. Touches the file system.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use crate::pipelock::said::Said;
 use crate::plain;
 use crate::policy::Policy;
 use crate::report;
+use crate::supervise::connections;
 
 /// The schema's version; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -154,6 +156,46 @@ pub struct Revocation {
     pub done_at: Option<String>,
 }
 
+/// A port that nobody should listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// Where the daemon listened.
+    pub address: String,
+    /// Whether a connection was refused; `null` where it was neither made nor refused.
+    pub closed: Option<bool>,
+    /// Who listens there, or why it could not be told whether anybody does.
+    pub detail: Option<String>,
+}
+
+impl Port {
+    /// Looks at it now, by connecting.
+    #[must_use]
+    pub fn look(listen: SocketAddr) -> Self {
+        let (closed, detail) = match connections::look_at_port(listen) {
+            connections::Port::Closed => (Some(true), None),
+            connections::Port::Open(holder) => (Some(false), holder),
+            connections::Port::Unknown(why) => (None, Some(why)),
+        };
+        Self {
+            address: listen.to_string(),
+            closed,
+            detail,
+        }
+    }
+
+    /// What is true of it while no daemon is meant to serve, for a sentence that ends
+    /// there.
+    #[must_use]
+    pub fn in_words(address: &str, closed: Option<bool>, detail: Option<&str>) -> String {
+        let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
+        match closed {
+            Some(true) => "nothing gets through".to_owned(),
+            Some(false) => format!("but something still listens on {address}{detail}"),
+            None => format!("but whether {address} is closed cannot be told{detail}"),
+        }
+    }
+}
+
 /// The CA in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ca {
@@ -209,6 +251,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// A halt is in force.
     pub halted: bool,
+    /// The daemon's port, where one served and none is meant to: while halted, at the end.
+    pub port: Option<Port>,
     /// The daemon.
     pub daemon: Daemon,
     /// Times the daemon was started again.
@@ -265,6 +309,7 @@ impl Status {
             manifest_error,
             warnings,
             halted: _,
+            port,
             daemon:
                 Daemon {
                     pid: _,
@@ -321,12 +366,14 @@ impl Status {
             ]
         });
         let hashes = [&mut config.desired_sha256, &mut config.applied_sha256];
+        let detail = port.iter_mut().flat_map(|port| &mut port.detail);
         let known = [slug, version, trouble].into_iter().chain(hashes);
         known
             .flatten()
             .chain(warnings)
             .chain(sandbox_missing)
             .chain(ca)
+            .chain(detail)
             .chain(last_exit.iter_mut().map(|exit| &mut exit.text))
             .for_each(|text| limit(text, LONGEST_SENTENCE));
     }
@@ -412,6 +459,8 @@ pub struct Reporter {
     pub status: Status,
     /// What was refused.
     pub denials: Denials,
+    /// Where the daemon listens, or last did.
+    pub served: Option<SocketAddr>,
     notifier: Notifier,
     warnings: Warnings,
     started: Instant,
@@ -462,6 +511,7 @@ impl Reporter {
     pub fn new(started: Instant, boot_id: String) -> Self {
         Self {
             denials: Denials::new(boot_id.clone()),
+            served: None,
             notifier: Notifier::default(),
             warnings: Warnings::default(),
             status: Status {
@@ -478,6 +528,7 @@ impl Reporter {
                 manifest_error: None,
                 warnings: Vec::new(),
                 halted: false,
+                port: None,
                 daemon: Daemon::default(),
                 restarts: 0,
                 failures: 0,
@@ -716,6 +767,7 @@ impl Reporter {
     /// The end: records it, and says it on the console's last line.
     pub fn conclude(&mut self, code: ExitCode, error: Option<String>) {
         let status = &mut self.status;
+        status.port = self.served.map(Port::look);
         status.exit_code = Some(code.number());
         if code == ExitCode::Success {
             status.state = "stopped".to_owned();
@@ -791,6 +843,12 @@ impl Told {
     #[must_use]
     pub fn text(&self, pointer: &str) -> Option<&str> {
         self.fields.pointer(pointer)?.as_str()
+    }
+
+    /// What is true or false at a JSON pointer, where something is.
+    #[must_use]
+    pub fn truth(&self, pointer: &str) -> Option<bool> {
+        self.fields.pointer(pointer)?.as_bool()
     }
 
     /// The number at a JSON pointer; 0 where there is none.

@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::{
-    Bed, Console, End, Init, Place, children, namespace_arguments, places, proc_field,
+    Bed, Console, End, Flood, Init, Place, children, namespace_arguments, places, proc_field,
     processor_ticks, skipped,
 };
 
@@ -327,6 +327,32 @@ fn stops_while_ten_thousand_orphans_are_being_made() {
         assert!(took < STOP_BOUND, "{took:?}");
         assert!(processes_of(&end.bed).is_empty());
     }
+}
+
+#[test]
+fn a_flood_of_idle_connections_is_an_overload_and_never_a_crash_loop() {
+    let bed = Bed::new();
+    let limits = ["prlimit", "--nofile=64:128"];
+    let mut init = bed.start_under(Place::Child, Console::Read, &limits);
+    init.wait_ready();
+    let all = || ("128".to_owned(), "128".to_owned());
+    assert_eq!(support::most_descriptors(init.daemon()), all());
+    let flood = Flood::of(200, init.bed.address());
+    init.wait_for("it is told", |status| {
+        status["daemon"]["trouble"] == "overloaded: its 128 descriptors are in use"
+    });
+    // Five within a minute would be a crash loop.
+    let status = init.wait_for("it was restarted again and again", |status| {
+        status["failures"].as_u64() >= Some(5)
+    });
+    let told = status["last_exit"]["text"].as_str().unwrap();
+    let words = "brought down: pipelock was overloaded: its 128 descriptors are in use";
+    assert!(told.ends_with(words), "{told}");
+    drop(flood);
+    init.wait_for("it serves", |status| {
+        status["state"] == "ready" && status["daemon"]["trouble"].is_null()
+    });
+    assert_eq!(init.stop().0.code, 0);
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -730,6 +730,79 @@ fn a_halt_keeps_the_daemon_down_whatever_happens_until_it_is_resumed() {
         assert_eq!(status["failures"], 0);
         assert_eq!(init.stop().0.code, 0);
     }
+}
+
+#[test]
+fn a_halt_says_that_nothing_gets_through_only_where_the_port_was_proved_closed() {
+    let mut first = ready(Bed::new().with_faults("keep-port"));
+    first.signal(Signal::SIGUSR1);
+    // What left the daemon's session is found among the init's children and ended.
+    let status = first.wait_for("it is halted and closed", |status| {
+        status["state"] == "halted" && status["port"]["closed"] == true
+    });
+    assert_eq!(status["port"]["address"], first.bed.address());
+    let told = first.bed.run(&["status"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let words = "bed: halted; nothing gets through until SIGUSR2\n";
+    assert!(told.starts_with(words), "{told}");
+    first.signal(Signal::SIGUSR2);
+    let status = first.wait_ready();
+    assert!(status["port"].is_null(), "{status}");
+    let boot = status["boot_id"].clone();
+
+    // Of an init that was killed the next one is no heir.
+    let bed = first.kill();
+    let end = Instant::now() + support::PATIENCE;
+    let holder = loop {
+        // The daemon ends with its init; the other does not.
+        if let [holder] = processes_of_the_daemon(&bed).as_slice() {
+            break *holder;
+        }
+        assert!(Instant::now() < end, "{:?}", processes_of_the_daemon(&bed));
+        thread::sleep(Duration::from_millis(5));
+    };
+    bed.break_daemon("");
+    let mut init = bed.start(Place::Child);
+    init.wait_for("it reports", |status| status["boot_id"] != boot);
+    init.signal(Signal::SIGUSR1);
+    let status = init.wait_for("it is halted", |status| {
+        status["state"] == "halted" && !status["port"].is_null()
+    });
+    let address = init.bed.address().to_owned();
+    assert_eq!(status["port"]["closed"], false, "{status}");
+    let detail = format!("pid {holder} (pipelock)");
+    assert_eq!(status["port"]["detail"], detail.as_str());
+    let words = format!("halted, but something still listens on {address}: {detail}");
+    let told = init.bed.run(&["status"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.starts_with(&format!("bed: {words}\n")), "{told}");
+    assert!(init.console().contains(&words), "{}", init.console());
+    assert!(!init.console().contains("nothing gets through"));
+
+    // A halt that was not true becomes so, and that is told; and a stop looks for itself.
+    kill(Pid::from_raw(holder), Signal::SIGKILL).unwrap();
+    init.wait_for("it is closed", |status| status["port"]["closed"] == true);
+    let listener = TcpListener::bind(&address).unwrap();
+    let (end, _) = init.stop();
+    assert_eq!(end.result["port"]["closed"], false, "{}", end.result);
+    let told = end.bed.run(&["status"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let words = format!("bed: stopped, but something still listens on {address}: pid ");
+    assert!(told.starts_with(&words), "{told}");
+    drop(listener);
+}
+
+/// The living processes of a bed's daemon.
+fn processes_of_the_daemon(bed: &Bed) -> Vec<i32> {
+    let daemon = bed.path("pipelock");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let of_the_bed = |pid: &i32| {
+        let program = fs::read_link(format!("/proc/{pid}/exe"));
+        program.is_ok_and(|program| program == daemon)
+            && proc_field(*pid, "State").is_some_and(|state| !state.starts_with('Z'))
+    };
+    pids.filter(of_the_bed).collect()
 }
 
 #[test]

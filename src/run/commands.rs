@@ -18,7 +18,7 @@ use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
 use crate::pipelock::render;
 use crate::plain;
 use crate::policy::{self, Judgement};
-use crate::status;
+use crate::status::{self, Port};
 use crate::timeline;
 
 /// Judges a manifest and says so on standard output.
@@ -203,6 +203,25 @@ fn more(status: &status::Told, pointer: &str) -> String {
     }
 }
 
+/// A state in which no daemon is meant to serve.
+fn resting(status: &status::Told, state: &str) -> String {
+    let Some(address) = status.text("/port/address") else {
+        return match state {
+            "halted" => "halted; its port is not judged yet".to_owned(),
+            _ => format!("{state}; no pipelock was started"),
+        };
+    };
+    let closed = status.truth("/port/closed");
+    let words = Port::in_words(address, closed, status.text("/port/detail"));
+    let mark = if closed == Some(true) { ";" } else { "," };
+    let until = if state == "halted" && closed == Some(true) {
+        " until SIGUSR2"
+    } else {
+        ""
+    };
+    format!("{state}{mark} {words}{until}")
+}
+
 /// A status in words. No line of it but the first begins at the margin.
 #[must_use]
 pub fn describe(status: &status::Told) -> String {
@@ -212,12 +231,10 @@ pub fn describe(status: &status::Told) -> String {
         "{}: {}",
         status.text("/slug").unwrap_or("(no manifest yet)"),
         match status.state() {
-            "ready" => "ready; what is not allowed is refused",
-            "halted" => "halted; nothing gets through until SIGUSR2",
-            "failed" => "failed; nothing gets through",
-            "stopped" => "stopped; nothing gets through",
-            KILLED => "killed, and its pipelock with it; nothing gets through",
-            other => other,
+            state @ ("halted" | "stopped" | "failed") => resting(status, state),
+            "ready" => "ready; what is not allowed is refused".to_owned(),
+            KILLED => "killed, and its pipelock with it".to_owned(),
+            other => other.to_owned(),
         }
     );
     let mut text = format!("{}\n", below(&head, INDENT));

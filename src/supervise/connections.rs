@@ -1,16 +1,25 @@
-//! Who is connected to the daemon's port, and whose port it is. Touches the kernel:
-//! `/proc/net` and the daemon's `/proc/<pid>/fd`.
+//! Who is connected to the daemon's port, whose port it is, and whether it is anybody's.
+//! Touches the kernel: connections, `/proc/net` and `/proc/<pid>/fd`.
 //!
 //! `pipelock_active_tunnels` leaves intercepted tunnels out: it is 0 while an agent is
 //! in the middle of a response, so draining by it alone would cut that response off.
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, getsockopt, socket,
+    sockopt,
+};
+
+use super::signals;
+use crate::plain;
 
 use super::sandbox::sees_processes;
 use crate::install::read_kernel_file;
@@ -18,6 +27,113 @@ use crate::install::read_kernel_file;
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
 const ESTABLISHED: &str = "01";
 const LISTENING: &str = "0A";
+
+/// A connection within the machine is made or refused in the same moment; where its SYN is
+/// dropped, because the queue is full, nobody waits longer than this to learn nothing.
+const CONNECTING: Duration = Duration::from_millis(50);
+
+/// What a connection to a port that should be closed finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Port {
+    /// It was refused: nobody listens.
+    Closed,
+    /// Somebody listens; who, where that can be told.
+    Open(Option<String>),
+    /// It was neither made nor refused; why.
+    Unknown(String),
+}
+
+/// Whether anybody listens there still. Asked by connecting, which needs no `/proc`: only a
+/// refusal proves that a port is closed.
+#[must_use]
+pub fn look_at_port(listen: SocketAddr) -> Port {
+    let port = listen.port();
+    let mut targets = vec![reachable(listen)];
+    if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        targets.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    let mut unknown = None;
+    for target in targets {
+        match try_connect(target) {
+            Ok(()) => return Port::Open(holder(listen)),
+            Err(Errno::ECONNREFUSED) => {}
+            // The machine has no such family, so nobody can be reached by it.
+            Err(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT) if target.ip().is_loopback() => {}
+            Err(errno) => unknown = Some(errno.desc().to_owned()),
+        }
+    }
+    unknown.map_or(Port::Closed, Port::Unknown)
+}
+
+fn try_connect(target: SocketAddr) -> Result<(), Errno> {
+    let stream = begin_connect(target)?;
+    signals::wait(
+        &mut [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)],
+        Some(CONNECTING),
+    );
+    match getsockopt(&stream, sockopt::SocketError)? {
+        0 if stream.peer_addr().is_ok() => Ok(()),
+        0 => Err(Errno::ETIMEDOUT),
+        error => Err(Errno::from_raw(error)),
+    }
+}
+
+/// The process that listens there, as `pid 7 (name)`.
+fn holder(listen: SocketAddr) -> Option<String> {
+    let listening = sockets(listen, LISTENING);
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let holds = |pid: &i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        let mut targets = descriptors
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.any(|target| {
+            let inode = target.to_str().and_then(socket_inode);
+            inode.is_some_and(|inode| listening.iter().any(|it| it == inode))
+        })
+    };
+    let pid = pids.into_iter().find(holds)?;
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    Some(format!("pid {pid} ({})", plain::line_of(name)))
+}
+
+fn socket_inode(link: &str) -> Option<&str> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')
+}
+
+/// Where one who listens there can be asked: a wildcard address on loopback.
+#[must_use]
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        // Go listens on both families for [::], and ::1 may be absent where ::ffff works.
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Begins a connection without waiting for it.
+pub fn begin_connect(target: SocketAddr) -> Result<TcpStream, Errno> {
+    let family = match target {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let fd = socket(
+        family,
+        SockType::Stream,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(target)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(fd)),
+        Err(errno) => Err(errno),
+    }
+}
 
 /// Established connections to what the daemon listens on; 0 without `/proc`.
 #[must_use]
@@ -53,10 +169,7 @@ pub fn listens(pid: i32, listen: SocketAddr) -> Option<bool> {
                     return None;
                 }
             };
-            let inode = target
-                .to_str()?
-                .strip_prefix("socket:[")?
-                .strip_suffix(']')?;
+            let inode = target.to_str().and_then(socket_inode)?;
             Some((entry.file_name().to_str()?.parse().ok()?, inode.to_owned()))
         })
         .collect();
@@ -174,6 +287,45 @@ fn native_words(octets: &[u8]) -> String {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_port_is_closed_when_a_connection_is_refused_and_else_its_holder_is_named() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let listen = listener.local_addr().unwrap();
+            let Port::Open(Some(holder)) = look_at_port(listen) else {
+                panic!("{address}: {:?}", look_at_port(listen));
+            };
+            let own = format!("pid {} (", std::process::id());
+            assert!(holder.starts_with(&own), "{holder}");
+            drop(listener);
+            assert_eq!(look_at_port(listen), Port::Closed, "{address}");
+        }
+        // Go listens on the wildcard of one family where it may not on both.
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, listener.local_addr().unwrap().port()));
+        assert!(matches!(look_at_port(both), Port::Open(_)));
+    }
+
+    #[test]
+    fn a_queue_that_is_full_is_no_closed_port() {
+        let listener = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::empty(),
+            None,
+        )
+        .unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        nix::sys::socket::bind(listener.as_raw_fd(), &SockaddrStorage::from(any)).unwrap();
+        let least = nix::sys::socket::Backlog::new(0).unwrap();
+        nix::sys::socket::listen(&listener, least).unwrap();
+        let listen = local_address(&listener).unwrap();
+        let waiting: Vec<_> = (0..3).filter_map(|_| begin_connect(listen).ok()).collect();
+        let found = look_at_port(listen);
+        assert_eq!(found, Port::Unknown(Errno::ETIMEDOUT.desc().to_owned()));
+        drop(waiting);
+    }
 
     #[test]
     fn counts_the_clients_of_one_listener_and_nothing_else() {

@@ -40,7 +40,7 @@ use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::leaves::Leaves;
 use crate::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
-use crate::status::{LastExit, Reporter, Revocation, Stage};
+use crate::status::{LastExit, Port, Reporter, Revocation, Stage};
 use landlock::Grants;
 use machine::{Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing};
 use prober::{Finding, Prober, Question};
@@ -146,6 +146,7 @@ pub fn supervise(
         told_counters: (0, 0),
         told_at: now,
     };
+    supervisor.reporter.served = Some(supervisor.desired.policy.listen);
     supervisor.reporter.denials.begin();
     supervisor.reporter.status.config.generation = 1;
     supervisor.reporter.status.config.desired_sha256 =
@@ -255,6 +256,7 @@ impl Supervisor<'_> {
             }
             if looks {
                 self.look_after_config();
+                self.look_at_port();
             }
             if let Some(by) = self.steps.as_mut().and_then(Steps::take) {
                 self.clock_stepped(by);
@@ -283,6 +285,11 @@ impl Supervisor<'_> {
             }
         }
         if changed {
+            let halted = self.machine.phase() == Phase::Halted && !self.sweeping;
+            if halted != self.reporter.status.port.is_some() {
+                self.look_at_port();
+                self.changed = false;
+            }
             self.report();
         }
     }
@@ -350,7 +357,7 @@ impl Supervisor<'_> {
                 self.read_manifest();
             }
             Request::Halt => {
-                log::warn!("{name}: halted; nothing gets through until SIGUSR2");
+                log::warn!("{name}: halting");
                 self.events.push_back(Event::HaltAsked);
             }
             Request::Resume => {
@@ -378,6 +385,8 @@ impl Supervisor<'_> {
         }
         if self.sweeping {
             self.sweep();
+            // Now the port can be judged.
+            self.changed |= !self.sweeping;
         }
     }
 
@@ -546,6 +555,25 @@ impl Supervisor<'_> {
                 self.events.push_back(Event::ReloadRefused);
             }
         }
+    }
+
+    /// While halted: whether nothing gets through is for the port to say, for a process that
+    /// left the daemon's session may have it still.
+    fn look_at_port(&mut self) {
+        let halted = self.machine.phase() == Phase::Halted;
+        let port = self.reporter.served.filter(|_| halted).map(Port::look);
+        if port == self.reporter.status.port {
+            return;
+        }
+        self.changed = true;
+        if let Some(port) = &port {
+            let words = Port::in_words(&port.address, port.closed, port.detail.as_deref());
+            match port.closed {
+                Some(true) => log::warn!("halted; {words} until SIGUSR2"),
+                _ => log::error!("halted, {words}"),
+            }
+        }
+        self.reporter.status.port = port;
     }
 
     /// Puts the configuration back where somebody else changed its file. What pipelock
@@ -878,6 +906,8 @@ impl Supervisor<'_> {
         status.restarts = self.spawned;
         self.spawned += 1;
         status.daemon.pid = Some(child.pid);
+        self.reporter.served = Some(self.desired.policy.listen);
+        let status = &mut self.reporter.status;
         status.daemon.uid = Some(self.setup.sandbox.uid);
         log::debug!("pipelock has pid {}", child.pid);
         self.prober.reset(self.desired.policy.listen);

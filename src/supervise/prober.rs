@@ -2,14 +2,14 @@
 //! the kernel: one non-blocking connection at a time, bounded in bytes and in time.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 
+use super::connections::{begin_connect, reachable};
 use super::machine::{Answer, Silence};
 use crate::pipelock::health::Ailment;
 use crate::pipelock::{self, health};
@@ -251,33 +251,6 @@ impl Step {
             Self::Canary => "the canary",
             Self::Metrics => "/metrics",
         }
-    }
-}
-
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        // Go listens on both families for [::], and ::1 may be absent where ::ffff works.
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-fn begin_connect(target: SocketAddr) -> Result<TcpStream, Errno> {
-    let family = match target {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let fd = socket(
-        family,
-        SockType::Stream,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    match connect(fd.as_raw_fd(), &SockaddrStorage::from(target)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(fd)),
-        Err(errno) => Err(errno),
     }
 }
 

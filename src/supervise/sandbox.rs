@@ -309,6 +309,13 @@ impl Sandbox {
                 let wrote = libc::write(score, zero, 1);
                 check(Step::OomScore, if wrote == 1 { 0 } else { -1 })?;
             }
+            // All it may have: what it runs out of first, if its clients hold connections. A
+            // refusal leaves it as it was.
+            let mut descriptors = none;
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut descriptors) == 0 {
+                descriptors.rlim_cur = descriptors.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const descriptors);
+            }
             check(
                 Step::CoreSize,
                 i64::from(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)),

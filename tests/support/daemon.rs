@@ -129,9 +129,15 @@ fn main() {
         thread::sleep(Duration::from_hours(1));
     }
     let listener = TcpListener::bind(&listen).expect("bind");
+    keep_port(&faults);
     let name = config.clone();
     thread::spawn(move || {
-        for connection in listener.incoming().flatten() {
+        for connection in listener.incoming() {
+            let Ok(connection) = connection else {
+                // No descriptor is left. pipelock waits as well, up to a second.
+                thread::sleep(LOOK);
+                continue;
+            };
             let faults = Faults::of(&name);
             let name = name.clone();
             thread::spawn(move || serve(connection, &faults, &name));
@@ -288,6 +294,19 @@ fn leave_orphans(faults: &Faults) {
         orphan_that(|| unsafe {
             libc::setsid();
             libc::sleep(600);
+            0
+        });
+    }
+}
+
+/// A process that leaves the session and keeps what it inherits: the socket that listens.
+#[allow(unsafe_code)]
+fn keep_port(faults: &Faults) {
+    if faults.has("keep-port") {
+        // SAFETY: setsid has no arguments; the sleep ends with the process.
+        orphan_that(|| unsafe {
+            libc::setsid();
+            libc::sleep(120);
             0
         });
     }

@@ -12,10 +12,11 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -497,12 +498,33 @@ impl Init {
         kill(Pid::from_raw(self.daemon()), Signal::SIGKILL).unwrap();
     }
 
+    /// Kills it by a signal that it cannot answer; what is left is the next one's.
+    pub fn kill(mut self) -> Bed {
+        self.signal(Signal::SIGKILL);
+        self.wait_killed();
+        self.take_bed()
+    }
+
     /// Stops it, and returns how it ended and how long that took.
     pub fn stop(self) -> (End, Duration) {
         let begin = Instant::now();
         self.signal(Signal::SIGTERM);
         let end = self.wait_end();
         (end, begin.elapsed())
+    }
+
+    fn take_bed(&mut self) -> Bed {
+        std::mem::replace(
+            &mut self.bed,
+            Bed {
+                directory: PathBuf::from("/nonexistent"),
+                address: String::new(),
+                supervisor: String::new(),
+                environment: Vec::new(),
+                arguments: Vec::new(),
+                init: PathBuf::new(),
+            },
+        )
     }
 
     /// Waits for its end by a signal that it cannot answer.
@@ -552,17 +574,7 @@ impl Init {
         if self.reports {
             assert_eq!(self.status()["exit_code"], code);
         }
-        let bed = std::mem::replace(
-            &mut self.bed,
-            Bed {
-                directory: PathBuf::from("/nonexistent"),
-                address: String::new(),
-                supervisor: String::new(),
-                environment: Vec::new(),
-                arguments: Vec::new(),
-                init: PathBuf::new(),
-            },
-        );
+        let bed = self.take_bed();
         End {
             code,
             result,
@@ -627,6 +639,60 @@ fn open_terminal() -> (File, File) {
             File::from(fd)
         })
         .into()
+}
+
+/// Connections that say nothing, made anew whenever they are closed; gone with their owner.
+pub struct Flood {
+    goes_on: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    pub fn of(count: usize, address: &str) -> Self {
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let (shared, address) = (Arc::clone(&goes_on), address.parse().unwrap());
+        let thread = thread::spawn(move || {
+            let mut open: Vec<TcpStream> = Vec::new();
+            while shared.load(Ordering::Relaxed) {
+                open.retain(|stream| {
+                    let read = (&*stream).read(&mut [0; 64]);
+                    read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+                });
+                while open.len() < count {
+                    // The queue may be full, or nobody there.
+                    match TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
+                        Ok(stream) => {
+                            stream.set_nonblocking(true).unwrap();
+                            open.push(stream);
+                        }
+                        Err(_) => break,
+                    }
+                }
+                thread::sleep(LOOK);
+            }
+        });
+        Self {
+            goes_on,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.goes_on.store(false, Ordering::Relaxed);
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+/// The limit of open files of a process: soft, hard.
+pub fn most_descriptors(pid: i32) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let mut words = line.unwrap().split_whitespace().map(ToOwned::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
 }
 
 /// The children of a process.

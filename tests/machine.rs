@@ -448,6 +448,26 @@ fn overload_restarts_it_as_often_as_it_comes_and_never_ends_the_machine() {
 }
 
 #[test]
+fn a_flood_that_lasts_through_every_start_is_no_crash_loop_either() {
+    let mut bench = Bench::starting(TIMING);
+    for _ in 0..20 {
+        bench.tick();
+        let flooded = Silence {
+            late: true,
+            overload: Some("its 64 descriptors are in use".to_owned()),
+            ..Silence::because("late")
+        };
+        bench.step(Event::Answered(Answer::Silent(flooded)));
+        assert_eq!(bench.tick_until_it_acts().1, [Action::Terminate]);
+        bench.exit();
+        if bench.machine.phase() == Phase::Backoff {
+            bench.tick();
+        }
+        assert_eq!(bench.machine.phase(), Phase::Starting);
+    }
+}
+
+#[test]
 fn one_that_starves_before_it_is_ready_is_in_a_crash_loop() {
     let mut bench = Bench::starting(TIMING);
     let starved = || Event::OutOfMemory(ExitReason::Signal(9), "its limit is 9 MiB".to_owned());
@@ -899,6 +919,7 @@ fn silence() -> impl Strategy<Value = Silence> {
     let overload = proptest::option::of(Just("its descriptors are in use".to_owned()));
     (used, overload).prop_map(|(used, overload)| Silence {
         why: "silent".to_owned(),
+        late: true,
         used,
         overload,
     })

@@ -88,6 +88,8 @@ pub enum Answer {
 pub struct Silence {
     /// What came instead.
     pub why: String,
+    /// Nothing came, for as long as it was waited.
+    pub late: bool,
     /// The processor time it has used since its start; `None` where nobody tells.
     pub used: Option<Duration>,
     /// What its clients have exhausted, where they have.
@@ -191,10 +193,16 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether it says more about how much was asked of a daemon that had been ready than
-    /// about the daemon: to end the machine for it would be the doing of whoever asks.
+    /// Whether it says more about how much was asked of the daemon than about the daemon:
+    /// to end the machine for it would be the doing of whoever asks. Who floods the port
+    /// does so during a start as well; but one that starves before it was ready has too
+    /// little memory, whatever is asked.
     fn is_overload(&self, ready_for: Option<Duration>) -> bool {
-        ready_for.is_some() && matches!(self, Self::Overloaded(_) | Self::OutOfMemory(..))
+        match self {
+            Self::Overloaded(_) => true,
+            Self::OutOfMemory(..) => ready_for.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -256,7 +264,7 @@ enum State {
         confined: bool,
         announced: bool,
         fit: bool,
-        last: String,
+        last: Silence,
     },
     Ready {
         since: Instant,
@@ -610,7 +618,7 @@ impl Machine {
             confined: false,
             announced: false,
             fit: false,
-            last: "it has not announced itself".to_owned(),
+            last: Silence::because("it has not announced itself"),
         };
         vec![Action::Spawn]
     }
@@ -769,8 +777,11 @@ impl Machine {
         match (&mut self.state, answer) {
             (State::Starting { fit, last, .. }, Answer::Fit) => {
                 *fit = true;
-                "it serves, but has not announced its configuration".clone_into(last);
+                *last = Silence::because("it serves, but has not announced its configuration");
                 self.ready_if_proved(now)
+            }
+            (State::Starting { .. }, Answer::Sick(why)) => {
+                self.answered(Answer::Silent(Silence::because(why)), now)
             }
             (
                 State::Starting {
@@ -779,7 +790,7 @@ impl Machine {
                     last,
                     ..
                 },
-                Answer::Silent(Silence { why, .. }) | Answer::Sick(why),
+                Answer::Silent(silence),
             ) => {
                 let pause = if *announced {
                     READY_INTERVAL
@@ -787,7 +798,7 @@ impl Machine {
                     STARTING_INTERVAL
                 };
                 *next_probe = Some(now + pause);
-                *last = why;
+                *last = silence;
                 vec![]
             }
             (
@@ -873,7 +884,8 @@ impl Machine {
         match &mut self.state {
             State::Waiting { until } if now >= *until => self.start(now),
             State::Starting { deadline, last, .. } if now >= *deadline => {
-                let failure = Failure::NotReady(std::mem::take(last));
+                let Silence { why, overload, .. } = std::mem::take(last);
+                let failure = overload.map_or(Failure::NotReady(why), Failure::Overloaded);
                 self.bring_down(
                     SHORT_GRACE.min(self.timing.grace),
                     Then::Restart(Some((failure, None))),

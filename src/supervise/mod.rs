@@ -625,7 +625,7 @@ impl Supervisor<'_> {
             finding.answer = Answer::Silent(Silence::because(why));
         }
         if let (Answer::Silent(silence), Some(child)) = (&mut finding.answer, &self.child)
-            && self.machine.phase() == Phase::Ready
+            && (self.machine.phase() == Phase::Ready || silence.late)
         {
             silence.used = vitals::processor_time(child.pid);
             silence.overload = vitals::overload(child.pid, child.listen);

@@ -219,7 +219,14 @@ impl Prober {
     fn unless_late(&mut self, now: Instant) -> Option<Finding> {
         let exchange = self.exchange.as_ref()?;
         let seconds = exchange.patience.as_secs();
-        (now >= exchange.deadline).then(|| self.silent(&format!("no answer within {seconds} s")))
+        if now < exchange.deadline {
+            return None;
+        }
+        let mut finding = self.silent(&format!("no answer within {seconds} s"));
+        if let Answer::Silent(silence) = &mut finding.answer {
+            silence.late = true;
+        }
+        Some(finding)
     }
 
     fn silent(&mut self, why: &str) -> Finding {

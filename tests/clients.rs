@@ -10,16 +10,18 @@
 
 #[path = "support/interception.rs"]
 mod interception;
+#[path = "support/tools.rs"]
+mod tools;
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use interception::{Bed, INTERCEPTED, PASSTHROUGH, in_namespace, shell};
 use microvm::ScratchDir;
 use serde_json::Value;
+use tools::{is_here, path};
 
 /// Puts a Python package and a crate into `www`, each where its client looks for it.
 const PACKAGES: &str = r#"
@@ -99,12 +101,6 @@ impl Bed {
     }
 }
 
-/// What `scripts/clients` brought comes first: Debian's Node is too old.
-fn path() -> String {
-    let brought = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/clients");
-    format!("{brought}:{}", std::env::var("PATH").unwrap())
-}
-
 /// A client, how it is asked whether it works here, and what it does.
 const CLIENTS: [(&str, &str, &str); 9] = [
     ("curl", "curl --version", "curl -sS --fail https://$U/page"),
@@ -167,12 +163,7 @@ fn clients() -> Vec<(&'static str, &'static str)> {
     CLIENTS
         .into_iter()
         .filter_map(|(name, probe, script)| {
-            let works = Command::new("sh")
-                .args(["-c", probe])
-                .env("PATH", path())
-                .env("CARGO", env!("CARGO"))
-                .output();
-            let works = works.is_ok_and(|output| output.status.success());
+            let works = is_here(probe);
             if !works {
                 // Not eprintln: the harness hides that of a test that passes.
                 let _ = writeln!(std::io::stderr(), "NOT CHECKED: {name}, which is not here");

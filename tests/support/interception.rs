@@ -10,7 +10,7 @@
 )]
 
 #[path = "pipelock.rs"]
-mod pipelock;
+pub mod pipelock;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -49,6 +49,22 @@ pub fn shell(directory: &Path, script: &str) {
         .output()
         .unwrap();
     assert!(output.status.success(), "{script}: {output:?}");
+}
+
+/// Puts `root.pem`, and `leaf.pem` and `leaf.key` below it for the names, into a directory.
+pub fn certify(directory: &Path, names: &[&str]) {
+    let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+    shell(
+        directory,
+        &format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=upstream-root \
+               -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign -keyout root.key -out root.pem
+             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=upstream -keyout leaf.key -out leaf.csr
+             printf 'subjectAltName={}\\nauthorityKeyIdentifier=keyid\\nkeyUsage=digitalSignature\\nextendedKeyUsage=serverAuth\\n' > leaf.ext
+             openssl x509 -req -in leaf.csr -CA root.pem -CAkey root.key -CAcreateserial -days 2 -extfile leaf.ext -out leaf.pem",
+            names.join(",")
+        ),
+    );
 }
 
 /// A process that ends with its owner.
@@ -97,17 +113,16 @@ impl Bed {
         static NUMBER: AtomicU8 = AtomicU8::new(200);
         let scratch = ScratchDir::new().unwrap();
         let directory = scratch.path();
-        shell(directory, &format!(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=upstream-root \
-               -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign -keyout root.key -out root.pem
-             openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=upstream -keyout leaf.key -out leaf.csr
-             printf 'subjectAltName=DNS:{INTERCEPTED},DNS:{PASSTHROUGH}\\nauthorityKeyIdentifier=keyid\\nkeyUsage=digitalSignature\\nextendedKeyUsage=serverAuth\\n' > leaf.ext
-             openssl x509 -req -in leaf.csr -CA root.pem -CAkey root.key -CAcreateserial -days 2 -extfile leaf.ext -out leaf.pem
-             mkdir -p trust run/export www
-             cp root.pem trust/
-             echo the page > www/page
-             printf '127.0.0.1 localhost {INTERCEPTED} {PASSTHROUGH}\\n' > hosts"
-        ));
+        certify(directory, &[INTERCEPTED, PASSTHROUGH]);
+        shell(
+            directory,
+            &format!(
+                "mkdir -p trust run/export www
+                 cp root.pem trust/
+                 echo the page > www/page
+                 printf '127.0.0.1 localhost {INTERCEPTED} {PASSTHROUGH}\\n' > hosts"
+            ),
+        );
         let mut upstream = Command::new("python3")
             .args(["-c", UPSTREAM])
             .arg(directory)

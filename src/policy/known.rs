@@ -317,7 +317,11 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
                 "scanned, a clone or push takes seconds a megabyte and is refused above {limit} MiB, and so is what \
                  git compresses"
             ),
-            _ => format!(
+            Images | Downloads => format!(
+                "scanned, what it sends takes seconds a megabyte and is refused above {limit} MiB, and an address \
+                 with a signature in it is refused as a secret"
+            ),
+            Packages | System => format!(
                 "scanned, what it sends takes seconds a megabyte and is refused above {limit} MiB"
             ),
         });

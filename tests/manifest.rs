@@ -747,3 +747,46 @@ fn unknown_keys_without_number_cost_no_more_than_their_bytes() {
         "m: … and 999900 more"
     );
 }
+
+/// The blocks of YAML in a document.
+fn yaml_blocks(document: &str) -> Vec<&str> {
+    let blocks = document.split("```yaml\n").skip(1);
+    blocks.filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn the_manifests_that_people_copy_are_valid_and_scan_nothing_that_cannot_bear_it() {
+    let readme = include_str!("../README.md");
+    let smallest = yaml_blocks(readme)[0];
+    let mut manifests = vec![
+        smallest.to_owned(),
+        include_str!("../image/example/manifest.yaml").to_owned(),
+        include_str!("../image/kubernetes/bottle/manifest.yaml").to_owned(),
+    ];
+    let clients = yaml_blocks(include_str!("../docs/clients.md"));
+    assert!(clients.len() >= 9, "{clients:?}");
+    manifests.extend(clients.iter().map(|block| format!("slug: a\n{block}")));
+    for manifest in manifests {
+        let judged = policy::read(manifest.as_bytes(), true);
+        let judgement = judged.unwrap_or_else(|problems| {
+            unreachable!("refused:\n{}\n{manifest}", shown(&problems));
+        });
+        assert_eq!(shown(&judgement.warnings), "", "{manifest}");
+        let notes = shown(&judgement.notes);
+        // What more github.com would need is for its reader to decide.
+        let companions = notes
+            .lines()
+            .filter(|line| line.contains("is allowed without"));
+        assert!(
+            companions
+                .clone()
+                .all(|line| line.contains("\"github.com\"")),
+            "{notes}\n{manifest}"
+        );
+        assert_eq!(
+            companions.count() * 2,
+            notes.lines().count(),
+            "{notes}\n{manifest}"
+        );
+    }
+}

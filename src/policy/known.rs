@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use super::Policy;
+use super::{Policy, in_yaml, matching};
 use crate::manifest::{Position, Problems, Refusal, Section, quoted};
 
 /// So many known hosts of one manifest are looked at; nobody reads more notes.
 const MOST: usize = 1000;
 
-/// pipelock 2.3.0: the largest body it scans, either way, in MiB.
+/// The largest body pipelock 2.3.0 scans, in MiB, where the manifest sets no limit.
 const SCAN_LIMIT_MIB: u32 = 5;
 
 /// What a host is there for, and with it what scanning does to it.
@@ -217,7 +217,7 @@ impl Known {
             if !seen.insert(host) {
                 continue;
             }
-            let scanned = !passed_through(&policy.passthrough, host);
+            let scanned = !matching::passes_entry(&policy.passthrough, host);
             let note = usage(host).and_then(|usage| advice(host, usage, scanned, policy));
             for refusal in note.into_iter().chain(lacking(host, &policy.allowlist)) {
                 notes.add(|| refusal.at(Some(*at), section.key("host")));
@@ -266,27 +266,6 @@ fn companions(host: &str) -> Option<(&'static [&'static str], &'static str)> {
         .map(|(_, needed, why)| (*needed, *why))
 }
 
-/// Whether pipelock leaves the TLS of every name of `host` alone: its `*.x` covers what is
-/// below `x`, and not `x` itself.
-fn passed_through(passthrough: &[String], host: &str) -> bool {
-    passthrough.iter().any(|entry| {
-        let below = entry
-            .strip_prefix('*')
-            .is_some_and(|domain| host.strip_prefix('*').unwrap_or(host).ends_with(domain));
-        entry == host || below
-    })
-}
-
-/// Whether `host` is allowed: here `*.x` covers `x` too.
-fn allowed(allowlist: &[String], host: &str) -> bool {
-    allowlist.iter().any(|entry| {
-        entry == host
-            || entry
-                .strip_prefix("*.")
-                .is_some_and(|domain| is_in(host, domain))
-    })
-}
-
 /// What scanning and limits do to a host, and the keys that help; `None` where they are set.
 fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refusal> {
     let tuning = &policy.tuning;
@@ -298,7 +277,7 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
         System => ("serves an operating system's packages", true, false),
         Downloads => ("serves downloads", false, false),
     };
-    let limit = SCAN_LIMIT_MIB;
+    let limit = tuning.scan_limit_mib.unwrap_or(SCAN_LIMIT_MIB);
     let mut troubles = Vec::new();
     let mut keys = Vec::new();
     if scanned {
@@ -328,7 +307,7 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
         if usage == System {
             troubles.push("over plain HTTP it is scanned in any case".to_owned());
         }
-        keys.push(format!("passthrough: [{}]", in_list(host)));
+        keys.push(format!("passthrough: [{}]", in_yaml(host)));
         if many_requests && tuning.requests_per_minute.is_none() {
             troubles.push("more than 60 requests a minute are refused".to_owned());
             keys.push("requests_per_minute: 600".to_owned());
@@ -358,29 +337,20 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
     )
 }
 
-/// As an entry of a list in brackets.
-fn in_list(host: &str) -> String {
-    if host.starts_with('*') || host.contains(':') {
-        quoted(host)
-    } else {
-        host.to_owned()
-    }
-}
-
 /// The note about companions that no route allows.
 fn lacking(host: &str, allowlist: &[String]) -> Option<Refusal> {
     let (needed, why) = companions(host)?;
     let missing: Vec<&str> = needed
         .iter()
         .copied()
-        .filter(|name| !allowed(allowlist, name))
+        .filter(|name| !matching::allows_entry(allowlist, name))
         .collect();
     if missing.is_empty() {
         return None;
     }
     let routes: Vec<String> = missing
         .iter()
-        .map(|name| format!("- host: {}", in_list(name)))
+        .map(|name| format!("- host: {}", in_yaml(name)))
         .collect();
     Some(
         Refusal::new(format!(
@@ -538,6 +508,8 @@ mod tests {
                 "{told:?}"
             );
         }
+        let told = notes(&["npm.a.example"], "pipelock: {scan_limit_mib: 32}\n");
+        assert!(told[0].contains("is refused above 32 MiB"), "{told:?}");
         let told = notes(&["deb.debian.org"], set);
         assert!(
             told[0].contains("over plain HTTP it is scanned in any case\nhint: "),
@@ -553,6 +525,28 @@ mod tests {
             "{told:?}"
         );
         assert_eq!(notes(&["api.anthropic.com"], set), [""; 0]);
+    }
+
+    #[test]
+    fn a_host_that_is_passed_through_needs_no_note() {
+        let passing = |hosts: &str| format!("pipelock: {{passthrough: [{hosts}]}}\n");
+        for (host, passed) in [
+            ("npm.a.example", "npm.a.example"),
+            ("*.npmjs.org", "\"*.npmjs.org\""),
+            ("gitlab.corp.example", "gitlab.corp.example"),
+            ("quay.corp.example", "quay.corp.example"),
+            ("mirror.a.example", "mirror.a.example"),
+        ] {
+            assert_eq!(notes(&[host], &passing(passed)), [""; 0], "{host}");
+            assert_eq!(notes(&[host], "").len(), 1, "{host}");
+        }
+        // One below the wildcard is, and the wildcard is not by one below it.
+        let told = notes(
+            &["*.npm.a.example", "b.npm.a.example"],
+            &passing("b.npm.a.example"),
+        );
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("m:6: "), "{told:?}");
     }
 
     #[test]
@@ -593,22 +587,5 @@ mod tests {
         let told = notes(&hosts, "");
         assert_eq!(told.len(), crate::manifest::MAX_REPORTED + 1);
         assert_eq!(told.last().unwrap(), "m: … and 50 more");
-    }
-
-    #[test]
-    fn passthrough_is_pipelocks_and_the_allowlist_is_ours() {
-        let list = |entry: &str| vec![entry.to_owned()];
-        for (entry, host, passed, is_allowed) in [
-            ("a.example", "a.example", true, true),
-            ("*.a.example", "a.example", false, true),
-            ("*.a.example", "b.a.example", true, true),
-            ("*.a.example", "*.a.example", true, true),
-            ("*.a.example", "*.b.a.example", true, true),
-            ("*.a.example", "ba.example", false, false),
-            ("b.a.example", "*.a.example", false, false),
-        ] {
-            assert_eq!(passed_through(&list(entry), host), passed, "{entry} {host}");
-            assert_eq!(allowed(&list(entry), host), is_allowed, "{entry} {host}");
-        }
     }
 }

@@ -29,6 +29,10 @@ pub struct Config {
     pub listen: String,
     /// Requests a minute for each registrable domain; 0 is unlimited.
     pub max_requests_per_minute: usize,
+    /// Longest URL, in bytes.
+    pub max_url_length: usize,
+    /// Largest response over plain HTTP, in MiB; the rest of a larger one is cut off.
+    pub max_response_mb: usize,
     /// Hosts refused outside strict mode.
     pub blocklist: Vec<String>,
     /// Whether CONNECT and absolute-form requests are served.
@@ -77,6 +81,8 @@ pub struct Config {
     pub ca_cert: PathBuf,
     /// The CA's key.
     pub ca_key: PathBuf,
+    /// Largest response of an intercepted host, in bytes.
+    pub max_response_bytes: usize,
     /// Hosts whose tunnels stay closed.
     pub passthrough: Vec<String>,
     /// Ranges the SSRF guard treats as internal.
@@ -179,6 +185,8 @@ impl Default for Config {
             api_allowlist: Vec::new(),
             listen: "127.0.0.1:8888".to_owned(),
             max_requests_per_minute: 60,
+            max_url_length: 2048,
+            max_response_mb: 10,
             blocklist: Vec::new(),
             forward_proxy: false,
             max_tunnel_seconds: 300,
@@ -210,6 +218,7 @@ impl Default for Config {
             tls_interception: false,
             ca_cert: PathBuf::new(),
             ca_key: PathBuf::new(),
+            max_response_bytes: 5 * 1024 * 1024,
             passthrough: Vec::new(),
             internal: internal
                 .iter()
@@ -697,7 +706,8 @@ impl Decoder {
                 d.section(node, "FetchProxy", &mut |d, key, node| match key {
                     "listen" => d.text(node, &mut c.listen),
                     "user_agent" => d.text(node, &mut String::new()),
-                    "timeout_seconds" | "max_response_mb" => d.number(node, &mut 0),
+                    "timeout_seconds" => d.number(node, &mut 0),
+                    "max_response_mb" => d.count(node, &mut c.max_response_mb),
                     "monitoring" => {
                         d.monitoring(node, c);
                         true
@@ -791,10 +801,10 @@ impl Decoder {
     fn monitoring(&mut self, node: &Node, c: &mut Config) {
         self.section(node, "Monitoring", &mut |d, key, node| match key {
             "max_requests_per_minute" => d.count(node, &mut c.max_requests_per_minute),
-            "max_url_length"
-            | "entropy_threshold"
-            | "subdomain_entropy_threshold"
-            | "max_data_per_minute" => d.number(node, &mut 0),
+            "max_url_length" => d.count(node, &mut c.max_url_length),
+            "entropy_threshold" | "subdomain_entropy_threshold" | "max_data_per_minute" => {
+                d.number(node, &mut 0)
+            }
             "blocklist" => d.list(node, &mut c.blocklist),
             "subdomain_entropy_exclusions" => d.list(node, &mut Vec::new()),
             _ => false,
@@ -823,7 +833,8 @@ impl Decoder {
             "ca_key" => d.text(node, &mut key_file),
             "passthrough_domains" => d.list(node, &mut c.passthrough),
             "cert_ttl" => d.text(node, &mut String::new()),
-            "cert_cache_size" | "max_response_bytes" => d.number(node, &mut 0),
+            "cert_cache_size" => d.number(node, &mut 0),
+            "max_response_bytes" => d.count(node, &mut c.max_response_bytes),
             _ => false,
         });
         c.ca_cert = cert.into();

@@ -134,7 +134,7 @@ fn has_seed_phrase(text: &str, config: &Config) -> bool {
 
 /// Shannon entropy, in bits a character.
 #[allow(clippy::cast_precision_loss)]
-fn entropy(text: &str) -> f64 {
+pub fn entropy(text: &str) -> f64 {
     let mut counts = std::collections::HashMap::new();
     for c in text.chars() {
         *counts.entry(c).or_insert(0_usize) += 1;

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use crate::response::Way;
+
 /// Serializes writers. Held while a write blocks, as in pipelock.
 static WRITER: Mutex<()> = Mutex::new(());
 
@@ -122,7 +124,12 @@ fn technique(scanner: &str) -> &'static str {
         "allowlist" | "blocklist" => "T1071.001",
         "ssrf" => "T1046",
         "ratelimit" => "T1030",
-        "core_dlp" | "dlp" | "body_dlp" | "header_dlp" => "T1048",
+        "core_dlp" | "dlp" | "body_dlp" | "header_dlp" | "entropy" | "subdomain_entropy"
+        | "length" => "T1048",
+        "crlf_injection" => "T1190",
+        "path_traversal" => "T1083",
+        "response_scan" => "T1059",
+        "tls_response_blocked" => "T1659",
         "tls_intercept" => "T1557",
         "tls_authority_mismatch" => "T1090.004",
         "tls_handshake_error" => "T1573",
@@ -180,6 +187,29 @@ pub fn error(context: &Context, cause: &str) -> Event {
         .client(context)
         .agent(context)
         .with("error", cause)
+}
+
+/// An image, sound or film that came, and whether it went on.
+pub fn media_exposure(
+    context: &Context,
+    way: Way,
+    kind: &str,
+    bytes: usize,
+    refused: Option<&str>,
+) -> Event {
+    let transport = match way {
+        Way::Plain => "forward",
+        Way::Intercepted => "connect",
+    };
+    Event::new("warn", "media_exposure")
+        .subject(context)
+        .client(context)
+        .agent(context)
+        .with("transport", transport)
+        .with("content_type", kind)
+        .with("size_bytes", bytes)
+        .with("blocked", refused.is_some())
+        .some("block_reason", refused.unwrap_or_default())
 }
 
 /// A secret in a plain request's body.

@@ -43,6 +43,7 @@ impl Refusal {
 pub async fn judge(runtime: &Runtime, host: &str, url: &str) -> Result<(), Refusal> {
     let config = &runtime.config;
     let host = host.to_lowercase();
+    judge_form(url)?;
     if config.enforces_allowlist() && !config.api_allowlist.iter().any(|p| matches(&host, p)) {
         return Err(Refusal::new(
             "allowlist",
@@ -50,7 +51,7 @@ pub async fn judge(runtime: &Runtime, host: &str, url: &str) -> Result<(), Refus
         ));
     }
     if let Some(pattern) = config.blocklist.iter().find(|p| matches(&host, p)) {
-        let reason = format!("domain in blocklist: {host} matches {pattern}");
+        let reason = format!("domain blocked: {host} matches {pattern}");
         return Err(Refusal::new("blocklist", reason));
     }
     if let Some(name) = dlp::secret_in_url(url, config) {
@@ -59,12 +60,87 @@ pub async fn judge(runtime: &Runtime, host: &str, url: &str) -> Result<(), Refus
             format!("core DLP match: {name} (critical)"),
         ));
     }
+    judge_entropy(&host, url)?;
     refuse_internal(config, &host).await?;
     if !runtime.limiter.admit(registrable(&host)) {
         return Err(Refusal::new(
             "ratelimit",
             format!("rate limit exceeded for {host}"),
         ));
+    }
+    if url.len() > config.max_url_length {
+        let (length, most) = (url.len(), config.max_url_length);
+        let reason = format!("URL length {length} exceeds maximum {most}");
+        return Err(Refusal::new("length", reason));
+    }
+    Ok(())
+}
+
+/// What no URL may have in it, whoever it is for.
+fn judge_form(url: &str) -> Result<(), Refusal> {
+    let lower = url.to_lowercase();
+    let injections = [
+        ("%0d%0a", "CRLF injection sequence in URL"),
+        (
+            "%250d%250a",
+            "double-encoded CRLF injection sequence in URL",
+        ),
+        ("%0a", "encoded CR or LF in URL"),
+        ("%0d", "encoded CR or LF in URL"),
+    ];
+    if let Some((_, words)) = injections.iter().find(|(text, _)| lower.contains(text)) {
+        return Err(Refusal::new("crlf_injection", (*words).to_owned()));
+    }
+    let path = lower.split(['?', '#']).next().unwrap_or_default();
+    let plain = path
+        .replace("%2e", ".")
+        .replace("%2f", "/")
+        .replace("%5c", "/");
+    if plain.contains("/../") || plain.ends_with("/..") {
+        let words = "path traversal sequence in URL".to_owned();
+        return Err(Refusal::new("path_traversal", words));
+    }
+    Ok(())
+}
+
+/// What looks as if it were no word of any language.
+fn judge_entropy(host: &str, url: &str) -> Result<(), Refusal> {
+    const MOST: f64 = 4.5;
+    const MOST_IN_NAMES: f64 = 4.0;
+    let (address, query) = url.split_once('?').unwrap_or((url, ""));
+    let path = address.split('/').skip(3);
+    for segment in path.filter(|segment| segment.len() >= 20) {
+        let entropy = dlp::entropy(segment);
+        if entropy > MOST {
+            let reason = format!("high entropy path segment ({entropy:.2} > {MOST:.2} threshold)");
+            return Err(Refusal::new("entropy", reason));
+        }
+    }
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (what, text) in [("key", key), ("param", value)] {
+            let entropy = dlp::entropy(text);
+            if text.len() >= 20 && entropy > MOST {
+                let reason = format!(
+                    "high entropy query {what} \"{key}\" ({entropy:.2} > {MOST:.2} threshold)"
+                );
+                return Err(Refusal::new("entropy", reason));
+            }
+        }
+    }
+    if host.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    let mut labels: Vec<&str> = host.split('.').collect();
+    labels.truncate(labels.len().saturating_sub(2));
+    for label in labels.into_iter().filter(|label| label.len() >= 8) {
+        let entropy = dlp::entropy(label);
+        if entropy > MOST_IN_NAMES {
+            let reason = format!(
+                "high entropy subdomain label \"{label}\" ({entropy:.2} > {MOST_IN_NAMES:.2} threshold)"
+            );
+            return Err(Refusal::new("subdomain_entropy", reason));
+        }
     }
     Ok(())
 }

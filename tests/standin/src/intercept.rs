@@ -15,11 +15,11 @@ use hudsucker::hyper_util::rt::{TokioExecutor, TokioIo};
 use hudsucker::hyper_util::server::conn::auto;
 use tokio_rustls::TlsAcceptor;
 
+use crate::body::scanned_body;
 use crate::events::{self, Context};
 use crate::guard;
-use crate::proxy::{
-    blocks, incoming, outgoing, scanned_body, secret_header, send, status_of, text,
-};
+use crate::proxy::{blocks, outgoing, secret_header, send, status_of, text};
+use crate::response::{Way, incoming};
 use crate::tunnel::{ClientStream, Tunnel};
 use crate::upstream::{Connector, root_cause};
 
@@ -111,7 +111,11 @@ fn alert_words(error: &std::io::Error) -> String {
 async fn answer(tunnel: &Tunnel, upstreams: &Upstreams, req: Request<Incoming>) -> Response<Body> {
     match judged(tunnel, req.map(Body::from)).await {
         Ok((context, req)) => match upstreams.request(req).await {
-            Ok(res) => incoming(&context, res.map(Body::from)).await.0,
+            Ok(res) => {
+                let config = &tunnel.runtime.config;
+                let res = res.map(Body::from);
+                incoming(config, &context, res, Way::Intercepted).await.0
+            }
             Err(e) => {
                 events::error(&context, &root_cause(&e))
                     .send("request error")

@@ -1,6 +1,7 @@
 //! A stand-in for pipelock 2.3.0, for the tests of sidecar-init: it behaves the
 //! same wherever the init could tell the difference. Not a security product.
 
+mod body;
 mod ca;
 mod cli;
 mod config;
@@ -12,6 +13,7 @@ mod health;
 mod intercept;
 mod proxy;
 mod reload;
+mod response;
 mod run;
 mod state;
 mod tunnel;

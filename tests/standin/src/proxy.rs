@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use http_body_util::{BodyExt, Limited};
 use hudsucker::hyper::body::Bytes;
 use hudsucker::hyper::header::{self, HeaderMap, HeaderValue};
 use hudsucker::hyper::{Method, Request, Response, StatusCode, http::request::Parts};
 use hudsucker::hyper_util::client::legacy;
 use hudsucker::{Body, HttpContext, HttpHandler, RequestOrResponse};
 
+use crate::body::scanned_body;
 use crate::config::Config;
 use crate::events::{self, Context};
+use crate::response::{Way, incoming};
 use crate::state::Shared;
 use crate::upstream::root_cause;
 use crate::{dlp, guard, health, tunnel};
@@ -165,7 +166,8 @@ impl HttpHandler for Gate {
         let Some((context, started)) = self.forwarded.take() else {
             return res;
         };
-        let (res, bytes) = incoming(&context, res).await;
+        let runtime = self.shared.runtime();
+        let (res, bytes) = incoming(&runtime.config, &context, res, Way::Plain).await;
         self.shared.counters.allowed.fetch_add(1, Ordering::Relaxed);
         if self.shared.runtime().config.include_allowed {
             let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
@@ -208,82 +210,6 @@ pub async fn send(config: &Config, event: events::Event) {
     }
 }
 
-/// What is wrong with a body.
-pub struct Finding {
-    /// The words for the client and the log.
-    pub reason: String,
-    /// The pattern, if it is a secret; else the body could not be looked into.
-    pub pattern: Option<String>,
-    /// The body, where it could be sent on all the same.
-    pub body: Option<Bytes>,
-}
-
-/// Reads a body and looks for secrets in it.
-pub async fn scanned_body(
-    config: &Config,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Bytes, Finding> {
-    let unreadable = |reason: String| Finding {
-        reason,
-        pattern: None,
-        body: None,
-    };
-    let limit = if config.body_scanning {
-        config.max_body_bytes
-    } else {
-        usize::MAX
-    };
-    let named = |name| {
-        headers
-            .get(name)
-            .and_then(|v: &HeaderValue| v.to_str().ok())
-    };
-    let encoding = named(header::CONTENT_ENCODING).unwrap_or_default();
-    let has_body = !hudsucker::hyper::body::Body::is_end_stream(&body);
-    if config.body_scanning && has_body && is_compressed(encoding) {
-        return Err(unreadable(format!(
-            "request body uses Content-Encoding \"{encoding}\"; \
-             compressed bodies cannot be scanned for secrets"
-        )));
-    }
-    let collected = Limited::new(body, limit).collect().await;
-    let bytes = collected
-        .map_err(|e| {
-            unreadable(if e.is::<http_body_util::LengthLimitError>() {
-                format!("request body exceeds max_body_bytes ({limit})")
-            } else {
-                format!("error reading request body: {e}")
-            })
-        })?
-        .to_bytes();
-    if !config.body_scanning || bytes.is_empty() {
-        return Ok(bytes);
-    }
-    let media_type = named(header::CONTENT_TYPE)
-        .unwrap_or_default()
-        .to_lowercase();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    let is_json = media_type == "application/json" || media_type.ends_with("+json");
-    if is_json && serde_json::from_slice::<serde_json::Value>(&bytes).is_err() {
-        return Err(unreadable("invalid JSON body".to_owned()));
-    }
-    let content = String::from_utf8_lossy(&bytes);
-    let found = if media_type == "application/x-www-form-urlencoded" {
-        dlp::secret_in_url(&content.replace('+', " "), config)
-    } else {
-        dlp::secret_in(&content, config)
-    };
-    match found {
-        None => Ok(bytes),
-        Some(pattern) => Err(Finding {
-            reason: format!("request body contains secret: {pattern}"),
-            pattern: Some(pattern),
-            body: Some(bytes),
-        }),
-    }
-}
-
 /// The first header with a secret in it, and the secret's pattern.
 pub fn secret_header(config: &Config, headers: &HeaderMap) -> Option<(String, String)> {
     if !config.body_scanning || !config.scan_headers {
@@ -321,6 +247,12 @@ fn canonical(name: &str) -> String {
     name.split('-').map(word).collect::<Vec<_>>().join("-")
 }
 
+/// A header's text; empty where it is none.
+pub fn named<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> &'a str {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default()
+}
+
 /// Whether a body is encoded so that nothing can be found in it.
 pub fn is_compressed(encoding: &str) -> bool {
     let plain = |e: &str| e.is_empty() || e.eq_ignore_ascii_case("identity");
@@ -348,49 +280,8 @@ pub fn outgoing(mut parts: Parts, body: Bytes) -> Request<Body> {
     Request::from_parts(parts, body)
 }
 
-/// A response as it is handed back, with its length where it was read whole.
-/// Compressed ones are refused: nothing could be found in them.
-pub async fn incoming(context: &Context, res: Response<Body>) -> (Response<Body>, u64) {
-    let (mut parts, body) = res.into_parts();
-    let encoding = parts
-        .headers
-        .get(header::CONTENT_ENCODING)
-        .and_then(|v| v.to_str().ok());
-    if is_compressed(encoding.unwrap_or_default()) {
-        let reason = "compressed response cannot be scanned";
-        events::blocked(context, "response_scan", reason)
-            .send("request blocked")
-            .await;
-        let refusal = text(StatusCode::FORBIDDEN, &format!("blocked: {reason}"));
-        return (refusal, 0);
-    }
-    strip_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(header::CONTENT_LENGTH);
-    let streams = (parts.headers.get(header::CONTENT_TYPE))
-        .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"));
-    if streams {
-        return (Response::from_parts(parts, body), 0);
-    }
-    match body.collect().await {
-        Ok(body) => {
-            let bytes = body.to_bytes();
-            let length = bytes.len() as u64;
-            let body = Body::from(http_body_util::Full::new(bytes));
-            (Response::from_parts(parts, body), length)
-        }
-        Err(e) => {
-            events::error(context, &root_cause(&e))
-                .send("request error")
-                .await;
-            (
-                text(StatusCode::FORBIDDEN, "blocked: response read error"),
-                0,
-            )
-        }
-    }
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// This hop's headers, and those the connection names, go.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<String> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -617,6 +617,22 @@ impl Echo {
         })
     }
 
+    /// Answers every request with these bytes, over TLS where there is a CA.
+    pub fn saying(ca: Option<&Ca>, answer: impl Into<Vec<u8>>) -> Self {
+        let answer = answer.into();
+        let config = ca.map(|ca| ca.server(&["localhost", "127.0.0.1"]));
+        Self::serve(move |stream| match &config {
+            None => say(BufReader::new(stream), &answer),
+            Some(config) => {
+                let connection = ServerConnection::new(Arc::clone(config)).unwrap();
+                say(
+                    BufReader::new(StreamOwned::new(connection, stream)),
+                    &answer,
+                );
+            }
+        })
+    }
+
     /// Sends back every byte until the client is done.
     pub fn raw() -> Self {
         Self::serve(|mut stream| {
@@ -637,6 +653,18 @@ impl Echo {
         });
         Self { port }
     }
+}
+
+fn say<S: Read + Write>(mut stream: BufReader<S>, answer: &[u8]) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        match stream.read_line(&mut head) {
+            Ok(1..) => {}
+            _ => return,
+        }
+    }
+    let stream = stream.get_mut();
+    let _ = stream.write_all(answer).and_then(|()| stream.flush());
 }
 
 fn answer_one<S: Read + Write>(mut stream: BufReader<S>) {

@@ -19,6 +19,7 @@ mod faults;
 mod output;
 mod rate;
 mod reload;
+mod scanning;
 mod signals;
 mod start;
 mod traffic;

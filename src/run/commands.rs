@@ -127,7 +127,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Prints what the running init reports, for people or as JSON.
 pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
-    let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, why);
+    let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, below(&why, "  "));
     // None is longer than there is time.
     let end = Instant::now().checked_add(Duration::from_secs(options.timeout_seconds));
     let status = loop {
@@ -147,7 +147,7 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
                 status.number("/config/generation"),
                 status
                     .text("/manifest_error")
-                    .map_or_else(String::new, |why| format!("\n  {}", below(why, "  "))),
+                    .map_or_else(String::new, |why| format!("\n{why}")),
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
@@ -350,7 +350,7 @@ pub fn describe_denials(denials: &denials::Told) -> String {
 
 /// Succeeds when the status says ready and the init that wrote it lives.
 pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
-    let not_ready = |why: String| StartError::new(ExitCode::NotReady, why);
+    let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
     let status = read_status(run_dir).map_err(not_ready)?;
     match status.state() {
         "ready" | "reloading" => Ok(()),
@@ -361,7 +361,7 @@ pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
             "not ready: {state}{}",
             status
                 .text("/error")
-                .map_or_else(String::new, |error| format!(": {}", below(error, "  ")))
+                .map_or_else(String::new, |error| format!(": {error}"))
         ))),
     }
 }

@@ -258,11 +258,16 @@ fn answer_health(connection: &mut TcpStream, faults: &Faults) -> std::io::Result
     } else {
         "strict"
     };
+    let mut version = "2.3.0".to_owned();
+    if faults.has("vary-version") {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        version = format!("9.{}", now.expect("after 1970").as_nanos());
+    }
     respond(
         connection,
         200,
         &format!(
-            r#"{{"status":"healthy","version":"2.3.0","mode":"{mode}","forward_proxy_enabled":true,"request_body_scan_enabled":true,"tls_interception_enabled":true,"kill_switch_active":false}}"#
+            r#"{{"status":"healthy","version":"{version}","mode":"{mode}","forward_proxy_enabled":true,"request_body_scan_enabled":true,"tls_interception_enabled":true,"kill_switch_active":false}}"#
         ),
     )
 }

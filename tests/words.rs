@@ -82,7 +82,7 @@ fn wait_counted(init: &mut Init, total: u64) -> Value {
 /// What reached a socket so far.
 fn messages(socket: &UnixDatagram) -> Vec<String> {
     socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     let mut messages = Vec::new();
     while let Ok(count) = socket.recv(&mut buffer) {
         messages.push(String::from_utf8_lossy(&buffer[..count]).into_owned());
@@ -226,7 +226,7 @@ fn a_hostile_status_is_neither_obeyed_nor_a_reason_to_panic() {
         let printed = [output.stdout, output.stderr].concat();
         assert_harmless(&arguments.join(" "), &printed);
         let printed = String::from_utf8(printed).unwrap();
-        let own = if ended == 0 { 0 } else { 1 };
+        let own = usize::from(ended != 0);
         let ours = printed
             .lines()
             .filter(|line| line.starts_with("sidecar-init:"));

@@ -102,9 +102,16 @@ impl Bed {
 }
 
 /// A client, how it is asked whether it works here, and what it does.
-const CLIENTS: [(&str, &str, &str); 9] = [
+const CLIENTS: [(&str, &str, &str); 11] = [
     ("curl", "curl --version", "curl -sS --fail https://$U/page"),
     ("git", "git --version", "git clone -q https://$U/work.git clone && git -C clone log -1 --format='the page %s'"),
+    (
+        "Ruby",
+        "ruby --version",
+        "ruby -rnet/http -e 'puts Net::HTTP.get(URI(\"https://#{ENV[\"U\"]}/page\"))'",
+    ),
+    // Knows no variable for the CA: what docs/clients.md says comes first.
+    ("wget", "wget --version", "{documented}; wget -q -O - https://$U/page"),
     (
         "Python, strict",
         "python3 -c 'import ssl'",
@@ -158,8 +165,16 @@ printf '[registries.r]\\nindex=\"sparse+https://%s/index/\"\\n' \"$U\" > .cargo/
     ),
 ];
 
+/// What docs/clients.md has a shell do, first thing below a heading.
+fn documented(heading: &str) -> &'static str {
+    let document = include_str!("../docs/clients.md");
+    let (_, section) = document.split_once(heading).expect(heading);
+    let (_, block) = section.split_once("```sh\n").expect(heading);
+    block.split("\n```").next().unwrap()
+}
+
 /// Those that are here; the others are named.
-fn clients() -> Vec<(&'static str, &'static str)> {
+fn clients() -> Vec<(&'static str, String)> {
     CLIENTS
         .into_iter()
         .filter_map(|(name, probe, script)| {
@@ -168,7 +183,12 @@ fn clients() -> Vec<(&'static str, &'static str)> {
                 // Not eprintln: the harness hides that of a test that passes.
                 let _ = writeln!(std::io::stderr(), "NOT CHECKED: {name}, which is not here");
             }
-            works.then_some((name, script))
+            works.then(|| {
+                (
+                    name,
+                    script.replace("{documented}", documented("## curl and wget")),
+                )
+            })
         })
         .collect()
 }
@@ -185,7 +205,7 @@ fn every_client_works_with_the_variables_alone_whether_intercepted_or_not() {
                 format!("{{\"dl\":\"https://{host}:{}/dl\"}}", bed.port),
             )
             .unwrap();
-            let (_, said) = bed.client(host, script);
+            let (_, said) = bed.client(host, &script);
             assert!(
                 said.contains("the page"),
                 "{name}, {host}: {said}\n{}",
@@ -199,6 +219,39 @@ fn every_client_works_with_the_variables_alone_whether_intercepted_or_not() {
     let issuer = "printf '' | openssl s_client -proxy \"${HTTPS_PROXY#http://}\" -connect \"$U\" -servername \"${U%:*}\" 2>&1 | grep issuer";
     assert!(bed.client(INTERCEPTED, issuer).1.contains("Pipelock CA"));
     assert!(bed.client(PASSTHROUGH, issuer).1.contains("upstream-root"));
+}
+
+/// Java reads no variable, and has a trust store of its own form.
+#[test]
+fn java_works_as_documented() {
+    const PROGRAM: &str = r#"
+import java.net.*;
+import java.net.http.*;
+public class T {
+    public static void main(String[] arguments) throws Exception {
+        URI page = URI.create("https://" + System.getenv("U") + "/page");
+        System.out.print("old: " + new String(page.toURL().openStream().readAllBytes()));
+        HttpRequest request = HttpRequest.newBuilder(page).build();
+        System.out.print("new: " + HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"#;
+    if !is_here("java -version && javac -version && keytool -help") {
+        let _ = writeln!(std::io::stderr(), "NOT CHECKED: Java, which is not here");
+        return;
+    }
+    let bed = Bed::start();
+    let script = format!(
+        "printf '%s' '{PROGRAM}' > T.java\n{}\njava T.java",
+        documented("## Java")
+    );
+    // The root of the host that is passed through is a test's, and not in Java's own store.
+    let (_, said) = bed.client(INTERCEPTED, &script);
+    assert!(
+        said.contains("old: the page\nnew: the page\n"),
+        "{said}\n{}",
+        bed.log()
+    );
 }
 
 #[test]

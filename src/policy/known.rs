@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use super::{Policy, in_yaml, matching};
 use crate::manifest::{Position, Problems, Refusal, Section, quoted};
 
-/// So many known hosts of one manifest are looked at; nobody reads more notes.
-const MOST: usize = 1000;
+/// So many routes of one manifest are looked at: a reload with a hundred thousand hosts must
+/// not wait for notes, of which nobody reads more than a few.
+const MOST: usize = 4096;
 
 /// The largest body pipelock 2.3.0 scans, in MiB, where the manifest sets no limit.
 const SCAN_LIMIT_MIB: u32 = 5;
@@ -195,13 +196,18 @@ pub(super) struct Listed {
 
 /// The known hosts among a manifest's routes, in its order, and the notes about them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known(Vec<Listed>);
+pub(super) struct Known {
+    listed: Vec<Listed>,
+    looked_at: usize,
+}
 
 impl Known {
     /// Remembers a host, if there may be something to say about it.
     pub(super) fn look_at(&mut self, host: &str, at: Position, section: Section) {
-        if self.0.len() < MOST && (usage(host).is_some() || companions(host).is_some()) {
-            self.0.push(Listed {
+        self.looked_at += 1;
+        // Whoever has a companion is known too.
+        if self.looked_at <= MOST && usage(host).is_some() {
+            self.listed.push(Listed {
                 at,
                 section,
                 host: host.to_owned(),
@@ -213,7 +219,7 @@ impl Known {
     pub(super) fn notes(&self, policy: &Policy) -> Problems {
         let mut notes = Problems::default();
         let mut seen = BTreeSet::new();
-        for Listed { at, section, host } in &self.0 {
+        for Listed { at, section, host } in &self.listed {
             if !seen.insert(host) {
                 continue;
             }
@@ -587,5 +593,8 @@ mod tests {
         let told = notes(&hosts, "");
         assert_eq!(told.len(), crate::manifest::MAX_REPORTED + 1);
         assert_eq!(told.last().unwrap(), "m: … and 50 more");
+        let mut hosts = vec!["a.example"; MOST];
+        hosts.push("npm.a.example");
+        assert_eq!(notes(&hosts, ""), [""; 0]);
     }
 }

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Bed, Console, Init, Place, namespace_arguments};
+use support::{Bed, Console, Flood, Init, Place, namespace_arguments};
 use tunnels::PASSED_THROUGH;
 use upstream::Upstream;
 
@@ -260,6 +260,73 @@ fn the_real_pipelock_takes_an_added_host_and_loses_a_removed_one() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+#[test]
+fn a_configuration_nobody_asked_for_costs_the_daemon_its_life() {
+    let mut init = serving_bed().start(Place::Child);
+    init.wait_ready();
+    let config = init.bed.path("run/pipelock.yaml");
+    let right = fs::read_to_string(&config).unwrap();
+    let planted = right.replace(
+        "\n  - \"a.example\"\n",
+        "\n  - \"a.example\"\n  - \"evil.example\"\n",
+    );
+    assert_ne!(planted, right);
+    // Once more where the init put it back before the daemon read it.
+    init.wait_until("the daemon is replaced", |init| {
+        if fs::read_to_string(&config).ok()? == right && init.status()["restarts"] == 0 {
+            // In place: the owner and the mode stay right.
+            fs::write(&config, &planted).unwrap();
+            thread::sleep(Duration::from_millis(400));
+        }
+        (init.status()["restarts"] == 1).then_some(())
+    });
+    let status = init.wait_ready_after(1);
+    let told = status["last_exit"]["text"].as_str().unwrap();
+    for words in [
+        "killed by signal 9",
+        "was not given: it reports the SHA-256",
+        "somebody else changed",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    assert_eq!(fs::read_to_string(&config).unwrap(), right);
+    let asked = microvm::connect_through(init.bed.address.parse().unwrap(), "evil.example:443");
+    assert_eq!(asked.unwrap().0.status, 403);
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn a_flood_of_idle_connections_never_ends_it() {
+    const LASTS: Duration = Duration::from_secs(55);
+    let bed = serving_bed();
+    let limits = ["prlimit", "--nofile=128:256"];
+    let mut init = bed.start_under(Place::Child, Console::Read, &limits);
+    init.wait_ready();
+    let flood = Flood::of(600, init.bed.address());
+    // Five failures within a minute would be a crash loop.
+    let end = Instant::now() + LASTS;
+    let status = init.wait_for("the flood is over", |status| {
+        assert!(status["exit_code"].is_null(), "{status}");
+        Instant::now() > end
+    });
+    drop(flood);
+    say(&format!(
+        "MEASURED: {} in {} s of a flood with 256 descriptors: {} failure(s), last end: {}",
+        status["daemon"]["version"],
+        LASTS.as_secs(),
+        status["failures"],
+        status["last_exit"]["text"]
+    ));
+    if status["failures"].as_u64() > Some(0) {
+        let told = status["last_exit"]["text"].as_str().unwrap();
+        assert!(told.contains("overloaded: "), "{told}");
+    }
+    init.wait_for("it serves", |status| {
+        status["state"] == "ready" && status["daemon"]["trouble"].is_null()
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
 // With an upstream.
 
 /// Intercepted, and in the upstream's certificate.
@@ -389,6 +456,48 @@ fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
         assert_eq!(served.connect_status(host), 403, "{host}");
     }
     assert_eq!(served.connect_status(KEPT), 200);
+    assert_eq!(served.init.stop().0.code, 0);
+}
+
+#[test]
+fn work_on_every_processor_restarts_nothing() {
+    /// Bodies that are scanned at once, of the size of a package index.
+    const BODIES: usize = 24;
+    const LASTS: Duration = Duration::from_secs(30);
+    let Some(mut served) = Served::start("grace_seconds: 1, probe_seconds: 1") else {
+        return;
+    };
+    let path = "/bytes/1500000";
+    let mut clients: Vec<Child> = (0..BODIES).map(|_| served.get(INTERCEPTED, path)).collect();
+    for client in &mut clients {
+        // Read, or one that has much to say would never end.
+        let mut pipe = client.stdout.take().unwrap();
+        thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()));
+    }
+    let end = Instant::now() + LASTS;
+    let mut troubles = std::collections::BTreeSet::new();
+    let status = served.init.wait_until("the work is done", |init| {
+        let status = init.status();
+        assert_eq!(status["failures"], 0, "{status}");
+        troubles.extend(status["daemon"]["trouble"].as_str().map(ToOwned::to_owned));
+        let over = clients
+            .iter_mut()
+            .all(|it| it.try_wait().unwrap().is_some());
+        (over || Instant::now() > end).then_some(status)
+    });
+    let pid = served.init.daemon();
+    say(&format!(
+        "MEASURED: {} after {BODIES} bodies of 1.5 MB at once: {} ticks of processor time, {troubles:?}",
+        status["daemon"]["version"],
+        support::processor_ticks(pid)
+    ));
+    for client in &mut clients {
+        let _ = client.kill();
+        let _ = client.wait();
+    }
+    served.init.wait_for("it answers", |status| {
+        status["state"] == "ready" && status["daemon"]["trouble"].is_null()
+    });
     assert_eq!(served.init.stop().0.code, 0);
 }
 

@@ -182,11 +182,13 @@ fn a_daemon_that_eats_all_memory_dies_alone_and_is_reported_as_what_it_was() {
     let (error, kernel) = bed.report();
     let says = "pipelock was killed by signal 9 (SIGKILL): out of memory, its limit is ";
     assert!(error.contains(says), "{error}");
+    // Its group's limit comes first: the machine is never short itself.
     let killed = |line: &String| {
-        // The machine's memory or the control group's: whichever is less is used up first.
-        line.contains("ut of memory: Killed process") && line.contains("(pipelock)")
+        line.contains("Memory cgroup out of memory: Killed process") && line.contains("(pipelock)")
     };
     assert!(kernel.iter().any(killed), "{kernel:?}");
+    let global = |line: &String| line.contains("] Out of memory: ") || line.contains("global_oom");
+    assert!(!kernel.iter().any(global), "{kernel:?}");
 }
 
 #[test]

@@ -225,9 +225,18 @@ fn complete_sandbox(
         if let Err(problem) = protect::survive_memory_shortage() {
             reporter.warn(problem);
         }
-        let memory = memory::machine_total().unwrap_or(u64::MAX);
-        match Group::create(Path::new(cgroup::ROOT), memory) {
-            Ok(group) => sandbox.group = Some(group),
+        let total = memory::machine_total().unwrap_or(u64::MAX);
+        let available = memory::available().unwrap_or(u64::MAX);
+        match Group::create(Path::new(cgroup::ROOT), total, available) {
+            Ok(group) => {
+                log::debug!(
+                    "of {} MiB of memory {} can be had; pipelock gets {}",
+                    total >> 20,
+                    available >> 20,
+                    group.limit() >> 20
+                );
+                sandbox.group = Some(group);
+            }
             Err(error) => sandbox.missing.push(error.to_string()),
         }
     }

@@ -16,9 +16,18 @@ const NAME: &str = "pipelock";
 /// Processes and threads. pipelock has about ten of them; Go makes one more for each
 /// system call that blocks.
 const MOST_TASKS: u32 = 512;
-/// The daemon gets seven eighths: the rest is for the kernel and the init. The Go
-/// runtime's own limit, three quarters, comes first.
-const KEPT_EIGHTHS: u64 = 1;
+/// The part of the machine's memory that is kept for the kernel and the init, of what is
+/// there to be had before the daemon starts. What the kernel holds by then it does not give
+/// back: a fixed part of the whole would leave too little of a small machine.
+const KEPT: u64 = 16;
+
+/// What the daemon gets of a machine with `total` bytes, of which `available` can be had.
+fn share(total: u64, available: u64) -> u64 {
+    // At least a half, should the kernel ever say that next to nothing is to be had.
+    available
+        .saturating_sub(total / KEPT)
+        .clamp(total / 2, total / 8 * 7)
+}
 
 /// A control group that could not be made.
 #[derive(Debug)]
@@ -52,10 +61,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes the group below `root` for a machine with `memory` bytes.
-    pub fn create(root: &Path, memory: u64) -> Result<Self, GroupError> {
+    /// Makes the group below `root` for a machine with `total` bytes of memory, of which
+    /// `available` can be had.
+    pub fn create(root: &Path, total: u64, available: u64) -> Result<Self, GroupError> {
         let path = root.join(NAME);
-        let memory_max = memory / 8 * (8 - KEPT_EIGHTHS);
+        let memory_max = share(total, available);
         // "+" fails whole where one of them is not there.
         set(root, "cgroup.subtree_control", "+memory +pids")?;
         match fs::create_dir(&path) {
@@ -71,6 +81,12 @@ impl Group {
         // A kernel without swap lacks the file, and needs no limit.
         let _ = set(&path, "memory.swap.max", "0");
         Ok(Self { path, memory_max })
+    }
+
+    /// Its limit, in bytes.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.memory_max
     }
 
     /// Where a process enters by writing "0".
@@ -130,8 +146,18 @@ mod tests {
     }
 
     #[test]
+    fn leaves_a_sixteenth_of_what_is_there_to_be_had() {
+        let mib = |mib: u64| mib << 20;
+        assert_eq!(share(mib(1600), mib(1400)), mib(1300));
+        // Neither more than seven eighths nor less than a half, whatever is said.
+        assert_eq!(share(mib(1600), mib(1600)), mib(1400));
+        assert_eq!(share(mib(1600), 0), mib(800));
+        assert_eq!(share(mib(1600), u64::MAX), mib(1400));
+    }
+
+    #[test]
     fn names_the_file_that_refused() {
-        let error = Group::create(Path::new("/nonexistent"), 1 << 30).unwrap_err();
+        let error = Group::create(Path::new("/nonexistent"), 1 << 30, 1 << 29).unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot limit the daemon's memory and processes: \

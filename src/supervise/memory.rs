@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use crate::install::read_kernel_file;
 
 /// The Go runtime's soft limit, as `GOMEMLIMIT` is written; `None` where nobody says
-/// how much memory there is.
+/// how much memory there is. `own`: the limit of the daemon's own group, where it has one.
 ///
-/// Three quarters: the rest is for the kernel, the init, and what Go does not count.
+/// Three quarters of what all may have: the rest is for the kernel, the init, and what Go
+/// does not count. Seven eighths of what it alone may have.
 #[must_use]
-pub fn go_memory_limit() -> Option<String> {
+pub fn go_memory_limit(own: Option<u64>) -> Option<String> {
     let limits = groups().into_iter().filter_map(|group| group.limit());
-    limits.chain(machine_total()).min().map(render)
+    let of_all = limits.chain(machine_total()).min();
+    let soft = [of_all.map(|all| all / 4 * 3), own.map(|own| own / 8 * 7)];
+    soft.into_iter().flatten().min().map(render)
 }
 
 /// The memory in bytes that can be had before something has to go for it; `None` where
@@ -146,7 +149,7 @@ pub(super) fn flat_keyed(text: &str, name: &str) -> Option<u64> {
 /// At most 15 bytes, whatever the memory: pipelock's `scan_env` takes longer values
 /// for secrets.
 fn render(bytes: u64) -> String {
-    let mib = (bytes / 4 * 3 / (1024 * 1024)).clamp(24, 99_999_999);
+    let mib = (bytes / (1024 * 1024)).clamp(24, 99_999_999);
     format!("{mib}MiB")
 }
 
@@ -155,8 +158,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaves_a_quarter_and_stays_short() {
-        assert_eq!(render(80 << 20), "60MiB");
+    fn is_written_in_whole_mebibytes_and_stays_short() {
+        assert_eq!(render(60 << 20), "60MiB");
         assert_eq!(render(0), "24MiB");
         assert!(render(u64::MAX).len() < 16);
     }

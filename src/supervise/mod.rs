@@ -865,7 +865,8 @@ impl Supervisor<'_> {
             self.install_config().map_err(io_error)?;
         }
         self.denies_all = false;
-        let mut environment: Vec<String> = memory::go_memory_limit()
+        let own = self.setup.sandbox.group.as_ref().map(cgroup::Group::limit);
+        let mut environment: Vec<String> = memory::go_memory_limit(own)
             .into_iter()
             .map(|limit| format!("GOMEMLIMIT={limit}"))
             .collect();

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use microvm::{Arch, shipped_init};
 use nix::libc;
 use serde_json::{Value, json};
 use support::{Bed, Console, Place, places, proc_field, processor_ticks, skipped};
@@ -73,6 +74,42 @@ fn what_the_init_ignores_its_daemon_does_not() {
     let ignored = |pid| u64::from_str_radix(&proc_field(pid, "SigIgn").unwrap(), 16).unwrap();
     assert_ne!(ignored(init.pid()) & (1 << 63), 0, "it ignores the last");
     assert_eq!(ignored(init.daemon()), 0);
+}
+
+#[test]
+fn a_halt_is_heeded_among_refusals_and_390_000_hosts() {
+    // The shipped one: judging so many hosts takes a minute without its optimizations.
+    let program = std::env::var_os("SIDECAR_INIT_BIN")
+        .map_or_else(|| shipped_init(Arch::host()).unwrap(), PathBuf::from);
+    assert!(program.exists(), "{} is not built", program.display());
+    let bed = Bed::new().with_init(program).with_faults("flood-secrets 0");
+    let hosts: Vec<String> = (0..390_000)
+        .map(|n| format!("\"*.h{n}.example\""))
+        .collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    bed.allow(&hosts);
+    let mut init = bed.start_on(Place::Child, Console::Drained);
+    let counted = |init: &support::Init| -> Option<Value> {
+        let text = fs::read_to_string(init.bed.path("run/denials.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    };
+    // Not until it is ready, which all that talk may delay.
+    init.wait_until("refusals are counted", |init| {
+        (counted(init)?["total"].as_u64() >= Some(1000)).then_some(())
+    });
+    let begin = Instant::now();
+    send(init.pid(), libc::SIGUSR1);
+    init.wait_for("it is halted", |status| status["state"] == "halted");
+    let took = begin.elapsed();
+    println!("halted after {took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let denial = counted(&init).unwrap()["denials"][0].clone();
+    assert_eq!(denial["scanner"], "body_dlp", "{denial}");
+    assert_eq!(
+        denial["host"],
+        Value::Null,
+        "it is not allowed, so not named"
+    );
 }
 
 // Descriptors and filters.

@@ -146,15 +146,7 @@ fn main() {
     if faults.has("fork-bomb") {
         thread::spawn(bomb);
     }
-    if let Some(megabytes) = faults.number("flood") {
-        let line = [&[b'.'; 126][..], b"\n"].concat();
-        thread::spawn(move || flood(megabytes, std::io::stderr().lock(), &line));
-    }
-    if let Some(megabytes) = faults.number("flood-events") {
-        let line = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","url":"no.example:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: no.example","message":"request blocked"}"#;
-        let line = [&line[..], b"\n"].concat();
-        thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
-    }
+    begin_floods(&faults);
     if let Some(count) = faults.number("deny-hosts") {
         for number in 0..count {
             say(&refusal(&format!("host-{number}.example")));
@@ -165,6 +157,24 @@ fn main() {
         say(lines.trim_end());
     }
     watch(&config, text);
+}
+
+fn begin_floods(faults: &Faults) {
+    if let Some(megabytes) = faults.number("flood") {
+        let line = [&[b'.'; 126][..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stderr().lock(), &line));
+    }
+    if let Some(megabytes) = faults.number("flood-events") {
+        let line = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","url":"no.example:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"allowlist","reason":"domain not in allowlist: no.example","message":"request blocked"}"#;
+        let line = [&line[..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
+    }
+    if let Some(megabytes) = faults.number("flood-secrets") {
+        // Refused for what was sent: whether the host may be named is for the allowlist to say.
+        let line = br#"{"level":"warn","component":"pipelock","event":"blocked","method":"CONNECT","target":"x.h12345.exampla:443","client_ip":"127.0.0.1","request_id":"req-1","scanner":"body_dlp","reason":"DLP match: AWS Access ID (critical)","message":"request blocked"}"#;
+        let line = [&line[..], b"\n"].concat();
+        thread::spawn(move || flood(megabytes, std::io::stdout().lock(), &line));
+    }
 }
 
 fn refusal(host: &str) -> String {

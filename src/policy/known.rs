@@ -34,51 +34,60 @@ pub(super) enum Use {
 
 use Use::{Downloads, Git, Images, Models, Packages, System};
 
-/// Hosts by their use. An entry with a dot is a domain and all below it. One without is a
-/// label, or a part of one between hyphens, alone or with a number or one of [`ENDINGS`]
-/// behind it. The first line that fits counts. After the default allowlists of Claude Code
-/// on the web and of Codex, and the names companies give their mirrors.
-const HOSTS: &[(Use, &str)] = &[
-    (
-        Downloads,
-        "codeload.github.com githubusercontent.com production.cloudflare.docker.com \
-         production.cloudfront.docker.com download.docker.com static.rust-lang.org sh.rustup.rs nodejs.org \
-         dl.google.com dl.k8s.io releases.hashicorp.com storage.googleapis.com",
-    ),
-    (
-        Packages,
-        "npm npmjs yarnpkg verdaccio jsr.io pypi pythonhosted devpi conda anaconda crates proxy.golang.org \
-         sum.golang.org goproxy maven maven2 gradle sonatype nuget rubygems packagist hackage cpan metacpan \
-         hex.pm pub.dev cocoapods artifactory nexus packages pkgs",
-    ),
-    (
-        Images,
-        "docker ghcr gcr quay ecr mcr azurecr nvcr harbor registry",
-    ),
-    (
-        Models,
-        "anthropic openai chatgpt generativelanguage aiplatform cloudcode bedrock githubcopilot openrouter \
-         mistral groq deepseek cohere x.ai ollama vllm litellm llm",
-    ),
-    (
-        Downloads,
-        "huggingface hf xethub cloudfront cdn dl download downloads",
-    ),
-    (
-        Git,
-        "git github gitlab gitea forgejo codeberg bitbucket gerrit",
-    ),
-    (
-        System,
-        "mirror mirrors debian ubuntu launchpad alpinelinux fedoraproject centos rockylinux almalinux \
-         archlinux opensuse apt yum",
-    ),
+/// Domains, with all below them, for what no word says. They count before [`WORDS`].
+const DOMAINS: &[(&str, Use)] = &[
+    ("codeload.github.com", Downloads),
+    ("githubusercontent.com", Downloads),
+    ("production.cloudflare.docker.com", Downloads),
+    ("production.cloudfront.docker.com", Downloads),
+    ("download.docker.com", Downloads),
+    ("static.rust-lang.org", Downloads),
+    ("sh.rustup.rs", Downloads),
+    ("nodejs.org", Downloads),
+    ("releases.hashicorp.com", Downloads),
+    ("storage.googleapis.com", Downloads),
+    ("proxy.golang.org", Packages),
+    ("sum.golang.org", Packages),
+    ("jsr.io", Packages),
+    ("hex.pm", Packages),
+    ("pub.dev", Packages),
+    ("x.ai", Models),
 ];
 
-/// What a company's own name for it may have behind a word of [`HOSTS`].
+/// Words that say what a host is for: a label of its name, or a part of one between hyphens,
+/// alone or with a number or one of [`ENDINGS`] behind it. The first line that fits counts.
+/// After the default allowlists of Claude Code on the web and of Codex, and the names companies
+/// give their mirrors.
+#[rustfmt::skip]
+const WORDS: &[(Use, &[&str])] = &[
+    (Packages, &[
+        "npm", "npmjs", "yarnpkg", "verdaccio", "pypi", "pythonhosted", "devpi", "conda", "anaconda", "crates",
+        "goproxy", "maven", "maven2", "gradle", "sonatype", "nuget", "rubygems", "packagist", "hackage", "cpan",
+        "metacpan", "cocoapods", "artifactory", "nexus", "packages", "pkgs",
+    ]),
+    (Images, &[
+        "docker", "ghcr", "gcr", "quay", "ecr", "mcr", "azurecr", "nvcr", "harbor", "registry",
+    ]),
+    (Models, &[
+        "anthropic", "openai", "chatgpt", "generativelanguage", "aiplatform", "cloudcode", "bedrock",
+        "githubcopilot", "openrouter", "mistral", "groq", "deepseek", "cohere", "ollama", "vllm", "litellm", "llm",
+    ]),
+    (Downloads, &[
+        "huggingface", "hf", "xethub", "cloudfront", "cdn", "dl", "download", "downloads",
+    ]),
+    (Git, &[
+        "git", "github", "gitlab", "gitea", "forgejo", "codeberg", "bitbucket", "gerrit",
+    ]),
+    (System, &[
+        "mirror", "mirrors", "debian", "ubuntu", "launchpad", "alpinelinux", "fedoraproject", "centos",
+        "rockylinux", "almalinux", "archlinux", "opensuse", "apt", "yum",
+    ]),
+];
+
+/// What a company's own name for it may have behind one of [`WORDS`].
 const ENDINGS: &[&str] = &["mirror", "proxy", "cache", "registry", "repo", "hub"];
 
-/// First labels of what is a web site, an account or a measurement of one of [`HOSTS`].
+/// First labels of what is a web site, an account or a measurement of a known host.
 const SITES: &[&str] = &[
     "auth",
     "blog",
@@ -240,19 +249,25 @@ pub(super) fn usage(host: &str) -> Option<Use> {
     if SITES.contains(&first) || PAGES.iter().any(|domain| is_in(name, domain)) {
         return None;
     }
-    let fits = |entry: &str| {
-        if entry.contains('.') {
-            is_in(name, entry)
-        } else {
-            name.split(['.', '-']).any(|part| is_word(part, entry))
-        }
+    let domain = DOMAINS.iter().find(|(domain, _)| is_in(name, domain));
+    let usage = match domain {
+        Some((_, usage)) => *usage,
+        None => by_words(name)?,
     };
-    let (usage, _) = HOSTS
-        .iter()
-        .find(|(_, entries)| entries.split(' ').any(fits))?;
     // Small answers, and the way out that is worth scanning most.
-    let is_api = matches!(first, "api" | "gist") && *usage == Git;
-    (!is_api).then_some(*usage)
+    let is_api = matches!(first, "api" | "gist") && usage == Git;
+    (!is_api).then_some(usage)
+}
+
+/// The use in the first line of [`WORDS`] that has a word of the name.
+fn by_words(name: &str) -> Option<Use> {
+    let line_of = |part: &str| {
+        WORDS
+            .iter()
+            .position(|(_, words)| words.iter().any(|word| is_word(part, word)))
+    };
+    let first = name.split(['.', '-']).filter_map(line_of).min()?;
+    WORDS.get(first).map(|(usage, _)| *usage)
 }
 
 fn is_in(name: &str, domain: &str) -> bool {
@@ -448,15 +463,14 @@ mod tests {
 
     #[test]
     fn every_entry_can_be_met_and_is_written_as_it_is_compared() {
-        for (number, (wanted, entries)) in HOSTS.iter().enumerate() {
-            for entry in entries.split(' ') {
-                assert_eq!(entry.to_ascii_lowercase(), entry);
-                let host = if entry.contains('.') {
-                    entry.to_owned()
-                } else {
-                    format!("{entry}.corp.example")
-                };
-                assert_eq!(usage(&host), Some(*wanted), "{entry} in line {number}");
+        for (domain, wanted) in DOMAINS {
+            assert_eq!(usage(domain), Some(*wanted), "{domain}");
+            assert_eq!(usage(&format!("a.{domain}")), Some(*wanted), "{domain}");
+        }
+        for (wanted, words) in WORDS {
+            for word in *words {
+                let host = format!("{word}.corp.example");
+                assert_eq!(usage(&host), Some(*wanted), "{word}");
             }
         }
         for (host, needed, _) in COMPANIONS {

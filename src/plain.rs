@@ -5,10 +5,7 @@
 //! stand as it is becomes `\r`, `\u001b`, `\u2028` (the form of JSON, so that a line of JSON
 //! still says the same), and a byte that is not UTF-8 becomes `\xff`.
 
-use std::io;
-
 use serde::Serialize;
-use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 /// Bytes looked at together.
 const CHUNK: usize = 32;
@@ -144,39 +141,16 @@ pub fn markup(text: &str) -> String {
         .replace('\'', "&#39;")
 }
 
-/// JSON in one line that can be printed anywhere: what [`stays`] refuses is escaped inside
-/// its strings, where JSON itself would leave all but the first 32 characters.
+/// JSON in one line that can be printed anywhere. Beyond ASCII it has nothing outside of its
+/// strings, and there an escape of [`append`]'s says what it stands for.
 #[must_use]
 pub fn json(value: &impl Serialize, likely_length: usize) -> String {
     let mut text = Vec::with_capacity(likely_length);
     // Strings, numbers and lists of them: there is nothing in it that can fail.
-    let _ = value.serialize(&mut serde_json::Serializer::with_formatter(
-        &mut text, PlainJson,
-    ));
-    String::from_utf8(text).unwrap_or_default()
-}
-
-struct PlainJson;
-
-impl Formatter for PlainJson {
-    fn write_string_fragment<W>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()>
-    where
-        W: ?Sized + io::Write,
-    {
-        if is_plain(fragment.as_bytes()) {
-            return writer.write_all(fragment.as_bytes());
-        }
-        let mut escaped = Vec::with_capacity(fragment.len() + CHUNK);
-        append(&mut escaped, fragment.as_bytes());
-        writer.write_all(&escaped)
-    }
-
-    fn write_char_escape<W>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()>
-    where
-        W: ?Sized + io::Write,
-    {
-        CompactFormatter.write_char_escape(writer, escape)
-    }
+    let _ = serde_json::to_writer(&mut text, value);
+    let plain = is_plain(&text);
+    let text = String::from_utf8(text).unwrap_or_default();
+    if plain { text } else { line(&text) }
 }
 
 #[cfg(test)]

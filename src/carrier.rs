@@ -10,7 +10,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
@@ -118,9 +118,8 @@ impl Carrier {
         drop(self.load);
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             let mut waiting = [PollFd::new(self.lost.as_fd(), PollFlags::empty())];
-            match poll(&mut waiting, timeout) {
+            match ppoll(&mut waiting, Some(left.into()), None) {
                 Err(Errno::EINTR) => {}
                 Ok(ready) if ready > 0 => {
                     let _ = reaper::wait_for(self.pid.as_raw());

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
@@ -362,12 +362,12 @@ impl Sink {
             if self.queue.len() <= rest || left.is_zero() {
                 return;
             }
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             let Some(fd) = self.target.fd() else {
                 return;
             };
             let mut waiting = [PollFd::new(fd, PollFlags::POLLOUT)];
-            if matches!(poll(&mut waiting, timeout), Err(errno) if errno != Errno::EINTR) {
+            if matches!(ppoll(&mut waiting, Some(left.into()), None), Err(errno) if errno != Errno::EINTR)
+            {
                 return;
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, connect, send,
     sendto, socket,
@@ -291,11 +291,8 @@ fn connect_soon(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), Errn
     let end = Instant::now() + PATIENCE;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        match poll(
-            &mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)],
-            timeout,
-        ) {
+        let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+        match ppoll(&mut waiting, Some(left.into()), None) {
             Ok(0) => return Err(Errno::ETIMEDOUT),
             // A signal waits in its pipe; the connection is still being made.
             Err(Errno::EINTR) => {}

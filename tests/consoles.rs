@@ -152,11 +152,16 @@ fn what_was_written_before_the_end_arrives_by_whatever_way() {
         );
         init.signal(Signal::SIGTERM);
         assert_eq!(init.wait_end_unread(), 0);
-        let text = fs::read_to_string(&log).unwrap();
-        let last = text.lines().last().unwrap();
-        assert!(last.starts_with("sidecar-init: result {"), "{text}");
+        let text = assert_ends_with_result(&log);
         assert!(text.contains("SIGTERM: stopping"), "{text}");
     }
+}
+
+fn assert_ends_with_result(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap();
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("sidecar-init: result {"), "{text}");
+    text
 }
 
 /// A file system of its own on a file, gone with this.

@@ -1,23 +1,29 @@
 //! The daemon's answers, however they arrive: what is read at once and what is read byte
-//! by byte are the same, and only a whole and proper one counts.
+//! by byte are the same, only a whole and proper one counts, and what is said of another is
+//! a line that any terminal may be shown.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sidecar_init::pipelock::health::Ailment;
 use sidecar_init::pipelock::http::Response;
 use sidecar_init::pipelock::{health, judge_canary, open_tunnels};
+use sidecar_init::plain;
 
 fuzz_target!(|bytes: &[u8]| {
     for connect in [false, true] {
         let whole = Response::parse(bytes, true, connect);
         if let Ok(Some(response)) = &whole {
             assert!(response.body.len() <= bytes.len());
-            let healthy = health::judge(response);
-            if let Ok(version) = healthy {
-                assert_eq!(response.status, 200);
-                assert!(version.len() <= 64 && version.is_ascii());
+            match health::judge(response) {
+                Ok(version) => {
+                    assert_eq!(response.status, 200);
+                    assert!(version.len() <= 64 && version.is_ascii());
+                }
+                Err(Ailment::Sick(why) | Ailment::Unfit(why)) => assert_printable(&why),
             }
-            if judge_canary(response).is_ok() {
-                assert_eq!(response.status, 403);
+            match judge_canary(response) {
+                Ok(()) => assert_eq!(response.status, 403),
+                Err(why) => assert_printable(&why),
             }
             let _ = open_tunnels(response);
         }
@@ -40,5 +46,19 @@ fuzz_target!(|bytes: &[u8]| {
         status: 200,
         body: bytes.to_vec(),
     };
-    let _ = (health::judge(&body), open_tunnels(&body));
+    if let Err(Ailment::Sick(why) | Ailment::Unfit(why)) = health::judge(&body) {
+        assert_printable(&why);
+    }
+    let _ = open_tunnels(&body);
+    let refusal = Response {
+        status: 403,
+        ..body
+    };
+    if let Err(why) = judge_canary(&refusal) {
+        assert_printable(&why);
+    }
 });
+
+fn assert_printable(why: &str) {
+    assert!(plain::line(why) == why && why.len() < 8192, "{why:?}");
+}

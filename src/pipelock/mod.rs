@@ -40,7 +40,7 @@ pub fn judge_canary(response: &Response) -> Result<(), String> {
         ));
     }
     if memchr::memmem::find(&response.body, CANARY_REFUSAL).is_none() {
-        let said = Said::line(response.body.get(..200).unwrap_or(&response.body));
+        let said = Said::line(&response.body);
         return Err(format!(
             "pipelock refused the canary, CONNECT {CANARY_HOST}:443, but not by its allowlist: \"{said}\""
         ));

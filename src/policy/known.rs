@@ -329,10 +329,12 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
             troubles.push("over plain HTTP it is scanned in any case".to_owned());
         }
         keys.push(format!("passthrough: [{}]", in_yaml(host)));
-        if many_requests && tuning.requests_per_minute.is_none() {
-            troubles.push("more than 60 requests a minute are refused".to_owned());
-            keys.push("requests_per_minute: 600".to_owned());
-        }
+    }
+    if many_requests && tuning.requests_per_minute.is_none() {
+        // A tunnel that is passed through counts as one; Yarn opens one for each package.
+        let what = if scanned { "requests" } else { "connections" };
+        troubles.push(format!("more than 60 {what} a minute are refused"));
+        keys.push("requests_per_minute: 600".to_owned());
     }
     if long_tunnels {
         if tuning.max_tunnel_seconds.is_none() {
@@ -549,7 +551,9 @@ mod tests {
 
     #[test]
     fn a_host_that_is_passed_through_needs_no_note() {
-        let passing = |hosts: &str| format!("pipelock: {{passthrough: [{hosts}]}}\n");
+        let passing = |hosts: &str| {
+            format!("pipelock: {{passthrough: [{hosts}], requests_per_minute: 600}}\n")
+        };
         for (host, passed) in [
             ("npm.a.example", "npm.a.example"),
             ("*.npmjs.org", "\"*.npmjs.org\""),
@@ -560,6 +564,17 @@ mod tests {
             assert_eq!(notes(&[host], &passing(passed)), [""; 0], "{host}");
             assert_eq!(notes(&[host], "").len(), 1, "{host}");
         }
+        let told = notes(
+            &["npm.a.example"],
+            "pipelock: {passthrough: [npm.a.example]}\n",
+        );
+        assert_eq!(
+            told,
+            [
+                "m:6: bottle.egress.routes[0].host: \"npm.a.example\" serves packages: more than 60 connections a \
+              minute are refused\nhint: pipelock: {requests_per_minute: 600}"
+            ]
+        );
         // One below the wildcard is, and the wildcard is not by one below it.
         let told = notes(
             &["*.npm.a.example", "b.npm.a.example"],

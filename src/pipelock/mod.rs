@@ -30,6 +30,13 @@ pub const METRICS_REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\
 
 const CANARY_REFUSAL: &[u8] = b"CONNECT blocked: domain not in allowlist: canary.invalid";
 
+/// Whether a line of its output is the event of the canary's refusal. Within another's
+/// string the quotation marks would be escaped.
+#[must_use]
+pub fn tells_of_canary(line: &[u8]) -> bool {
+    line.starts_with(b"{") && memchr::memmem::find(line, b"\"canary.invalid:443\"").is_some()
+}
+
 /// Whether the canary was refused, for the right reason.
 pub fn judge_canary(response: &Response) -> Result<(), String> {
     if response.status != 403 {
@@ -85,6 +92,22 @@ mod tests {
                 "{status} {body}"
             );
         }
+    }
+
+    #[test]
+    fn knows_the_event_of_the_canary_and_no_line_that_quotes_it() {
+        let own = br#"{"event":"blocked","method":"CONNECT","target":"canary.invalid:443","scanner":"allowlist"}"#;
+        assert!(tells_of_canary(own));
+        for other in [
+            &br#"{"event":"blocked","url":"https://x/?q=\"canary.invalid:443\""}"#[..],
+            br#"{"event":"blocked","target":"a.canary.invalid:443"}"#,
+            br#"panic: "canary.invalid:443""#,
+        ] {
+            assert!(!tells_of_canary(other));
+        }
+        let asked = String::from_utf8_lossy(CANARY_REQUEST);
+        assert!(asked.starts_with("CONNECT canary.invalid:443 "));
+        assert_eq!(CANARY_HOST, "canary.invalid");
     }
 
     #[test]

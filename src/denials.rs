@@ -9,16 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::install::{Access, FileError, publish};
 use crate::pipelock::events::Refusal;
+use crate::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
 use crate::pipelock::said::may_be_a_key;
 use crate::plain;
-use crate::policy::matching::allows;
 
 /// The file's name, in the run directory and in the export.
 pub const FILE: &str = "denials.json";
 /// The schema's version.
 const SCHEMA: u32 = 1;
-/// Kinds of denials that are told; the file stays below 64 KiB with the longest names.
+/// Kinds of denials that are told; the file stays below [`LONGEST`] with the longest names.
 const TOLD: usize = 100;
+/// Bytes of the file, at most.
+const LONGEST: usize = 128 * 1024;
 /// Kinds that are counted: a few more, so that the last ones told are not accidents.
 const COUNTED: usize = 128;
 /// Between two writes. A client that is refused ten thousand times a second costs the
@@ -38,7 +40,7 @@ const JUDGE_THE_HOST: [&str; 9] = [
 ];
 
 /// One kind of denial.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Denial {
     /// The host that was asked for. `*` stands for labels that may be a secret; absent
     /// where pipelock does not say, or the name itself may hold what was refused.
@@ -49,6 +51,30 @@ pub struct Denial {
     pub reason: String,
     /// At least this many times.
     pub count: u64,
+    /// What it is; `None` for what is not known.
+    pub kind: Option<Kind>,
+    /// What happened to the request: it was refused, cut, or failed.
+    pub verb: &'static str,
+    /// What it means, for a person.
+    pub means: String,
+    /// What to do if the request was wanted, by the manifest in force when this was written;
+    /// `None` where nothing is known.
+    pub advice: Option<String>,
+}
+
+/// What of [`Denial`] people are told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ToldDenial {
+    /// The host.
+    pub host: Option<String>,
+    /// How often.
+    pub count: u64,
+    /// What happened to it.
+    pub verb: String,
+    /// What it means.
+    pub means: String,
+    /// What to do.
+    pub advice: Option<String>,
 }
 
 /// The file.
@@ -76,12 +102,20 @@ pub struct Told {
     /// All denials.
     pub total: u64,
     /// The most frequent kinds.
-    pub denials: Vec<Denial>,
+    pub denials: Vec<ToldDenial>,
 }
 
 #[derive(Debug)]
 struct Counter {
-    denial: Denial,
+    host: Option<String>,
+    scanner: String,
+    reason: String,
+    row: Option<&'static Row>,
+    /// Over plain HTTP.
+    plain: bool,
+    count: u64,
+    /// The limits it met the last time.
+    limits: Limits,
     /// Counted for others that had this place before.
     inherited: u64,
 }
@@ -96,6 +130,7 @@ struct Counter {
 pub struct Denials {
     boot_id: String,
     places: Vec<PathBuf>,
+    in_force: InForce,
     total: u64,
     /// Apart from the counters: what is searched for every denial lies together.
     hashes: Vec<u64>,
@@ -111,6 +146,7 @@ impl Denials {
         Self {
             boot_id,
             places: Vec::new(),
+            in_force: InForce::default(),
             total: 0,
             hashes: Vec::new(),
             counters: Vec::new(),
@@ -129,22 +165,42 @@ impl Denials {
         self.unwritten = true;
     }
 
-    /// Counts one. `allowlist` decides whether a host's name may be told that was refused
+    /// Advises and counts by this manifest from now on.
+    pub fn judge_by(&mut self, in_force: InForce) {
+        if self.in_force != in_force {
+            self.in_force = in_force;
+            // What has been written advises by the old one.
+            self.unwritten |= self.total > 0;
+        }
+    }
+
+    /// Counts one. The allowlist decides whether a host's name may be told that was refused
     /// for what was sent there.
-    pub fn count(&mut self, refusal: &Refusal, allowlist: &[String]) {
+    pub fn count(&mut self, refusal: &Refusal) {
+        if refusal
+            .cut_at()
+            .is_some_and(|bytes| !self.in_force.cuts_at(bytes))
+        {
+            return;
+        }
         self.total += 1;
         self.unwritten = true;
         let (scanner, reason) = (refusal.scanner(), refusal.reason());
+        let plain = refusal.plain();
         let host = refusal.host().and_then(|host| {
-            let tellable = JUDGE_THE_HOST.contains(&scanner) || allows(allowlist, host);
+            let tellable = JUDGE_THE_HOST.contains(&scanner) || self.in_force.allows(host);
             tellable.then(|| without_suspicious_labels(host)).flatten()
         });
         let cut = host.map(str::len) < refusal.host().map(str::len);
         let hash = hash(host.unwrap_or_default(), scanner, reason);
-        let same = |denial: &Denial| {
-            denial.scanner == scanner
-                && denial.reason == reason
-                && match (&denial.host, host) {
+        let row = refusal.row();
+        let kind = |row: Option<&Row>| row.map(|row| row.kind);
+        let same = |counter: &Counter| {
+            counter.scanner == scanner
+                && counter.reason == reason
+                && kind(counter.row) == kind(row)
+                && counter.plain == plain
+                && match (&counter.host, host) {
                     (Some(known), Some(host)) => match known.strip_prefix("*.") {
                         Some(known) => cut && known.eq_ignore_ascii_case(host),
                         None => !cut && known.eq_ignore_ascii_case(host),
@@ -154,38 +210,63 @@ impl Denials {
         };
         let known = self.hashes.iter().zip(&mut self.counters);
         for (other, counter) in known {
-            if *other == hash && same(&counter.denial) {
-                counter.denial.count += 1;
+            if *other == hash && same(counter) {
+                counter.count += 1;
+                counter.limits = self.in_force.limits();
                 return;
             }
         }
-        let denial = Denial {
+        let counter = Counter {
             host: host.map(|host| {
                 let star = if cut { "*." } else { "" };
                 format!("{star}{}", host.to_ascii_lowercase())
             }),
             scanner: scanner.to_owned(),
             reason: reason.to_owned(),
+            row,
+            plain,
             count: 1,
+            limits: self.in_force.limits(),
+            inherited: 0,
         };
-        self.add(hash, denial);
+        self.add(hash, counter);
     }
 
-    fn add(&mut self, hash: u64, mut denial: Denial) {
-        let mut inherited = 0;
+    fn add(&mut self, hash: u64, mut counter: Counter) {
         if self.counters.len() >= COUNTED
             && let Some((rarest, _)) = self
                 .counters
                 .iter()
                 .enumerate()
-                .min_by_key(|(_, counter)| counter.denial.count)
+                .min_by_key(|(_, counter)| counter.count)
         {
-            inherited = self.counters.swap_remove(rarest).denial.count;
+            counter.inherited = self.counters.swap_remove(rarest).count;
             self.hashes.swap_remove(rarest);
-            denial.count += inherited;
+            counter.count += counter.inherited;
         }
-        self.counters.push(Counter { denial, inherited });
+        self.counters.push(counter);
         self.hashes.push(hash);
+    }
+
+    fn tell(&self, counter: &Counter) -> Denial {
+        let host = counter.host.as_deref();
+        let advice = counter.row.map(|row| {
+            self.in_force
+                .advice(row, host, counter.plain, counter.limits)
+        });
+        Denial {
+            host: counter.host.clone(),
+            scanner: counter.scanner.clone(),
+            reason: counter.reason.clone(),
+            count: counter.count - counter.inherited,
+            kind: counter.row.map(|row| row.kind),
+            verb: counter.row.map_or("refused", |row| row.kind.verb()),
+            means: counter.row.map_or_else(
+                || refusals::means_unknown(&counter.scanner, &counter.reason),
+                |row| row.means(&counter.reason),
+            ),
+            advice: advice.as_ref().map(Advice::text),
+        }
     }
 
     /// What the file says.
@@ -194,10 +275,7 @@ impl Denials {
         // Inserted in order: a hundred of them, and a second sort would be 4 KiB of code.
         let mut denials: Vec<Denial> = Vec::with_capacity(COUNTED);
         for counter in &self.counters {
-            let denial = Denial {
-                count: counter.denial.count - counter.inherited,
-                ..counter.denial.clone()
-            };
+            let denial = self.tell(counter);
             let before = |other: &Denial| {
                 let key = |denial: &Denial| std::cmp::Reverse(denial.count);
                 (key(other), &other.host, &other.scanner, &other.reason)
@@ -270,50 +348,17 @@ fn hash(host: &str, scanner: &str, reason: &str) -> u64 {
         })
 }
 
-/// What a denial means and what to do if the request was wanted, for people.
+/// One denial in a line, for people.
 #[must_use]
-pub fn explain(denial: &Denial) -> (String, String) {
+pub fn explain(denial: &ToldDenial) -> String {
     let host = denial.host.as_deref().unwrap_or("(host not told)");
-    let (why, advice) = match denial.scanner.as_str() {
-        "allowlist" => (
-            "not in the allowlist".to_owned(),
-            match host.strip_prefix("*.") {
-                Some(_) => format!("was it meant? below bottle.egress.routes, with every name below it: - host: \"{host}\""),
-                None => format!("was it meant? add below bottle.egress.routes: - host: {host}"),
-            },
-        ),
-        "ssrf" | "core_ssrf" if denial.reason.contains("check failed") => (
-            "its name could not be resolved".to_owned(),
-            "was it meant? name its server: network: {dns: [ADDRESS]}, or its address below network.hosts".to_owned(),
-        ),
-        "ssrf" | "core_ssrf" => (
-            "it is at a private address".to_owned(),
-            "was it meant? allow its network: network: {internal_cidr: ADDRESS/32}".to_owned(),
-        ),
-        "ratelimit" => (
-            "too many requests in a minute".to_owned(),
-            "was it meant? allow more: pipelock: {requests_per_minute: 600}".to_owned(),
-        ),
-        "tls_handshake_error" => (
-            denial.reason.clone(),
-            "the client needs client.env and ca-bundle.pem from the export directory".to_owned(),
-        ),
-        "body_dlp" | "header_dlp" | "dlp" | "core_dlp" => (
-            denial.reason.clone(),
-            "the request looked as if it carried a secret; no key of the manifest allows that".to_owned(),
-        ),
-        _ => (
-            format!("{} ({})", denial.reason, denial.scanner),
-            String::new(),
-        ),
-    };
-    (format!("{} × {host}: {why}", denial.count), advice)
+    format!("{} × {host}: {}", denial.count, denial.means)
 }
 
 /// Reads the file of `directory`; `None` where there is none that can be read.
 #[must_use]
 pub fn read(directory: &Path) -> Option<Told> {
-    let bytes = crate::install::read_bounded(&directory.join(FILE), 64 * 1024).ok()?;
+    let bytes = crate::install::read_bounded(&directory.join(FILE), LONGEST).ok()?;
     parse(&bytes)
 }
 
@@ -323,8 +368,9 @@ pub fn parse(bytes: &[u8]) -> Option<Told> {
     let mut told: Told = serde_json::from_slice(bytes).ok()?;
     for denial in &mut told.denials {
         // As in a status, nothing is printed as it stands in the file.
-        let texts = [&mut denial.scanner, &mut denial.reason];
-        for text in denial.host.iter_mut().chain(texts) {
+        let texts = [&mut denial.verb, &mut denial.means];
+        let more = denial.host.iter_mut().chain(&mut denial.advice);
+        for text in more.chain(texts) {
             *text = plain::line(text);
         }
     }
@@ -348,10 +394,25 @@ mod tests {
         let Some(Heard::Refusal(refusal)) = parse(line.as_bytes()) else {
             panic!("{line}")
         };
-        denials.count(
-            &refusal,
-            &["*.allowed.example".to_owned(), "a.example".to_owned()],
+        denials.count(&refusal);
+    }
+
+    fn manifest(pipelock: &str, hosts: &[&str]) -> InForce {
+        let routes: Vec<String> = hosts
+            .iter()
+            .map(|host| format!("{{host: \"{host}\"}}"))
+            .collect();
+        let text = format!(
+            "version: 1\nslug: a\nbottle: {{egress: {{routes: [{}]}}}}\npipelock: {{{pipelock}}}\n",
+            routes.join(", ")
         );
+        InForce::of(&crate::policy::read(text.as_bytes(), false).unwrap().policy)
+    }
+
+    fn counting() -> Denials {
+        let mut denials = Denials::new(String::new());
+        denials.judge_by(manifest("", &["*.allowed.example", "a.example"]));
+        denials
     }
 
     fn told(report: &Report) -> Vec<(Option<&str>, &str, u64)> {
@@ -419,7 +480,7 @@ mod tests {
         }
         let report = denials.report();
         let json = serde_json::to_string(&report).unwrap();
-        assert!(json.len() < 64 * 1024, "{}", json.len());
+        assert!(json.len() < LONGEST, "{}", json.len());
         assert_eq!(report.denials.len(), 100);
         assert_eq!(report.denials[0].host.as_deref(), Some("wanted.example"));
         assert!((1..=400).contains(&report.denials[0].count), "{report:?}");
@@ -431,7 +492,7 @@ mod tests {
 
     #[test]
     fn tells_no_name_that_may_hold_what_was_refused() {
-        let mut denials = Denials::new(String::new());
+        let mut denials = counting();
         for (host, scanner) in [
             ("akiaiosfodnn7example.evil.example", "allowlist"),
             ("hunter2.evil.example", "core_dlp"),
@@ -480,18 +541,89 @@ mod tests {
         assert_eq!(denials.deadline(now), None);
     }
 
+    fn advice(denials: &Denials) -> String {
+        denials.report().denials[0].advice.clone().unwrap()
+    }
+
     #[test]
-    fn names_the_line_that_would_allow_it() {
-        let denial = |host: &str, scanner: &str| Denial {
-            host: Some(host.to_owned()),
-            scanner: scanner.to_owned(),
-            reason: String::new(),
-            count: 3,
-        };
-        let (what, advice) = explain(&denial("pypi.org", "allowlist"));
-        assert_eq!(what, "3 × pypi.org: not in the allowlist");
-        assert!(advice.ends_with("routes: - host: pypi.org"), "{advice}");
-        let (_, advice) = explain(&denial("pypi.org", "ratelimit"));
-        assert!(advice.contains("requests_per_minute"), "{advice}");
+    fn names_the_line_that_would_allow_it_as_long_as_it_is_not_there() {
+        let mut denials = counting();
+        refuse(
+            &mut denials,
+            "pypi.org",
+            "allowlist",
+            "domain not in allowlist: pypi.org",
+        );
+        let denial = denials.report().denials[0].clone();
+        assert_eq!(denial.means, "not in the allowlist");
+        assert_eq!(denial.kind, Some(Kind::NotAllowed));
+        assert!(advice(&denials).ends_with("routes: - host: pypi.org"));
+        denials.judge_by(manifest(
+            "",
+            &["*.allowed.example", "a.example", "pypi.org"],
+        ));
+        assert_eq!(advice(&denials), "nothing to do: it is allowed since");
+    }
+
+    #[test]
+    fn advises_a_limit_only_above_the_one_that_was_met() {
+        let mut denials = counting();
+        let too_large = "request body exceeds max_body_bytes (5242880)";
+        refuse(&mut denials, "a.example", "body_dlp", too_large);
+        let denial = denials.report().denials[0].clone();
+        assert_eq!(denial.means, "the request is larger than pipelock scans");
+        let said = advice(&denials);
+        assert!(said.contains("{scan_limit_mib: 20}"), "{said}");
+        assert!(said.contains("{passthrough: [a.example]}"), "{said}");
+        let hosts = ["*.allowed.example", "a.example"];
+        denials.judge_by(manifest("scan_limit_mib: 20", &hosts));
+        assert_eq!(advice(&denials), "nothing to do: the limit is 20 MiB since");
+        refuse(&mut denials, "a.example", "body_dlp", too_large);
+        let said = advice(&denials);
+        assert!(said.contains("{scan_limit_mib: 80}"), "{said}");
+        denials.judge_by(manifest("passthrough: [a.example]", &hosts));
+        let said = advice(&denials);
+        assert!(said.contains("passed through"), "{said}");
+        denials.judge_by(manifest("", &["b.example"]));
+        let said = advice(&denials);
+        assert!(said.contains("no longer allowed"), "{said}");
+    }
+
+    #[test]
+    fn quotes_what_it_does_not_know_and_advises_nothing() {
+        let mut denials = counting();
+        refuse(
+            &mut denials,
+            "a.example",
+            "wormhole",
+            "wormhole collapsed: k=AKIA",
+        );
+        let denial = denials.report().denials[0].clone();
+        assert_eq!(
+            denial.means,
+            "pipelock says \"wormhole collapsed\" (wormhole)"
+        );
+        assert_eq!((denial.kind, denial.advice), (None, None));
+    }
+
+    #[test]
+    fn counts_a_response_over_plain_http_as_cut_at_the_limit_alone() {
+        let mut denials = counting();
+        for (mib, told) in [(10, 1), (9, 1), (11, 1), (10, 2)] {
+            let line = format!(
+                r#"{{"event":"forward_http","method":"GET","url":"http://a.example/x","status_code":200,"size_bytes":{},"duration_ms":1.5}}"#,
+                mib << 20
+            );
+            let Some(Heard::Refusal(refusal)) = parse(line.as_bytes()) else {
+                panic!("{line}")
+            };
+            denials.count(&refusal);
+            assert_eq!(denials.report().total, told, "{mib}");
+        }
+        let denial = denials.report().denials[0].clone();
+        assert_eq!((denial.verb, denial.count), ("cut", 2));
+        assert!(advice(&denials).contains("{scan_limit_mib: 40}"));
+        let served = br#"{"event":"forward_http","method":"GET","url":"http://a.example/x","status_code":200,"size_bytes":7,"duration_ms":1.5}"#;
+        assert!(parse(served).is_none());
     }
 }

@@ -16,6 +16,7 @@ use crate::exit::ExitCode;
 use crate::install::{Access, FileError, publish, read_bounded};
 use crate::notify::Notifier;
 use crate::pipelock::TESTED_VERSION;
+use crate::pipelock::refusals::InForce;
 use crate::pipelock::said::Said;
 use crate::plain;
 use crate::policy::Policy;
@@ -563,6 +564,7 @@ impl Reporter {
         self.status.not_scanned = policy.not_scanned();
         self.status.not_scanned_more = 0;
         self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
+        self.denials.judge_by(InForce::of(policy));
     }
 
     /// Notes the mode, and whom to notify.

@@ -196,7 +196,7 @@ fn tells_what_was_refused_without_telling_what_was_in_it() {
     assert_eq!(first["count"], 2);
     assert_eq!(denials["denials"].as_array().unwrap().len(), 3);
     let text = fs::read_to_string(init.bed.path("run/export/denials.json")).unwrap();
-    assert!(!text.contains(SECRET) && !text.contains("http"), "{text}");
+    assert!(!text.contains(SECRET) && !text.contains("://"), "{text}");
 
     // And in words, for people.
     let output = init.bed.run(&["status"]);
@@ -225,7 +225,7 @@ fn a_hundred_thousand_hostile_names_cost_neither_memory_nor_space() {
     let size = fs::metadata(init.bed.path("run/export/denials.json"))
         .unwrap()
         .len();
-    assert!(size < 64 * 1024, "{size}");
+    assert!(size < 128 * 1024, "{size}");
     init.wait_ready();
     let memory = proc_field(init.pid(), "VmHWM").unwrap();
     let kilobytes: u64 = memory.trim_end_matches(" kB").parse().unwrap();
@@ -308,7 +308,7 @@ fn a_hundred_thousand_hostile_names_through_a_real_proxy_leave_memory_flat() {
         "MEASURED: {ASKED} refused names: {before} kB resident after {WARM}, {after} kB at the end, denials.json {size} bytes"
     );
     assert_eq!(denials["total"], ASKED, "each is counted once");
-    assert!(size < 64 * 1024, "{size}");
+    assert!(size < 128 * 1024, "{size}");
     // A burst of lines waits in memory; a hundred thousand names would be ten times that.
     assert!(after < before + 1024, "{before} kB, then {after} kB");
     assert_eq!(init.stop().0.code, 0);

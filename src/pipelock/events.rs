@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 
 use serde::Deserialize;
 
+use super::refusals::{self, Row};
 use super::said::{Said, may_be_a_key};
 
 /// A line that means something to the init.
@@ -78,6 +79,8 @@ struct Line<'a> {
     connect_host: Option<Text<'a>>,
     #[serde(borrow, default)]
     action: Option<Text<'a>>,
+    #[serde(default)]
+    size_bytes: Option<u64>,
 }
 
 /// A refused request, as pipelock logs it: with everything in it that may be secret.
@@ -93,8 +96,44 @@ impl Refusal<'_> {
         word(match self.0.event.as_ref() {
             "blocked" => text(self.0.scanner.as_ref()),
             "kill_switch_deny" => "kill_switch",
+            "error" => "upstream",
             event => event,
         })
+    }
+
+    /// What the table says of it; `None` for what it does not know.
+    #[must_use]
+    pub fn row(&self) -> Option<&'static Row> {
+        refusals::recognise(self.scanner(), self.said(), self.0.target.is_some())
+    }
+
+    /// Whether it was plain HTTP, to which interception and passing through do not apply.
+    #[must_use]
+    pub fn plain(&self) -> bool {
+        text(self.0.url.as_ref()).starts_with("http://")
+    }
+
+    /// The bytes of a response that may have been cut; `None` for everything that was refused.
+    #[must_use]
+    pub fn cut_at(&self) -> Option<u64> {
+        (self.0.event == "forward_http")
+            .then_some(self.0.size_bytes)
+            .flatten()
+    }
+
+    /// pipelock's whole reason.
+    fn said(&self) -> &str {
+        let reason = match self.0.event.as_ref() {
+            "error" => text(self.0.error.as_ref()),
+            "body_dlp" => "request body contains secret",
+            "header_dlp" => "request header contains secret",
+            _ => text(self.0.reason.as_ref()),
+        };
+        // Of a redirect that plain HTTP followed: the URL is the one it led to.
+        match reason.strip_prefix("redirect from ") {
+            Some(rest) => rest.split_once(" blocked: ").map_or("", |(_, why)| why),
+            None => reason,
+        }
     }
 
     /// The host that was asked for, without port, path or credentials; as the client
@@ -120,26 +159,11 @@ impl Refusal<'_> {
     /// quotes the request: `high entropy query key "…"`.
     #[must_use]
     pub fn reason(&self) -> &str {
-        match self.scanner() {
-            "tls_handshake_error" if is_distrust(text(self.0.reason.as_ref())) => {
-                "the client does not trust the CA"
-            }
-            "tls_handshake_error" => "the TLS handshake failed",
-            // Another host's, none, or no TLS at all.
-            "sni_mismatch" => "no TLS handshake that names this host",
-            "kill_switch" => "pipelock's kill switch is on",
-            "body_dlp" if self.0.reason.is_none() => "request body contains secret",
-            "header_dlp" if self.0.reason.is_none() => "request header contains secret",
-            _ => fixed_part(text(self.0.reason.as_ref())),
+        match self.row().map(Row::reason) {
+            Some(Some(reason)) => reason,
+            _ => fixed_part(self.said()),
         }
     }
-}
-
-/// Whether a client ended the handshake because of the certificate. Its alert reaches Go
-/// in words, or, from OpenSSL under TLS 1.3, as a record that cannot be decrypted
-/// (measured with curl).
-fn is_distrust(error: &str) -> bool {
-    error.contains("certificate") || error.contains("bad record MAC")
 }
 
 fn text<'a>(text: Option<&'a Text>) -> &'a str {
@@ -188,7 +212,13 @@ fn ipv6(text: &str) -> &str {
 /// pipelock's own and stay.
 fn fixed_part(reason: &str) -> &str {
     const LONGEST: usize = 96;
-    let names_patterns = ["DLP match: ", "contains secret: "]
+    const NAMES: [&str; 4] = [
+        "DLP match: ",
+        "contains secret: ",
+        "finding: injection: ",
+        "finding: dlp: ",
+    ];
+    let names_patterns = NAMES
         .iter()
         .find_map(|words| Some(reason.find(words)? + words.len()))
         .filter(|from| {
@@ -234,8 +264,9 @@ const KEY: &[u8] = b"\"event\":\"";
 pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
     // Most of a busy daemon's lines end here, before anything is parsed. One search,
     // because this is what the relay's speed depends on.
-    const NAMES: [&[u8]; 8] = [
+    const NAMES: [&[u8]; 9] = [
         b"startup\"",
+        b"forward_http\"",
         b"config_reload\"",
         b"blocked\"",
         b"error\"",
@@ -249,6 +280,9 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
         NAMES.iter().any(|wanted| name.starts_with(wanted))
     };
     if !line.starts_with(b"{") || !memchr::memmem::find_iter(line, KEY).any(interesting) {
+        return None;
+    }
+    if is_served(line) {
         return None;
     }
     let line: Line = serde_json::from_slice(line).ok()?;
@@ -268,9 +302,14 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
         // every proof.
         "blocked" | "sni_mismatch" | "kill_switch_deny" => {
             let refusal = Refusal(line);
-            let canary = refusal.host() == Some(super::CANARY_HOST);
-            return (!canary).then_some(Heard::Refusal(refusal));
+            let nobody = refusal.host() == Some(super::CANARY_HOST)
+                || refusals::client_left(refusal.scanner(), refusal.said())
+                // The second line about a redirect that was not followed.
+                || refusal.said().starts_with("redirect blocked: ");
+            return (!nobody).then_some(Heard::Refusal(refusal));
         }
+        "forward_http" => return Some(Heard::Refusal(Refusal(line))),
+        "error" if is_failure(&line) => return Some(Heard::Refusal(Refusal(line))),
         // These two are findings; only with this action is the request refused.
         "body_dlp" | "header_dlp" if text(line.action.as_ref()) == "block" => {
             return Some(Heard::Refusal(Refusal(line)));
@@ -278,6 +317,40 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
         _ => return None,
     };
     Some(Heard::Event(event))
+}
+
+/// Whether the line is of a plain request that was served whole, as most are. The limit at
+/// which a response is cut is a whole number of MiB.
+fn is_served(line: &[u8]) -> bool {
+    const SERVED: &[u8] = b"\"event\":\"forward_http\"";
+    const SIZE: &[u8] = b"\"size_bytes\":";
+    if memchr::memmem::find(line, SERVED).is_none() {
+        return false;
+    }
+    let size = memchr::memmem::rfind(line, SIZE).and_then(|at| line.get(at + SIZE.len()..));
+    let digits = size.unwrap_or_default();
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit());
+    let digits = digits
+        .get(..end.unwrap_or(digits.len()))
+        .unwrap_or_default();
+    let size = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|d| d.parse().ok());
+    size.is_none_or(|size: u64| size == 0 || !size.is_multiple_of(1 << 20))
+}
+
+/// Whether an `error` is a request that was let by and failed: a server that cannot be
+/// reached or trusted, or breaks off. Of a tunnel only what kept it from being opened is
+/// one: what went wrong with its client's side has a line of its own. A client that left
+/// is none.
+fn is_failure(line: &Line) -> bool {
+    const DIALLING: [&str; 4] = ["dial ", "lookup ", "SSRF blocked", "ssrfSafeDialContext"];
+    let error = text(line.error.as_ref());
+    let failed = match line.target {
+        Some(_) => DIALLING.iter().any(|begin| error.starts_with(begin)),
+        None => line.url.is_some(),
+    };
+    failed && !error.contains("context canceled")
 }
 
 /// Of a line of JSON what says what happened: the event, and of a refusal what refused it
@@ -292,8 +365,10 @@ pub(super) fn in_words(line: &[u8]) -> String {
     let error = text(error).to_owned();
     let scanner = word(text(line.scanner.as_ref())).to_owned();
     let event = word(&line.event).to_owned();
+    let is_error = event == "error";
     let refusal = Refusal(line);
-    let said = [&event, &scanner, refusal.reason(), &error];
+    let reason = if is_error { "" } else { refusal.reason() };
+    let said = [&event, &scanner, reason, &error];
     let said: Vec<&str> = said.into_iter().filter(|part| !part.is_empty()).collect();
     said.join(": ")
 }
@@ -347,6 +422,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn tells_what_was_refused_and_nothing_of_what_was_in_it() {
         for (line, host, scanner, reason) in [
             (
@@ -422,6 +498,36 @@ mod tests {
                 "no TLS handshake that names this host",
             ),
             (
+                r#"{"event":"blocked","url":"http://b.example/?k=AKIA","scanner":"allowlist","reason":"redirect from http://a.example/?k=AKIA blocked: domain not in allowlist: b.example"}"#,
+                "b.example",
+                "allowlist",
+                "domain not in allowlist",
+            ),
+            (
+                r#"{"event":"blocked","url":"https://a.example/[redacted]","scanner":"body_dlp","reason":"invalid application/x-www-form-urlencoded body"}"#,
+                "a.example",
+                "body_dlp",
+                "invalid application/x-www-form-urlencoded body",
+            ),
+            (
+                r#"{"event":"blocked","url":"https://a.example/v","scanner":"sse_stream","reason":"sse stream finding: injection: Behavior Override"}"#,
+                "a.example",
+                "sse_stream",
+                "sse stream finding: injection: Behavior Override",
+            ),
+            (
+                r#"{"event":"error","method":"GET","url":"https://a.example/?k=AKIA","error":"tls: failed to verify certificate: x509: certificate signed by unknown authority"}"#,
+                "a.example",
+                "upstream",
+                "the server's certificate is not trusted",
+            ),
+            (
+                r#"{"event":"error","method":"CONNECT","target":"a.example:443","error":"dial tcp 192.0.2.7:443: connect: connection refused"}"#,
+                "a.example",
+                "upstream",
+                "the server could not be reached, or broke off",
+            ),
+            (
                 r#"{"event":"kill_switch_deny","transport":"http","endpoint":"/","source":"signal"}"#,
                 "-",
                 "kill_switch",
@@ -449,7 +555,13 @@ mod tests {
     fn takes_nothing_else_for_a_refusal() {
         for line in [
             r#"{"event":"anomaly","method":"CONNECT","target":"a.example:443","scanner":"tls_intercept","reason":"intercepting"}"#,
-            r#"{"event":"error","method":"CONNECT","target":"a.example:443","error":"close: EOF"}"#,
+            r#"{"event":"error","method":"CONNECT","target":"a.example:443","error":"client TLS handshake: EOF"}"#,
+            r#"{"event":"error","method":"close","error":"clientConn: use of closed network connection"}"#,
+            r#"{"event":"error","method":"GET","url":"http://a.example/","error":"Get \"http://a.example/\": context canceled"}"#,
+            r#"{"event":"blocked","url":"https://a.example/","scanner":"sse_stream","reason":"sse stream write: http2: stream closed"}"#,
+            r#"{"event":"blocked","url":"http://a.example/","scanner":"allowlist","reason":"redirect blocked: domain not in allowlist: b.example"}"#,
+            r#"{"event":"media_exposure","url":"http://a.example/","blocked":true,"block_reason":"media_policy: video stripped"}"#,
+            r#"{"event":"response_scan","url":"http://a.example/","action":"warn"}"#,
             r#"{"event":"body_dlp","url":"http://a.example/","action":"warn"}"#,
             r#"{"event":"blocked","method":"CONNECT","target":"canary.invalid:443","scanner":"allowlist","reason":"domain not in allowlist: canary.invalid"}"#,
         ] {

@@ -7,6 +7,7 @@ pub mod events;
 pub mod health;
 pub mod http;
 pub mod leaves;
+pub mod refusals;
 pub mod reload;
 pub mod render;
 pub mod said;

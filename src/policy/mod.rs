@@ -28,7 +28,7 @@ const MODEL_HOST: &str = "api.anthropic.com";
 
 /// The largest scan limit, in MiB. pipelock holds a body whole and scans less than half a
 /// megabyte a second (measured): this much takes it ten minutes.
-const MAX_SCAN_LIMIT_MIB: u32 = 256;
+pub(crate) const MAX_SCAN_LIMIT_MIB: u32 = 256;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8888);
 

@@ -325,9 +325,9 @@ pub fn describe_denials(denials: &denials::Told) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {
-        let (what, advice) = denials::explain(denial);
-        text.push_str(&format!("  {:<12} {what}\n", "refused"));
-        if !advice.is_empty() {
+        let what = denials::explain(denial);
+        text.push_str(&format!("  {:<12} {what}\n", denial.verb));
+        if let Some(advice) = &denial.advice {
             text.push_str(&format!("  {:<12} {advice}\n", ""));
         }
     }

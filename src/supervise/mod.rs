@@ -417,8 +417,7 @@ impl Supervisor<'_> {
         for relay in [&mut child.output, &mut child.error] {
             relay.finish(&mut self.last_lines, &mut |line| {
                 if let Some(Heard::Refusal(refusal)) = events::parse(line) {
-                    let allowlist = &self.desired.policy.allowlist;
-                    self.reporter.denials.count(&refusal, allowlist);
+                    self.reporter.denials.count(&refusal);
                 }
             });
         }
@@ -469,10 +468,7 @@ impl Supervisor<'_> {
             &mut self.last_lines,
             &mut |line| match events::parse(line) {
                 Some(Heard::Event(event)) => lines.push(event),
-                Some(Heard::Refusal(refusal)) => {
-                    let allowlist = &self.desired.policy.allowlist;
-                    self.reporter.denials.count(&refusal, allowlist);
-                }
+                Some(Heard::Refusal(refusal)) => self.reporter.denials.count(&refusal),
                 None => {}
             },
         );

@@ -102,6 +102,8 @@ pub struct Bed {
     pub scratch: ScratchDir,
     /// The upstream's.
     pub port: u16,
+    /// All ports it says it has, that one first.
+    pub ports: Vec<u16>,
     /// The proxy's, on port 8888: one of 127/8 that no other bed has.
     pub address: String,
     _upstream: Running,
@@ -110,6 +112,13 @@ pub struct Bed {
 
 impl Bed {
     pub fn start() -> Self {
+        Self::serving(UPSTREAM, &[], "requests_per_minute: 600")
+    }
+
+    /// With this upstream (Python, given the directory of its certificate, which prints its
+    /// ports), these routes more, each with the address of its name where it has one, and
+    /// this below `pipelock` in the manifest.
+    pub fn serving(upstream: &str, routes: &[(&str, &str)], pipelock: &str) -> Self {
         static NUMBER: AtomicU8 = AtomicU8::new(200);
         let scratch = ScratchDir::new().unwrap();
         let directory = scratch.path();
@@ -123,8 +132,17 @@ impl Bed {
                  printf '127.0.0.1 localhost {INTERCEPTED} {PASSTHROUGH}\\n' > hosts"
             ),
         );
+        let mut hosts = fs::read_to_string(directory.join("hosts")).unwrap();
+        let mut allowed = format!("{{host: {INTERCEPTED}}}, {{host: {PASSTHROUGH}}}");
+        for (host, address) in routes {
+            allowed += &format!(", {{host: \"{host}\"}}");
+            if !address.is_empty() {
+                hosts += &format!("{address} {host}\n");
+            }
+        }
+        fs::write(directory.join("hosts"), hosts).unwrap();
         let mut upstream = Command::new("python3")
-            .args(["-c", UPSTREAM])
+            .args(["-c", upstream])
             .arg(directory)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -135,6 +153,10 @@ impl Bed {
             .read_line(&mut line)
             .unwrap();
         let upstream = Running(upstream);
+        let ports: Vec<u16> = line
+            .split_whitespace()
+            .map(|port| port.parse().unwrap())
+            .collect();
         // Of its own for each test: 127/8 is large.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let [_, _, high, low] = std::process::id().to_be_bytes();
@@ -142,8 +164,8 @@ impl Bed {
         fs::write(
             directory.join("manifest.yaml"),
             format!(
-                "version: 1\nslug: clients\nbottle: {{egress: {{routes: [{{host: {INTERCEPTED}}}, {{host: {PASSTHROUGH}}}]}}}}\n\
-                 network: {{internal_cidr: 127.0.0.0/8}}\npipelock: {{listen: \"{address}:8888\", requests_per_minute: 600}}\n"
+                "version: 1\nslug: clients\nbottle: {{egress: {{routes: [{allowed}]}}}}\n\
+                 network: {{internal_cidr: 127.0.0.0/8}}\npipelock: {{listen: \"{address}:8888\", {pipelock}}}\n"
             ),
         )
         .unwrap();
@@ -178,7 +200,8 @@ impl Bed {
         Self {
             scratch,
             address,
-            port: line.trim().parse().unwrap(),
+            port: ports[0],
+            ports,
             _upstream: upstream,
             _init: init,
         }

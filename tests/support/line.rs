@@ -185,14 +185,13 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
     let (mut printed, mut last) = (Vec::new(), LastLines::default());
     let mut denials = Denials::new("boot".to_owned());
     let mut heard = String::new();
-    let allowlist = ["*.allowed.example".to_owned()];
     {
         let mut lines = Lines::default();
         let mut to = Outlet {
             print: &mut |text| printed.extend_from_slice(text),
             last: &mut last,
             see: &mut |line| match events::parse(line) {
-                Some(Heard::Refusal(refusal)) => denials.count(&refusal, &allowlist),
+                Some(Heard::Refusal(refusal)) => denials.count(&refusal),
                 Some(Heard::Event(Event::ReloadRefused(why))) => heard += &format!("{why}\n"),
                 Some(Heard::Event(
                     Event::Startup { config_hash } | Event::Reloaded { config_hash },

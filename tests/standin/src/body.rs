@@ -1,7 +1,7 @@
 //! Request bodies: how they are read, what of them is looked into, and which cannot be.
 //! The words are pipelock's.
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hudsucker::Body;
 use hudsucker::hyper::body::Bytes;
 use hudsucker::hyper::header::{self, HeaderMap};
@@ -46,22 +46,16 @@ pub async fn scanned_body(
     };
     let encoding = named(headers, &header::CONTENT_ENCODING);
     let has_body = !hudsucker::hyper::body::Body::is_end_stream(&body);
+    // To its end even where it is refused: over HTTP/2 a client takes an answer that comes
+    // before its last word for a broken stream.
+    let bytes = read(body, limit).await;
     if config.body_scanning && has_body && is_compressed(encoding) {
         return Err(Finding::unreadable(format!(
             "request body uses Content-Encoding \"{encoding}\"; \
              compressed bodies cannot be scanned for secrets"
         )));
     }
-    let collected = Limited::new(body, limit).collect().await;
-    let bytes = collected
-        .map_err(|e| {
-            Finding::unreadable(if e.is::<http_body_util::LengthLimitError>() {
-                format!("request body exceeds max_body_bytes ({limit})")
-            } else {
-                format!("error reading request body: {e}")
-            })
-        })?
-        .to_bytes();
+    let bytes = bytes.map_err(Finding::unreadable)?;
     if !config.body_scanning || bytes.is_empty() {
         return Ok(bytes);
     }
@@ -94,6 +88,24 @@ pub async fn scanned_body(
             body: Some(bytes),
         }),
     }
+}
+
+/// A body up to the limit; beyond it is dropped, and the error.
+async fn read(mut body: Body, limit: usize) -> Result<Bytes, String> {
+    let mut read = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| format!("error reading request body: {e}"))?;
+        let data = frame.into_data().unwrap_or_default();
+        length += data.len();
+        if length <= limit {
+            read.extend(data);
+        }
+    }
+    if length > limit {
+        return Err(format!("request body exceeds max_body_bytes ({limit})"));
+    }
+    Ok(read.into())
 }
 
 /// Whether Go would read it as a form: every `%` with two digits, and no `;`.

@@ -15,7 +15,7 @@ use crate::body::scanned_body;
 use crate::config::Config;
 use crate::events::{self, Context};
 use crate::response::{Way, incoming};
-use crate::state::Shared;
+use crate::state::{Runtime, Shared};
 use crate::upstream::root_cause;
 use crate::{dlp, guard, health, tunnel};
 
@@ -167,6 +167,9 @@ impl HttpHandler for Gate {
             return res;
         };
         let runtime = self.shared.runtime();
+        if let Some(refusal) = refused_redirect(&runtime, &context, &res).await {
+            return refusal;
+        }
         let (res, bytes) = incoming(&runtime.config, &context, res, Way::Plain).await;
         self.shared.counters.allowed.fetch_add(1, Ordering::Relaxed);
         if self.shared.runtime().config.include_allowed {
@@ -187,6 +190,40 @@ impl HttpHandler for Gate {
         }
         text(StatusCode::BAD_GATEWAY, "forward proxy fetch failed")
     }
+}
+
+/// The refusal of a redirect to where nothing may go. pipelock follows the others itself;
+/// here the client is told where to.
+async fn refused_redirect(
+    runtime: &Runtime,
+    context: &Context,
+    res: &Response<Body>,
+) -> Option<Response<Body>> {
+    if !res.status().is_redirection() {
+        return None;
+    }
+    let to = named(res.headers(), &header::LOCATION);
+    let uri: hudsucker::hyper::Uri = to.parse().ok()?;
+    let host = uri.host()?.trim_matches(['[', ']']);
+    let refusal = guard::judge(runtime, host, to).await.err()?;
+    let (from, why) = (&context.url, &refusal.reason);
+    let there = Context {
+        url: to.to_owned(),
+        ..context.clone()
+    };
+    let reason = format!("redirect from {from} blocked: {why}");
+    send(
+        &runtime.config,
+        events::blocked(&there, refusal.scanner, &reason),
+    )
+    .await;
+    let reason = format!("redirect blocked: {why}");
+    send(
+        &runtime.config,
+        events::blocked(context, refusal.scanner, &reason),
+    )
+    .await;
+    Some(text(StatusCode::FORBIDDEN, &format!("blocked: {reason}")))
 }
 
 /// Whether a finding in a body or header is refused.
@@ -219,7 +256,10 @@ pub fn secret_header(config: &Config, headers: &HeaderMap) -> Option<(String, St
     let all = config.header_mode == "all";
     headers.iter().find_map(|(name, value)| {
         let name = name.as_str();
-        let scanned = if all {
+        // Go takes that one out of the headers.
+        let scanned = if name == "host" {
+            false
+        } else if all {
             !listed(&config.ignore_headers, name)
         } else {
             listed(&config.sensitive_headers, name)

@@ -414,7 +414,10 @@ fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
     };
     let streaming = served.get(INTERCEPTED, "/drip/400");
     let waiting = served.get(INTERCEPTED, "/meet/2");
-    let tunnels = tunnels::open_tunnels(served.init.bed.address.parse().unwrap());
+    let tunnels = {
+        let proxy = served.init.bed.address.parse().unwrap();
+        tunnels::open_tunnels(proxy, PASSED_THROUGH)
+    };
     let mut clients = [
         ("intercepted, streaming", streaming),
         ("intercepted, idle", waiting),
@@ -498,6 +501,46 @@ fn work_on_every_processor_restarts_nothing() {
     served.init.wait_for("it answers", |status| {
         status["state"] == "ready" && status["daemon"]["trouble"].is_null()
     });
+    assert_eq!(served.init.stop().0.code, 0);
+}
+
+#[test]
+fn a_host_that_leaves_the_passthrough_loses_the_tunnels_that_were_not_scanned() {
+    let Some(mut served) = Served::start("grace_seconds: 8, drain_seconds: 60") else {
+        return;
+    };
+    let hosts = [PASSED_THROUGH, INTERCEPTED, KEPT];
+    let text = served
+        .init
+        .bed
+        .manifest_text(&hosts, "network: {internal_cidr: 127.0.0.0/8}\n");
+    let passing = text.replace(
+        "pipelock:\n",
+        &format!("pipelock:\n  passthrough: [{KEPT}]\n"),
+    );
+    served.init.bed.replace_manifest(&passing);
+    let status = served.init.wait_applied(2);
+    assert_eq!(
+        status["not_scanned"],
+        serde_json::json!([PASSED_THROUGH, KEPT])
+    );
+    let tunnels = tunnels::open_tunnels(served.init.bed.address.parse().unwrap(), KEPT);
+
+    let since = Instant::now();
+    served.init.bed.replace_manifest(&text);
+    for (kind, after) in tunnels::gone_after(tunnels, since) {
+        // Not drained: what is scanned no more than this could go on for a minute.
+        assert!(after < Duration::from_secs(5), "{kind}: {after:?}");
+    }
+    let status = served.init.wait_applied(3);
+    assert_eq!(status["revocation"]["hosts"], serde_json::json!([]));
+    assert_eq!(status["revocation"]["scanned"], serde_json::json!([KEPT]));
+    assert!(status["revocation"]["done_at"].is_string(), "{status}");
+    assert_eq!(
+        served.connect_status(KEPT),
+        200,
+        "it is allowed all the same"
+    );
     assert_eq!(served.init.stop().0.code, 0);
 }
 

@@ -91,7 +91,7 @@ fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
         let running = bed.machine().boot().unwrap();
         bed.wait_ready();
         let proxy = running.forwarded(PORT).unwrap();
-        let tunnels = tunnels::open_tunnels(proxy);
+        let tunnels = tunnels::open_tunnels(proxy, PASSED_THROUGH);
         let edited = Instant::now();
         if in_place {
             fs::write(

@@ -19,8 +19,8 @@ const AGE: Duration = Duration::from_secs(6);
 pub type Tunnel = (&'static str, TcpStream);
 
 /// Opens the three, and sees them alive when they are old enough. The upstream is a port of
-/// this host, which the proxy reaches under the name [`PASSED_THROUGH`].
-pub fn open_tunnels(proxy: SocketAddr) -> [Tunnel; 3] {
+/// this host, which the proxy reaches under the name `host`, and passes it through.
+pub fn open_tunnels(proxy: SocketAddr, host: &str) -> [Tunnel; 3] {
     let echoes = serve(|mut stream| {
         let mut copy = stream.try_clone().unwrap();
         let _ = std::io::copy(&mut copy, &mut stream);
@@ -31,9 +31,9 @@ pub fn open_tunnels(proxy: SocketAddr) -> [Tunnel; 3] {
             thread::sleep(Duration::from_millis(20));
         }
     });
-    let mut idle = open(proxy, echoes);
-    let mut streaming = open(proxy, streams);
-    let mut half_closed = open(proxy, streams);
+    let mut idle = open(proxy, host, echoes);
+    let mut streaming = open(proxy, host, streams);
+    let mut half_closed = open(proxy, host, streams);
     half_closed.shutdown(Shutdown::Write).unwrap();
     let opened = Instant::now();
     idle.read_exact(&mut [0; FIRST_WORDS.len()]).unwrap();
@@ -74,8 +74,8 @@ fn serve(each: fn(TcpStream)) -> u16 {
     port
 }
 
-fn open(proxy: SocketAddr, port: u16) -> TcpStream {
-    let authority = format!("{PASSED_THROUGH}:{port}");
+fn open(proxy: SocketAddr, host: &str, port: u16) -> TcpStream {
+    let authority = format!("{host}:{port}");
     let (answer, mut stream) = microvm::connect_through(proxy, &authority).unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     stream.write_all(FIRST_WORDS).unwrap();

@@ -19,6 +19,7 @@ mod brief;
 mod empty;
 mod impostor;
 mod model;
+mod passed;
 mod reloaded;
 mod untrusting;
 mod workbench;

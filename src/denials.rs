@@ -1,13 +1,11 @@
 //! What was refused, counted by host, scanner and reason in bounded memory, and told
 //! in `denials.json`. Pure but for writing that file.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::install::{Access, FileError, publish};
+use crate::install::Room;
 use crate::pipelock::events::Refusal;
 use crate::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
 use crate::pipelock::said::may_be_a_key;
@@ -129,7 +127,6 @@ struct Counter {
 #[derive(Debug)]
 pub struct Denials {
     boot_id: String,
-    places: Vec<PathBuf>,
     in_force: InForce,
     total: u64,
     /// Apart from the counters: what is searched for every denial lies together.
@@ -145,7 +142,6 @@ impl Denials {
     pub fn new(boot_id: String) -> Self {
         Self {
             boot_id,
-            places: Vec::new(),
             in_force: InForce::default(),
             total: 0,
             hashes: Vec::new(),
@@ -153,11 +149,6 @@ impl Denials {
             unwritten: false,
             next_write: None,
         }
-    }
-
-    /// Tells them in `directory` too, from now on.
-    pub fn tell_in(&mut self, directory: &Path) {
-        self.places.push(directory.join(FILE));
     }
 
     /// The first file, which says that nothing was refused yet.
@@ -302,26 +293,18 @@ impl Denials {
         self.unwritten.then(|| self.next_write.unwrap_or(now))
     }
 
-    /// Writes the file if it is time. A place that cannot be written is tried again
-    /// after the next denial.
-    pub fn tick(&mut self, now: Instant) -> Vec<FileError> {
-        if self.deadline(now).is_some_and(|deadline| now >= deadline) {
+    /// The file, if it is time to write it.
+    pub fn tick(&mut self, now: Instant) -> Option<String> {
+        let due = self.deadline(now).is_some_and(|deadline| now >= deadline);
+        if due {
             self.next_write = Some(now + INTERVAL);
-            return self.write();
         }
-        Vec::new()
+        due.then(|| self.take()).flatten()
     }
 
-    /// Writes what is not written yet.
-    pub fn write(&mut self) -> Vec<FileError> {
-        if !std::mem::take(&mut self.unwritten) {
-            return Vec::new();
-        }
-        let text = plain::json(&self.report(), 0);
-        self.places
-            .iter()
-            .filter_map(|place| publish(place, text.as_bytes(), Access::PUBLIC).err())
-            .collect()
+    /// The file, if it is not written yet.
+    pub fn take(&mut self) -> Option<String> {
+        std::mem::take(&mut self.unwritten).then(|| plain::json(&self.report(), 0))
     }
 }
 
@@ -355,11 +338,10 @@ pub fn explain(denial: &ToldDenial) -> String {
     format!("{} × {host}: {}", denial.count, denial.means)
 }
 
-/// Reads the file of `directory`; `None` where there is none that can be read.
+/// Reads the file in `room`; `None` where there is none that can be read.
 #[must_use]
-pub fn read(directory: &Path) -> Option<Told> {
-    let bytes = crate::install::read_bounded(&directory.join(FILE), LONGEST).ok()?;
-    parse(&bytes)
+pub fn read(room: &Room) -> Option<Told> {
+    parse(&room.read(FILE, LONGEST).ok()?)
 }
 
 /// What such a file says.
@@ -375,11 +357,6 @@ pub fn parse(bytes: &[u8]) -> Option<Told> {
         }
     }
     Some(told)
-}
-
-/// Takes away what an earlier start left.
-pub fn clear(directory: &Path) {
-    let _ = fs::remove_file(directory.join(FILE));
 }
 
 #[cfg(test)]
@@ -527,17 +504,6 @@ mod tests {
         denials.tick(now + INTERVAL / 2);
         assert_eq!(denials.deadline(now), Some(now + INTERVAL));
         denials.tick(now + INTERVAL);
-        assert_eq!(denials.deadline(now), None);
-    }
-
-    #[test]
-    fn a_place_that_cannot_be_written_makes_nobody_spin() {
-        let now = Instant::now();
-        let mut denials = Denials::new(String::new());
-        denials.tell_in(Path::new("/nonexistent"));
-        denials.begin();
-        let errors = denials.tick(now);
-        assert_eq!(errors.len(), 1);
         assert_eq!(denials.deadline(now), None);
     }
 

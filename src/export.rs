@@ -1,13 +1,11 @@
 //! What a client of the proxy needs, in the export directory: the CA, the public roots
-//! with it, and the variables that make its tools use both. Touches the file system.
+//! with it, and the variables that make its tools use both. Pure.
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::rc::Rc;
 
-use crate::install::{Access, FileError, publish, read_bounded};
 use crate::policy::Policy;
-use crate::{denials, report, status};
+use crate::teller::Content;
 
 /// The CA certificate alone.
 pub const CA: &str = "pipelock-ca.pem";
@@ -22,66 +20,26 @@ pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";
 const PROXY_NAME: &str = crate::boot::network::HOSTNAME;
 /// The public roots, where Debian and the image keep them.
 pub const PUBLIC_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// A file with every public root has 250 KB.
-const LONGEST_ROOTS: usize = 4 * 1024 * 1024;
 
-/// Takes away whatever an earlier boot left there: a host must never read an old
-/// certificate beside a new boot id.
-pub fn clear(export: &Path) -> Result<(), FileError> {
-    // The certificate goes first and the status last, for one who reads meanwhile.
-    for name in [
-        CA,
-        BUNDLE,
-        ENVIRONMENT,
-        denials::FILE,
-        report::FILE,
-        status::FILE,
-    ] {
-        let path = export.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(FileError::new("remove", &path, error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Writes the three files. `trust` is the public and the extra roots together, where
-/// there are extra ones; `address` is the machine's own, where the manifest has none.
-/// Returns what the client should know is missing.
-pub fn write(
-    export: &Path,
-    ca: &[u8],
-    trust: Option<&[u8]>,
+/// What clients need. `trust` is the public and the extra roots together, where there are
+/// extra ones; `address` is the machine's own, where the manifest has none.
+#[must_use]
+pub fn clients(
+    ca: &Rc<str>,
+    trust: Option<&Rc<[u8]>>,
     policy: &Policy,
     address: Option<IpAddr>,
-) -> Result<Option<String>, FileError> {
-    let mut warning = None;
-    let mut bundle = match trust {
-        Some(trust) => trust.to_vec(),
-        None => read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_ROOTS).unwrap_or_else(|error| {
-            warning = Some(format!(
-                "{BUNDLE} holds no public roots, so clients cannot check passthrough hosts: {error}"
-            ));
-            Vec::new()
-        }),
+) -> [(&'static str, Content); 3] {
+    let bundle = Content::Bundle {
+        trust: trust.cloned(),
+        ca: Rc::clone(ca),
     };
-    if !bundle.is_empty() && !bundle.ends_with(b"\n") {
-        bundle.push(b'\n');
-    }
-    bundle.extend_from_slice(ca);
-    publish(&export.join(BUNDLE), &bundle, Access::PUBLIC)?;
     let environment = environment(&proxy_url(policy, address));
-    publish(
-        &export.join(ENVIRONMENT),
-        environment.as_bytes(),
-        Access::PUBLIC,
-    )?;
-    // Last: whoever waits for the certificate finds the others beside it.
-    publish(&export.join(CA), ca, Access::PUBLIC)?;
-    Ok(warning)
+    [
+        (BUNDLE, bundle),
+        (ENVIRONMENT, Content::Text(environment.into())),
+        (CA, Content::Text(Rc::clone(ca))),
+    ]
 }
 
 /// Where clients reach the proxy: the address it listens on; if that is every address,

@@ -1,13 +1,20 @@
-//! Puts files where they belong: whole or not at all, with exact mode and owner.
-//! Touches the file system.
+//! Puts files where they belong: whole or not at all, with exact mode and owner, and
+//! where others write too, never through a link. Touches the file system.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::libc;
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +90,229 @@ impl std::error::Error for FileError {
     }
 }
 
+/// A directory that was opened once. Others may write in it too, so what is done in it is
+/// done below this descriptor, to a name of one component that is never followed where it
+/// is a link, under temporary names that nobody can guess or have planted before: nothing
+/// outside can be reached. openat2(2) would add nothing, for there is no path to resolve.
+#[derive(Debug)]
+pub struct Room {
+    fd: OwnedFd,
+    /// For words alone.
+    path: PathBuf,
+}
+
+impl Room {
+    /// Opens the directory at `path`, wherever links on the way there lead.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        // A path without a directory is a name in the one we are in.
+        let nowhere = path.as_os_str().is_empty();
+        let place = if nowhere { Path::new(".") } else { path };
+        nix::fcntl::open(place, ROOM, Mode::empty())
+            .map(|fd| Self {
+                fd,
+                path: path.to_owned(),
+            })
+            .map_err(|errno| FileError::new("open directory", path, errno.into()))
+    }
+
+    /// Opens a directory in this one; `None` where there is nothing. Asks nothing of the
+    /// file system that is mounted there (open(2), `O_PATH`), which may not answer.
+    pub fn enter(&self, name: &str) -> Result<Option<Self>, FileError> {
+        match openat(&self.fd, name, ROOM | OFlag::O_NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self {
+                fd,
+                path: self.path.join(name),
+            })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(self.failed("open directory", name, errno)),
+        }
+    }
+
+    /// Its descriptor.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The same directory by another descriptor.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Replaces `name` by `bytes`, whole or not at all, without waiting for a disk: for
+    /// what is worthless after this boot. A directory of that name goes out of the way.
+    pub fn publish(&self, name: &str, bytes: &[u8], access: Access) -> Result<(), FileError> {
+        self.put(OsStr::new(name), bytes, access, false)
+            .map_err(|errno| self.failed("write", name, errno))
+    }
+
+    /// [`Room::publish`], and on the disk when it returns.
+    pub fn install(&self, name: &str, bytes: &[u8], access: Access) -> Result<(), FileError> {
+        self.put(OsStr::new(name), bytes, access, true)
+            .map_err(|errno| self.failed("write", name, errno))
+    }
+
+    /// Whether `name` is already what [`Room::install`] would make it.
+    #[must_use]
+    pub fn is_installed(&self, name: &str, bytes: &[u8], access: Access) -> bool {
+        let open = || -> io::Result<bool> {
+            let file = self.open_file(name, OFlag::O_RDONLY)?;
+            let metadata = file.metadata()?;
+            let owner = (metadata.uid(), metadata.gid());
+            Ok(metadata.permissions().mode() & 0o7777 == access.mode
+                && access.owner.is_none_or(|wanted| wanted == owner)
+                && metadata.len() == bytes.len() as u64
+                && read_up_to(file, bytes.len())? == bytes)
+        };
+        open().unwrap_or(false)
+    }
+
+    /// Reads a regular file of at most `limit` bytes; a link is none.
+    pub fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, FileError> {
+        self.open_file(name, OFlag::O_RDONLY)
+            .and_then(|file| read_whole(file, limit))
+            .map_err(|source| FileError::new("read", &self.path.join(name), source))
+    }
+
+    /// Opens a regular file without waiting, whatever else may be there instead.
+    pub fn open_file(&self, name: &str, flags: OFlag) -> io::Result<File> {
+        let flags = flags | NEVER_WAIT | OFlag::O_NOFOLLOW;
+        let fd = openat(&self.fd, name, flags, PRIVATE).map_err(|errno| match errno {
+            Errno::ELOOP => io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is a link, and those are not followed here",
+            ),
+            errno => errno.into(),
+        })?;
+        let file = File::from(fd);
+        insist_on_regular(&file.metadata()?)?;
+        Ok(file)
+    }
+
+    /// Takes `name` away, where there is one; a directory goes out of the way.
+    pub fn remove(&self, name: &str) -> Result<(), FileError> {
+        match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EISDIR | Errno::EPERM) if self.set_aside(OsStr::new(name)) => Ok(()),
+            Err(errno) => Err(self.failed("remove", name, errno)),
+        }
+    }
+
+    /// Takes away what starts that were cut off have left of temporary files.
+    pub fn sweep(&self) {
+        // Somebody may have put a million of other names there.
+        const MOST_LOOKED_AT: usize = 1024;
+        let read_only = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let Ok(mut entries) = nix::dir::Dir::openat(&self.fd, ".", read_only, Mode::empty()) else {
+            return;
+        };
+        for entry in entries.iter().take(MOST_LOOKED_AT).flatten() {
+            if entry
+                .file_name()
+                .to_bytes()
+                .starts_with(TEMPORARY.as_bytes())
+            {
+                let _ = unlinkat(&self.fd, entry.file_name(), UnlinkatFlags::NoRemoveDir);
+            }
+        }
+    }
+
+    fn failed(&self, verb: &'static str, name: &str, errno: Errno) -> FileError {
+        FileError::new(verb, &self.path.join(name), errno.into())
+    }
+
+    /// A temporary file beside it, rename; and for a `durable` one, fsync of both.
+    fn put(&self, name: &OsStr, bytes: &[u8], access: Access, durable: bool) -> Result<(), Errno> {
+        let (temporary, mut file) = self.create_temporary()?;
+        let done = fill(&mut file, bytes, access, durable)
+            .map_err(|error| errno_of(&error))
+            .and_then(|()| self.rename(&temporary, name))
+            .and_then(|()| if durable { self.sync() } else { Ok(()) });
+        if done.is_err() {
+            // Never leave a half-written file; the error that matters is the first one.
+            let _ = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        done
+    }
+
+    /// A new file of our own, open for writing, under a name that was nobody's.
+    pub fn create_temporary(&self) -> Result<(String, File), Errno> {
+        // A name that is there already is an accident.
+        const TRIES: usize = 8;
+        let mut refused = Errno::EEXIST;
+        for _ in 0..TRIES {
+            let name = random_name();
+            let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+            match openat(&self.fd, name.as_str(), flags | OFlag::O_NOFOLLOW, PRIVATE) {
+                Ok(fd) => return Ok((name, File::from(fd))),
+                Err(Errno::EEXIST) => refused = Errno::EEXIST,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Gives a file its name, whatever had that name before.
+    pub fn rename(&self, temporary: &str, name: impl AsRef<OsStr>) -> Result<(), Errno> {
+        // Whoever plants directories may be as fast as we are, but not for ever.
+        const TRIES: usize = 4;
+        let name = name.as_ref();
+        let mut renamed = renameat(&self.fd, temporary, &self.fd, name);
+        for _ in 0..TRIES {
+            let stands_there = matches!(
+                renamed,
+                Err(Errno::EISDIR | Errno::EEXIST | Errno::ENOTEMPTY)
+            );
+            if !stands_there || !self.set_aside(name) {
+                break;
+            }
+            renamed = renameat(&self.fd, temporary, &self.fd, name);
+        }
+        renamed
+    }
+
+    /// Takes a directory away where it is empty, and gives it another name where not.
+    fn set_aside(&self, name: &OsStr) -> bool {
+        unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir).is_ok()
+            || renameat(&self.fd, name, &self.fd, random_name().as_str()).is_ok()
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        let read_only = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        nix::unistd::fsync(openat(&self.fd, ".", read_only, Mode::empty())?)
+    }
+}
+
+const ROOM: OFlag = OFlag::O_PATH
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_CLOEXEC);
+/// A FIFO without a writer or a terminal must not hang PID 1, or become its own.
+const NEVER_WAIT: OFlag = OFlag::O_NONBLOCK
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC);
+const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+/// How the names of temporary files begin.
+const TEMPORARY: &str = ".sidecar-init-";
+
+/// A name that cannot be foreseen, and is no secret: an unseeded generator serves too.
+#[allow(unsafe_code)]
+fn random_name() -> String {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let mut bytes = [0_u8; 8];
+    // SAFETY: the buffer is ours and as long as said.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
+    // Kernels before 5.6 refuse that flag: then it is a new name at least.
+    let number = TAKEN.fetch_add(1, Ordering::Relaxed);
+    format!("{TEMPORARY}{:016x}{number:x}", u64::from_ne_bytes(bytes))
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 /// Replaces `path` by `bytes`, so that a cut at any moment leaves the old file or the
 /// new one: a temporary file beside it, fsync, rename, fsync of the directory. Where
 /// `path` is a symbolic link its target is replaced and the link stays: that is how
@@ -91,19 +321,7 @@ pub fn install(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileErro
     replace(path, bytes, access, true)
 }
 
-/// Whether `path` is already what [`install`] would make it.
-#[must_use]
-pub fn is_installed(path: &Path, bytes: &[u8], access: Access) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| {
-        metadata.is_file()
-            && metadata.permissions().mode() & 0o7777 == access.mode
-            && access
-                .owner
-                .is_none_or(|owner| owner == (metadata.uid(), metadata.gid()))
-    }) && read_bounded(path, bytes.len()).is_ok_and(|found| found == bytes)
-}
-
-/// [`install`] without waiting for a disk: for what is worthless after this boot.
+/// [`install`] without waiting for a disk, for a file that somebody named.
 pub fn publish(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileError> {
     replace(path, bytes, access, false)
 }
@@ -111,80 +329,102 @@ pub fn publish(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileErro
 fn replace(path: &Path, bytes: &[u8], access: Access, durable: bool) -> Result<(), FileError> {
     let target = follow_link(path);
     let name = target.file_name().unwrap_or_default();
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(".new");
-    let temporary = target.with_file_name(temporary_name);
-    let result = write_new(&temporary, bytes, access, durable)
-        .and_then(|()| fs::rename(&temporary, &target))
-        .and_then(|()| match target.parent() {
-            Some(directory) if durable => File::open(Path::new(".").join(directory))?.sync_all(),
-            _ => Ok(()),
-        });
-    result.map_err(|source| {
-        // Never leave a half-written file; the error that matters is the first one.
-        let _ = fs::remove_file(&temporary);
-        FileError::new("write", path, source)
-    })
+    Room::open(target.parent().unwrap_or(Path::new("/")))?
+        .put(name, bytes, access, durable)
+        .map_err(|errno| FileError::new("write", path, errno.into()))
 }
 
-fn write_new(path: &Path, bytes: &[u8], access: Access, durable: bool) -> io::Result<()> {
-    let create = || {
-        OpenOptions::new()
+/// Creates the file at `path`, through a link as [`install`] does, and fails where there
+/// is one: of several that try, one succeeds. A cut leaves a part of it.
+pub fn create(path: &Path, bytes: &[u8], access: Access) -> Result<(), FileError> {
+    let target = follow_link(path);
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
+            .open(&target)?;
+        fill(&mut file, bytes, access, true).inspect_err(|_| {
+            let _ = fs::remove_file(&target);
+        })
     };
-    let mut file = match create() {
-        // A remainder of a boot that was cut off. O_EXCL keeps links out.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?;
-            create()?
-        }
-        created => created?,
-    };
+    write().map_err(|source| FileError::new("create", path, source))
+}
+
+fn fill(file: &mut File, bytes: &[u8], access: Access, durable: bool) -> io::Result<()> {
     file.write_all(bytes)?;
     // Before it is somebody else's: that one's mode only CAP_FOWNER could set.
     file.set_permissions(Permissions::from_mode(access.mode))?;
     if let Some((uid, gid)) = access.owner {
-        fchown(&file, Some(uid), Some(gid))?;
+        fchown(&*file, Some(uid), Some(gid))?;
     }
     if durable { file.sync_all() } else { Ok(()) }
 }
 
-/// Where a link at `path` leads, one level: the image's links are direct.
+/// Where a link at `path` leads, one level: the image's links are direct. Another user's
+/// is none: what it points at is not that user's to choose.
 fn follow_link(path: &Path) -> PathBuf {
+    let ours = |metadata: &fs::Metadata| {
+        let owner = metadata.uid();
+        owner == 0 || owner == nix::unistd::geteuid().as_raw()
+    };
     match fs::read_link(path) {
-        Ok(target) => path.parent().unwrap_or(Path::new("/")).join(target),
-        Err(_) => path.to_owned(),
+        Ok(target) if fs::symlink_metadata(path).is_ok_and(|it| ours(&it)) => {
+            path.parent().unwrap_or(Path::new("/")).join(target)
+        }
+        _ => path.to_owned(),
     }
+}
+
+/// Whether two paths lead to one file, or would once it is there.
+#[must_use]
+pub fn is_same_place(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let target = follow_link(path);
+        let directory = target.parent().unwrap_or(Path::new("/"));
+        let directory = Path::new(".").join(directory).canonicalize().ok()?;
+        Some(directory.join(target.file_name()?))
+    };
+    let file = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    one == other
+        || place(one).is_some_and(|it| Some(it) == place(other))
+        || file(one).is_some_and(|it| Some(it) == file(other))
 }
 
 /// Reads a regular file of at most `limit` bytes. Anything else at that path, a FIFO
 /// or a device, is refused before it could make PID 1 wait.
 pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
-    let failed = |source: io::Error| FileError::new("read", path, source);
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .custom_flags(NEVER_WAIT.bits())
         .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        let kind = if metadata.is_dir() {
-            "a directory"
-        } else {
-            "a device, pipe or socket"
-        };
-        return Err(failed(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("it is {kind}, not a regular file"),
-        )));
-    }
+        .and_then(|file| read_whole(file, limit))
+        .map_err(|source| FileError::new("read", path, source))
+}
+
+fn read_whole(file: File, limit: usize) -> io::Result<Vec<u8>> {
+    let metadata = file.metadata()?;
+    insist_on_regular(&metadata)?;
     let length = usize::try_from(metadata.len()).unwrap_or(limit).min(limit);
-    read_onto(Vec::with_capacity(length + 1), file, limit).map_err(failed)
+    read_onto(Vec::with_capacity(length + 1), file, limit)
+}
+
+fn insist_on_regular(metadata: &fs::Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let kind = if metadata.is_dir() {
+        "a directory"
+    } else {
+        "a device, pipe or socket"
+    };
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("it is {kind}, not a regular file"),
+    ))
 }
 
 /// One of the kernel's own files: they say that they are empty, and a buffer that grows
@@ -211,20 +451,45 @@ fn read_onto(mut bytes: Vec<u8>, source: impl Read, limit: usize) -> io::Result<
     Ok(bytes)
 }
 
-/// Makes sure a directory is there, with every parent, readable by the daemon.
+/// Makes sure a directory is there, with every parent. What is made here everybody may
+/// read, whatever the umask; what is there keeps the mode that somebody chose for it.
 pub fn ensure_directory(path: &Path) -> Result<(), FileError> {
-    let failed = |source| FileError::new("create directory", path, source);
-    fs::create_dir_all(path).map_err(failed)?;
-    // The umask may have taken the bits the daemon's watcher needs; refused where
-    // the directory is somebody else's, who then decides.
-    if let Ok(directory) = File::open(path)
-        && let Ok(metadata) = directory.metadata()
-        && metadata.permissions().mode() & 0o055 != 0o055
-    {
-        let mode = metadata.permissions().mode() | 0o055;
-        let _ = directory.set_permissions(Permissions::from_mode(mode & 0o7777));
+    if path.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    // The program has one thread: nothing else is made meanwhile.
+    let before = nix::sys::stat::umask(Mode::empty());
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path);
+    nix::sys::stat::umask(before);
+    made.map_err(|source| FileError::new("create directory", path, source))
+}
+
+/// The first directory on the way to `path`, and that one itself, that keeps out a user
+/// without privileges, by its mode; with that mode.
+#[must_use]
+pub fn kept_from(path: &Path, (uid, gid): (u32, u32)) -> Option<(PathBuf, u32)> {
+    let mut way: Vec<&Path> = path
+        .ancestors()
+        .filter(|it| !it.as_os_str().is_empty())
+        .collect();
+    way.reverse();
+    way.into_iter().find_map(|directory| {
+        let metadata = fs::metadata(directory).ok()?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        let allowed = if metadata.uid() == uid {
+            mode >> 6
+        } else if metadata.gid() == gid {
+            mode >> 3
+        } else {
+            mode
+        };
+        // The daemon lists the last one, to notice changes.
+        let wanted = if directory == path { 0o5 } else { 0o1 };
+        (allowed & wanted != wanted).then(|| (directory.to_owned(), mode))
+    })
 }
 
 #[cfg(test)]
@@ -276,11 +541,119 @@ mod tests {
     #[test]
     fn leaves_nothing_behind_when_it_fails() {
         let scratch = Scratch::new("fail");
-        let path = scratch.0.join("directory");
-        fs::create_dir(&path).unwrap();
-        let error = install(&path, b"x", Access::PUBLIC).unwrap_err();
+        let error = install(&scratch.0.join(".."), b"x", Access::PUBLIC).unwrap_err();
         assert!(error.to_string().starts_with("cannot write "), "{error}");
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn creates_once_and_never_replaces() {
+        let scratch = Scratch::new("create");
+        let (link, target) = (scratch.0.join("link"), scratch.0.join("target"));
+        std::os::unix::fs::symlink("target", &link).unwrap();
+        create(&link, b"first", Access::private(None)).unwrap();
+        for path in [&link, &target] {
+            let error = create(path, b"second", Access::private(None)).unwrap_err();
+            assert!(error.to_string().contains("File exists"), "{error}");
+        }
+        assert_eq!(fs::read(target).unwrap(), b"first");
+    }
+
+    #[test]
+    fn finds_out_that_two_paths_are_one_place() {
+        let scratch = Scratch::new("same");
+        let at = |name: &str| scratch.0.join(name);
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        fs::create_dir(at("d")).unwrap();
+        let same = |one: &str, other: &str| is_same_place(&at(one), &at(other));
+        assert!(same("file", "d/../file"));
+        assert!(same("link", "./file"), "also before it is there");
+        assert!(!same("file", "other"));
+        fs::write(at("file"), "x").unwrap();
+        fs::hard_link(at("file"), at("second")).unwrap();
+        assert!(same("link", "second"));
+        assert!(!same("file", "other"));
+    }
+
+    /// What a neighbour may have planted under a name of ours.
+    #[test]
+    fn writes_reads_and_removes_in_a_room_whatever_was_planted_there() {
+        let scratch = Scratch::new("room");
+        let outside = Scratch::new("room-outside");
+        let victim = outside.0.join("victim");
+        fs::write(&victim, "untouched").unwrap();
+        let room = Room::open(&scratch.0).unwrap();
+        let name = scratch.0.join("status.json");
+        let plants: [&dyn Fn(); 7] = [
+            &|| {},
+            &|| fs::write(&name, "old").unwrap(),
+            &|| std::os::unix::fs::symlink(&victim, &name).unwrap(),
+            &|| std::os::unix::fs::symlink(&outside.0, &name).unwrap(),
+            &|| nix::unistd::mkfifo(&name, Mode::S_IRWXU).unwrap(),
+            &|| fs::create_dir(&name).unwrap(),
+            &|| fs::create_dir_all(name.join("not/empty")).unwrap(),
+        ];
+        for plant in plants {
+            plant();
+            let planted = fs::symlink_metadata(&name).ok();
+            if planted.is_some_and(|it| !it.is_file()) {
+                assert!(room.read("status.json", 100).is_err());
+                assert!(!room.is_installed("status.json", b"", Access::PUBLIC));
+            }
+            room.publish("status.json", b"new", Access::PUBLIC).unwrap();
+            assert!(fs::symlink_metadata(&name).unwrap().is_file());
+            assert_eq!(room.read("status.json", 100).unwrap(), b"new");
+            assert!(room.is_installed("status.json", b"new", Access::PUBLIC));
+            fs::remove_file(&name).unwrap();
+            plant();
+            room.remove("status.json").unwrap();
+            assert!(fs::symlink_metadata(&name).is_err());
+        }
+        assert_eq!(fs::read(&victim).unwrap(), b"untouched");
+        assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn enters_a_directory_below_and_no_link_to_one() {
+        let scratch = Scratch::new("enter");
+        let room = Room::open(&scratch.0).unwrap();
+        assert!(room.enter("export").unwrap().is_none());
+        std::os::unix::fs::symlink("/", scratch.0.join("link")).unwrap();
+        fs::write(scratch.0.join("file"), "").unwrap();
+        for name in ["link", "file"] {
+            let error = room.enter(name).unwrap_err().to_string();
+            assert!(error.starts_with("cannot open directory "), "{error}");
+        }
+        fs::create_dir(scratch.0.join("export")).unwrap();
+        let export = room.enter("export").unwrap().unwrap();
+        export.publish("file", b"x", Access::PUBLIC).unwrap();
+        assert_eq!(fs::read(scratch.0.join("export/file")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn sweeps_away_what_a_cut_off_start_left() {
+        let scratch = Scratch::new("sweep");
+        let room = Room::open(&scratch.0).unwrap();
+        room.create_temporary().unwrap();
+        fs::write(scratch.0.join("other"), "").unwrap();
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2);
+        room.sweep();
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn makes_directories_that_the_daemon_can_read_and_widens_none() {
+        let scratch = Scratch::new("directory");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let path = scratch.0.join("a/b");
+        ensure_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o755);
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        ensure_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        let stranger = (65_534, 65_534);
+        assert_eq!(kept_from(&path, stranger), Some((path.clone(), 0o700)));
+        assert_eq!(kept_from(Path::new("/"), stranger), None);
     }
 
     #[test]

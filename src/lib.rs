@@ -25,10 +25,12 @@
 //! | [`install`] | files, whole or not at all | the file system |
 //! | [`claim`] | one init to a run directory | the file system |
 //! | [`supervise`] | one daemon, kept running | the kernel |
+//! | [`errand`] | what may hang, in a process of its own | the kernel |
 //! | [`denials`] | what was refused, counted | the file system |
 //! | [`status`] | what the host sees | the file system |
 //! | [`notify`] | what a service manager hears | the kernel |
 //! | [`export`] | what a client needs | the file system |
+//! | [`teller`] | the export, kept as it should be | the kernel, through `errand` |
 //! | [`report`] | what is left of a failure | the file system, the kernel's log |
 //! | [`timeline`] | a start as a picture | nothing |
 //! | [`shutdown`] | the end | the kernel |
@@ -41,6 +43,7 @@ pub mod claim;
 pub mod cli;
 pub mod console;
 pub mod denials;
+pub mod errand;
 pub mod exit;
 pub mod export;
 pub mod install;
@@ -54,4 +57,5 @@ pub mod run;
 pub mod shutdown;
 pub mod status;
 pub mod supervise;
+pub mod teller;
 pub mod timeline;

@@ -1,16 +1,16 @@
 //! `report.json`: everything somebody needs who has only the export directory left,
 //! written when a start fails or the daemon cannot live. Touches files and `/dev/kmsg`.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
+use nix::fcntl::OFlag;
 use nix::libc;
 use serde::Serialize;
 
 use crate::denials::Report as Denials;
-use crate::install::{Access, FileError, publish};
+use crate::install::Room;
 use crate::plain;
 use crate::status::Status;
 
@@ -42,15 +42,15 @@ struct Report<'a> {
     denials: &'a Denials,
 }
 
-/// Writes it into `places`. Nothing in it is secret: the status and the denials are
-/// told anyway, and the configuration names the CA's key but does not hold it.
-pub fn write(
-    places: &[impl AsRef<Path>],
+/// Its text. Nothing in it is secret: the status and the denials are told anyway, and the
+/// configuration names the CA's key but does not hold it.
+#[must_use]
+pub fn report(
     status: &Status,
     denials: &Denials,
     config: Option<String>,
     kernel: Option<Vec<String>>,
-) -> Vec<FileError> {
+) -> String {
     let mut report = Report {
         schema: SCHEMA,
         status,
@@ -70,20 +70,17 @@ pub fn write(
         );
     }
     text.push('\n');
-    places
-        .iter()
-        .filter_map(|place| {
-            publish(&place.as_ref().join(FILE), text.as_bytes(), Access::PUBLIC).err()
-        })
-        .collect()
+    text
 }
 
-/// The configuration at `path`, shortened.
+/// The configuration `name` in `room`, shortened.
 #[must_use]
-pub fn configuration(path: &Path) -> Option<String> {
-    let mut file = fs::File::open(path).ok()?.take(LONGEST_CONFIG as u64);
+pub fn configuration(room: &Room, name: &str) -> Option<String> {
+    let file = room.open_file(name, OFlag::O_RDONLY).ok()?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).ok()?;
+    file.take(LONGEST_CONFIG as u64)
+        .read_to_end(&mut bytes)
+        .ok()?;
     let mut text = String::from_utf8_lossy(&bytes).into_owned();
     if bytes.len() == LONGEST_CONFIG {
         text.push_str("\n# … and more\n");
@@ -132,11 +129,6 @@ fn about_memory(record: &str) -> Option<String> {
     let (_, message) = record.lines().next()?.split_once(';')?;
     let wanted = WORDS.iter().any(|word| message.contains(word));
     wanted.then(|| message.chars().take(LONGEST_MESSAGE).collect())
-}
-
-/// Takes away what an earlier start left.
-pub fn clear(directory: &Path) {
-    let _ = fs::remove_file(directory.join(FILE));
 }
 
 #[cfg(test)]

@@ -2,18 +2,21 @@
 //! line on the console. Touches the file system.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::boot::mode::Mode;
+use crate::claim::Claim;
 use crate::console::{Stream, console};
 use crate::denials::{self, Denials};
+use crate::errand;
 use crate::exit::ExitCode;
-use crate::install::{Access, FileError, publish, read_bounded};
+use crate::install::{Access, FileError, Room};
 use crate::notify::Notifier;
 use crate::pipelock::TESTED_VERSION;
 use crate::pipelock::refusals::InForce;
@@ -22,11 +25,17 @@ use crate::plain;
 use crate::policy::Policy;
 use crate::report;
 use crate::supervise::connections;
+use crate::teller::{self, Content, Teller};
 
 /// The schema's version; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
 /// The status file's name, in the run directory and in the export.
 pub const FILE: &str = "status.json";
+/// What pipelock runs on, in the run directory.
+pub const CONFIG: &str = "pipelock.yaml";
+/// Where no status is.
+pub const NOT_THERE: &str =
+    "hint: no sidecar-init runs with this run directory; name another with --run-dir";
 /// More than a status can have, and so no reader ever refuses one: a test builds the
 /// longest that [`Status::limit`] lets through.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -344,7 +353,7 @@ impl Status {
         for text in [error, manifest_error].into_iter().flatten() {
             limit(text, LONGEST_TEXT);
         }
-        warnings.truncate(2 * MOST_SENTENCES + 2);
+        warnings.truncate(2 * MOST_SENTENCES + 3);
         sandbox_missing.truncate(MOST_SENTENCES);
         last_lines.truncate(MOST_SENTENCES);
         stages.truncate(MOST_STAGES);
@@ -404,31 +413,43 @@ fn limit(text: &mut String, longest: usize) {
     }
 }
 
-/// Where a status was told, for the one writer that has no [`Reporter`]: a panic.
-static TOLD_IN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Where a status was told, the run directory and the export, for the one writer that has
+/// no [`Reporter`]: a panic.
+static TOLD_IN: Mutex<(Option<Room>, Option<Room>)> = Mutex::new((None, None));
+/// The export has this long to take the last words.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// And so long to forget what an earlier start had left there.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+/// A status that could not be written is written again after so long.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Corrects what was told, after a panic: the last status may say "ready", and nobody
 /// is left to take that back. Returns the object for the console. Neither panics nor
 /// waits.
 pub fn record_internal_error(error: &str) -> String {
-    let places = TOLD_IN
-        .try_lock()
-        .map_or_else(|_| Vec::new(), |places| places.clone());
+    let places = TOLD_IN.try_lock();
+    let (run, export) = places
+        .as_ref()
+        .map_or((None, None), |it| (it.0.as_ref(), it.1.as_ref()));
     let mut told = in_error(
         Map::from_iter([("schema".to_owned(), SCHEMA.into())]),
         error,
     );
-    for place in places {
-        let file = place.join(FILE);
-        if let Ok(bytes) = read_bounded(&file, MAX_BYTES)
+    if let Some(run) = run {
+        if let Ok(bytes) = run.read(FILE, MAX_BYTES)
             && let Ok(status) = serde_json::from_slice(&bytes)
         {
             told = in_error(status, error);
         }
-        if publish(&file, told.as_bytes(), Access::PUBLIC).is_err() {
-            // Worse than no status is one that is not true.
-            let _ = std::fs::remove_file(&file);
-        }
+        let _ = teller::write(run, FILE, told.as_bytes());
+    }
+    if let Some(export) = export
+        && let Ok(mut errand) = errand::send(&[export.descriptor().as_raw_fd()], || {
+            let _ = teller::write(export, FILE, told.as_bytes());
+            Vec::new()
+        })
+    {
+        let _ = errand.wait(LAST_PATIENCE);
     }
     told
 }
@@ -465,8 +486,11 @@ pub struct Reporter {
     notifier: Notifier,
     warnings: Warnings,
     started: Instant,
-    places: Vec<PathBuf>,
+    run: Option<Room>,
+    export: Option<Teller>,
+    claim: Option<Claim>,
     told: Option<String>,
+    retry: Option<Instant>,
 }
 
 /// What there is to know, by how long it is true.
@@ -476,6 +500,8 @@ struct Warnings {
     manifest: Vec<String>,
     /// Of the daemon that runs.
     version: Option<String>,
+    /// Of the export, as it is now.
+    export: Option<String>,
     /// Once said, true to the end.
     lasting: Vec<String>,
     /// Those beyond [`MOST_SENTENCES`].
@@ -488,7 +514,13 @@ impl Warnings {
         let mut all = self.manifest.clone();
         let more = all.len().saturating_sub(MOST_SENTENCES);
         all.truncate(MOST_SENTENCES);
-        all.extend(self.version.iter().chain(&self.lasting).cloned());
+        all.extend(
+            self.version
+                .iter()
+                .chain(&self.export)
+                .chain(&self.lasting)
+                .cloned(),
+        );
         let more = self.more + more as u64;
         if more > 0 {
             all.push(format!("… and {more} more warnings; the log has them"));
@@ -553,8 +585,11 @@ impl Reporter {
                 updated: String::new(),
             },
             started,
-            places: Vec::new(),
+            run: None,
+            export: None,
+            claim: None,
             told: None,
+            retry: None,
         }
     }
 
@@ -593,24 +628,83 @@ impl Reporter {
     /// When [`Reporter::tick`] has something to do; `None` while it has nothing.
     #[must_use]
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let deadlines = [self.denials.deadline(now), self.notifier.deadline()];
+        let deadlines = [
+            self.denials.deadline(now),
+            self.notifier.deadline(),
+            self.export.as_ref().and_then(|it| it.deadline(now)),
+            self.retry,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Tells what has its own time: the denials, and the watchdog that we live.
-    pub fn tick(&mut self, now: Instant) {
-        let failures = self.denials.tick(now);
-        self.complain(&failures);
-        let result = self.notifier.tick(now);
-        notified(result);
+    /// Readable when the export has answered.
+    #[must_use]
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.export.as_ref()?.errand()?.as_fd())
     }
 
-    fn complain(&mut self, failures: &[FileError]) {
-        for failure in failures {
-            let failure = failure.to_string();
-            if !self.warnings.lasting.contains(&failure) {
-                self.warn(failure);
+    /// Whether this child was sent to tell something, and is no orphan.
+    #[must_use]
+    pub fn sent(&self, pid: i32) -> bool {
+        self.export.as_ref().is_some_and(|it| it.sent(pid))
+    }
+
+    /// Tells what has its own time: that we live, the denials, and what could not be told
+    /// before.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(claim) = &mut self.claim {
+            claim.beat();
+        }
+        if let Some(denials) = self.denials.tick(now) {
+            self.tell(denials::FILE, &denials);
+        }
+        let result = self.notifier.tick(now);
+        notified(result);
+        let warnings = self.export.as_mut().map(|it| it.advance(now));
+        let changed = self.heard_of_export(warnings.unwrap_or_default());
+        if changed || self.retry.is_some_and(|retry| now >= retry) {
+            self.publish();
+        }
+    }
+
+    /// Takes over what is wrong with the export, and what is no more; whether that is new.
+    fn heard_of_export(&mut self, warnings: Vec<String>) -> bool {
+        let mut changed = !warnings.is_empty();
+        for warning in warnings {
+            self.warn(warning);
+        }
+        let problem = self.export.as_ref().and_then(Teller::problem);
+        if problem != self.warnings.export.as_deref() {
+            changed = true;
+            let problem = problem.map(str::to_owned);
+            match &problem {
+                Some(problem) => log::warn!("{problem}"),
+                None => log::info!("the export is up to date again"),
             }
+            self.warnings.export = problem;
+            self.status.warnings = self.warnings.all();
+        }
+        changed
+    }
+
+    /// Writes a file in the run directory, and has it written in the export.
+    fn tell(&mut self, name: &str, text: &str) -> bool {
+        let written = self
+            .run
+            .as_ref()
+            .map(|run| teller::write(run, name, text.as_bytes()));
+        if let Some(export) = &mut self.export {
+            export.tell(name, Content::Text(text.into()));
+        }
+        match written {
+            Some(Err(error)) => {
+                let error = error.to_string();
+                if !self.warnings.lasting.contains(&error) {
+                    self.warn(error);
+                }
+                false
+            }
+            _ => true,
         }
     }
 
@@ -707,30 +801,68 @@ impl Reporter {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Publishes in `directory` too, from now on.
-    pub fn tell_in(&mut self, directory: &Path) -> Result<(), FileError> {
-        denials::clear(directory);
-        report::clear(directory);
-        self.denials.tell_in(directory);
-        self.places.push(directory.to_owned());
+    /// Publishes in the run directory from now on, and lives there by `claim`.
+    pub fn tell_in(&mut self, run: &Room, claim: Option<Claim>) -> Result<(), FileError> {
+        let kept = |source| FileError::new("keep open the directory of", Path::new(FILE), source);
+        for name in [denials::FILE, report::FILE] {
+            // Of an earlier start; what stays there says so by its boot id.
+            let _ = run.remove(name);
+        }
+        run.sweep();
+        self.claim = claim;
+        self.run = Some(run.try_clone().map_err(kept)?);
         if let Ok(mut told) = TOLD_IN.try_lock() {
-            told.push(directory.to_owned());
+            told.0 = run.try_clone().ok();
         }
         self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
-        let text = self.json();
-        publish(&directory.join(FILE), text.as_bytes(), Access::PUBLIC)
+        run.publish(FILE, self.json().as_bytes(), Access::PUBLIC)
     }
 
-    /// Whether [`Reporter::tell_in`] has taken up this directory, even if it failed there.
-    #[must_use]
-    pub fn tells_in(&self, directory: &Path) -> bool {
-        self.places.iter().any(|place| place == directory)
+    /// Keeps an export up to date too, from now on: `name` in the run directory. First of
+    /// all this start's status takes the place of an earlier one's.
+    pub fn tell_export(&mut self, run: &Room, name: &'static str, room: Room) {
+        if let Ok(mut told) = TOLD_IN.try_lock() {
+            told.1 = room.try_clone().ok();
+        }
+        match Teller::new(run, name, room) {
+            Ok(teller) => self.export = Some(teller),
+            Err(error) => return self.warn(format!("the export is not up to date: {error}")),
+        }
+        self.told = None;
+        self.publish();
+        self.finish_export();
+    }
+
+    /// Has this written in the export, where there is one.
+    pub fn export(&mut self, files: [(&'static str, Content); 3]) {
+        let Some(export) = &mut self.export else {
+            return;
+        };
+        for (name, content) in files {
+            export.tell(name, content);
+        }
+    }
+
+    /// Waits until the export has what it was told, in a start: once in vain, and no more.
+    pub fn finish_export(&mut self) {
+        if let Some(export) = &mut self.export
+            && !export.is_late()
+        {
+            let warnings = export.finish(FIRST_PATIENCE);
+            if export.is_late() {
+                log::warn!(
+                    "the export does not answer within {} s; going on without it",
+                    FIRST_PATIENCE.as_secs()
+                );
+            }
+            self.heard_of_export(warnings);
+        }
     }
 
     /// Publishes if something changed. A place that cannot be written is told about
-    /// once on the console and tried again at the next call: a full disk on the host
-    /// must not stop the firewall. What stood there goes, because a status that is no
-    /// longer true is worse than none; its space may be all that was missing.
+    /// once on the console and tried again: a full disk on the host must not stop the
+    /// firewall. What stood there goes, because a status that is no longer true is worse
+    /// than none; its space may be all that was missing.
     pub fn publish(&mut self) {
         let result = self
             .notifier
@@ -739,25 +871,20 @@ impl Reporter {
         self.status.updated.clear();
         self.status.dropped_lines = console().dropped();
         let compared = self.json();
-        if self.told.as_ref() == Some(&compared) {
-            return;
+        if self.told.as_ref() != Some(&compared) {
+            self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
+            let text = dated(&compared, &self.status.updated);
+            let told = self.tell(FILE, &text);
+            self.told = told.then_some(compared);
+            self.retry = (!told).then(|| Instant::now() + RETRY);
         }
-        self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
-        let text = dated(&compared, &self.status.updated);
-        self.told = Some(compared);
-        let mut failures = Vec::new();
-        for place in &self.places {
-            let file = place.join(FILE);
-            if publish(&file, text.as_bytes(), Access::PUBLIC).is_ok() {
-                continue;
-            }
-            let _ = std::fs::remove_file(&file);
-            if let Err(error) = publish(&file, text.as_bytes(), Access::PUBLIC) {
-                failures.push(error);
-                self.told = None;
-            }
-        }
-        self.complain(&failures);
+        // Last, and never waited for.
+        let warnings = self
+            .export
+            .as_mut()
+            .map(|it| it.advance(Instant::now()))
+            .unwrap_or_default();
+        self.heard_of_export(warnings);
     }
 
     /// The status as it is told.
@@ -785,11 +912,20 @@ impl Reporter {
         }
         status.daemon.pid = None;
         self.stopping();
-        let failures = self.denials.write();
-        self.complain(&failures);
+        if let Some(denials) = self.denials.take() {
+            self.tell(denials::FILE, &denials);
+        }
         self.publish();
         if code != ExitCode::Success {
             self.write_report();
+        }
+        if let Some(export) = &mut self.export {
+            for warning in export.finish(LAST_PATIENCE) {
+                log::warn!("{warning}");
+            }
+            if let Some(problem) = export.problem() {
+                log::warn!("{problem}");
+            }
         }
         let line = format!("sidecar-init: result {}\n", self.json());
         console().write_lines(Stream::Error, line.as_bytes());
@@ -798,14 +934,13 @@ impl Reporter {
     fn write_report(&mut self) {
         // Before that stage a configuration that is there is another run's.
         let rendered = matches!(self.status.stage, Stage::Spawn | Stage::Ready);
-        let run_dir = self.places.first().filter(|_| rendered);
-        let config = run_dir.and_then(|dir| report::configuration(&dir.join("pipelock.yaml")));
+        let run = self.run.as_ref().filter(|_| rendered);
+        let config = run.and_then(|run| report::configuration(run, CONFIG));
         let machine = self.status.mode.as_deref() == Some(Mode::Machine.as_str());
         let kernel = machine.then(report::kernel_messages).flatten();
         let denials = self.denials.report();
-        for failure in report::write(&self.places, &self.status, &denials, config, kernel) {
-            log::warn!("{failure}");
-        }
+        let report = report::report(&self.status, &denials, config, kernel);
+        self.tell(report::FILE, &report);
     }
 }
 
@@ -898,11 +1033,12 @@ impl Told {
     }
 }
 
-/// Reads a status file.
-pub fn read(path: &Path) -> Result<Told, String> {
-    let bytes = read_bounded(path, MAX_BYTES).map_err(|error| {
+/// Reads the status in `room`, which is at `directory`.
+pub fn read(room: &Room, directory: &Path) -> Result<Told, String> {
+    let path = directory.join(FILE);
+    let bytes = room.read(FILE, MAX_BYTES).map_err(|error| {
         if error.is_missing() {
-            format!("{error}\nhint: no sidecar-init runs with this run directory; name another with --run-dir")
+            format!("{error}\n{NOT_THERE}")
         } else {
             error.to_string()
         }

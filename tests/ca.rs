@@ -280,6 +280,7 @@ fn states_the_facts_that_openssl_reads() {
             not_after: NEW_YEAR_2026 + TEN_YEARS,
             curve: Curve::P256,
             warnings: vec![],
+            certificate_pem: pair.cert_pem.clone(),
         }
     );
 }
@@ -547,6 +548,28 @@ fn warns_where_more_certificates_follow() {
         workshop.check().unwrap().warnings,
         vec![Warning::MoreInCertificateFile]
     );
+}
+
+#[test]
+fn refuses_a_key_in_the_certificate_file() {
+    let workshop = Workshop::authority("prime256v1");
+    let (cert, key) = (workshop.read("ca.pem"), workshop.read("key.pem"));
+    workshop.write("ca.pem", [cert.as_slice(), key.as_slice()].concat());
+    let error = workshop.check().unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot use CA certificate: its file holds a private key as well"),
+        "{error}"
+    );
+}
+
+#[test]
+fn hands_on_the_one_certificate_and_nothing_around_it() {
+    let workshop = Workshop::authority("prime256v1");
+    let cert = workshop.read("ca.pem");
+    let around = [b"password: s3cret\n", cert.as_slice(), cert.as_slice()].concat();
+    workshop.write("ca.pem", around);
+    let facts = workshop.check().unwrap();
+    assert_eq!(facts.certificate_pem.as_bytes(), cert);
 }
 
 #[test]

@@ -11,6 +11,9 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
     let cert_block =
         pem::first_block(cert_pem).map_err(|e| CaError::Certificate(CertificateProblem::Pem(e)))?;
     let cert = x509::parse_block(&cert_block).map_err(CaError::Certificate)?;
+    if pem::holds_key(cert_pem) {
+        return Err(CaError::Certificate(CertificateProblem::HoldsKey));
+    }
     let key_block = pem::first_block(key_pem).map_err(|e| CaError::Key(KeyProblem::Pem(e)))?;
     let key = sec1::parse_block(&key_block).map_err(CaError::Key)?;
 
@@ -26,7 +29,7 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
     judge_validity(&cert, now).map_err(CaError::Certificate)?;
 
     let mut facts = cert.facts(&cert_block.der);
-    if cert_block.more {
+    if cert_block.is_followed() {
         facts.warnings.push(Warning::MoreInCertificateFile);
     }
     Ok(facts)

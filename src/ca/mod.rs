@@ -6,12 +6,14 @@ mod check;
 mod curve;
 mod generate;
 mod pem;
+mod roots;
 mod sec1;
 mod x509;
 
 pub use check::check;
 pub use generate::{ENTROPY_BYTES, generate};
 pub use pem::PemProblem;
+pub use roots::{Roots, roots};
 pub use sec1::KeyProblem;
 pub use x509::CertificateProblem;
 
@@ -55,6 +57,8 @@ pub struct Facts {
     pub curve: Curve,
     /// What does not stop pipelock but may surprise its clients.
     pub warnings: Vec<Warning>,
+    /// The certificate alone, as one PEM block that was encoded from what was judged.
+    pub certificate_pem: String,
 }
 
 /// The curves Go's `crypto/x509` reads, and so pipelock.

@@ -39,8 +39,20 @@ pub(super) struct Block<'a> {
     pub(super) encrypted: bool,
     /// The contents, wiped on drop.
     pub(super) der: Zeroizing<Vec<u8>>,
+    /// What follows it in the file.
+    pub(super) rest: &'a [u8],
+}
+
+impl Block<'_> {
     /// Whether another block begins after this one.
-    pub(super) more: bool,
+    pub(super) fn is_followed(&self) -> bool {
+        find(self.rest, BEGIN).is_some()
+    }
+}
+
+/// Whether the file has a private key anywhere, be its block whole or not.
+pub(super) fn holds_key(file: &[u8]) -> bool {
+    find(file, b"PRIVATE KEY-----").is_some()
 }
 
 /// Decodes the first block. Text around it, indented base64 and repeated BEGIN lines are
@@ -99,7 +111,7 @@ fn decode<'a>(block: &'a [u8], trailer: &'a [u8]) -> Option<Block<'a>> {
         label,
         encrypted,
         der: decode_base64(body)?,
-        more: find(after, BEGIN).is_some(),
+        rest: after,
     })
 }
 
@@ -216,8 +228,8 @@ mod tests {
 
     #[test]
     fn tells_what_stands_around_the_block() -> Result<(), PemProblem> {
-        assert!(!first_block(BLOCK.as_bytes())?.more);
-        assert!(first_block(BLOCK.repeat(2).as_bytes())?.more);
+        assert!(!first_block(BLOCK.as_bytes())?.is_followed());
+        assert!(first_block(BLOCK.repeat(2).as_bytes())?.is_followed());
         let encrypted = BLOCK.replace("AQID", "Proc-Type: 4,ENCRYPTED\n\nAQID");
         let block = first_block(encrypted.as_bytes())?;
         assert!(block.encrypted);

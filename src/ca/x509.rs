@@ -3,9 +3,10 @@
 
 use std::fmt::{self, Write as _};
 
+use p256::pkcs8::LineEnding;
 use p256::pkcs8::der::asn1::{AnyRef, BitStringRef, GeneralizedTime, OctetStringRef, UtcTime};
 use p256::pkcs8::der::{
-    self, ErrorKind, Reader as _, SliceReader, Tag, TagMode, TagNumber, Tagged as _,
+    self, ErrorKind, Reader as _, SliceReader, Tag, TagMode, TagNumber, Tagged as _, pem,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -31,6 +32,8 @@ pub enum CertificateProblem {
     Pem(PemProblem),
     /// The first block is a private key.
     IsKey,
+    /// A private key stands behind the certificate.
+    HoldsKey,
     /// The first block is a signing request.
     IsRequest,
     /// The first block is in OpenSSL's own trusted form.
@@ -77,6 +80,10 @@ impl fmt::Display for CertificateProblem {
             ),
             Self::IsKey => f.write_str(
                 "its first PEM block is a private key\nhint: certificate and key may be swapped",
+            ),
+            Self::HoldsKey => f.write_str(
+                "its file holds a private key as well, and that file is everybody's to read\n\
+                 hint: openssl x509 -in both.pem -out ca.pem",
             ),
             Self::IsRequest => f.write_str(
                 "its first PEM block is a certificate request\nhint: provide the certificate \
@@ -153,8 +160,29 @@ impl Certificate<'_> {
             not_after: self.not_after,
             curve: self.curve,
             warnings,
+            certificate_pem: encode(der),
         }
     }
+}
+
+/// The one certificate, encoded anew: nothing else of the file it was read from.
+pub(super) fn encode(der: &[u8]) -> String {
+    // Fails for more bytes than there can be in memory.
+    pem::encode_string("CERTIFICATE", LineEnding::LF, der).unwrap_or_default()
+}
+
+/// Whether this is one whole value of a certificate's shape: what is signed, by which
+/// algorithm, and the signature (RFC 5280, 4.1). No form of a private key has it.
+pub(super) fn is_shaped_as_certificate(der: &[u8]) -> bool {
+    let read = || -> der::Result<bool> {
+        let mut file = SliceReader::new(der)?;
+        let mut cert = inside(file.decode()?, Tag::Sequence)?;
+        inside(cert.decode()?, Tag::Sequence)?;
+        inside(cert.decode()?, Tag::Sequence)?;
+        cert.decode::<BitStringRef<'_>>()?;
+        Ok(cert.is_finished() && file.is_finished())
+    };
+    read() == Ok(true)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -182,7 +210,7 @@ pub(super) fn parse(der: &[u8]) -> Result<Certificate<'_>, CertificateProblem> {
     let mut file = SliceReader::new(der)?;
     let mut cert = inside(file.decode()?, Tag::Sequence)?;
     let read = read_fields(&mut cert)?;
-    if file.is_finished() {
+    if cert.is_finished() && file.is_finished() {
         Ok(read)
     } else {
         Err(CertificateProblem::TrailingData)

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -12,24 +13,44 @@ use crate::boot::{clock, mounts};
 use crate::ca::{self, Facts};
 use crate::cli::Paths;
 use crate::exit::ExitCode;
-use crate::install::{Access, FileError, install, read_bounded};
+use crate::install::{Access, FileError, create, install, is_same_place, read_bounded};
 use crate::status::Ca;
 
 /// Where a pair outlives a boot, if something writable is mounted there.
 pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
 /// A certificate or key is a few kilobytes.
 const LONGEST_PEM: usize = 64 * 1024;
+/// Between the two files of a pair that somebody else is writing lies no longer than this.
+const PAIR_PATIENCE: Duration = Duration::from_millis(500);
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// What a file holds, wiped when dropped.
+pub type Pem = Zeroizing<Vec<u8>>;
 /// Permission bits pipelock does not accept on the key (PIPELOCK.md).
 const FORBIDDEN_KEY_BITS: u32 = 0o137;
 
 /// Makes sure there is a usable pair at `paths.cert` and `paths.key`. `owner` is the
-/// daemon's user, where files can be given to it.
-pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartError> {
-    match (read(&paths.cert)?, read(&paths.key)?) {
+/// daemon's user, where files can be given to it. The certificate comes back beside what
+/// is told of it: it is what others are given, and no file is read for that again.
+pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Ca, String), StartError> {
+    let (facts, source) = find_or_make(paths, owner)?;
+    let ca = Ca {
+        fingerprint_sha256: facts.fingerprint_sha256,
+        not_before: ca::rfc3339(facts.not_before),
+        not_after: ca::rfc3339(facts.not_after),
+        source: source.to_owned(),
+    };
+    Ok((ca, facts.certificate_pem))
+}
+
+fn find_or_make(
+    paths: &Paths,
+    owner: Option<(u32, u32)>,
+) -> Result<(Facts, &'static str), StartError> {
+    insist_on_two_files(paths)?;
+    match read_pair(paths)? {
         (Some(cert), Some(key)) => {
             check_access(&paths.key, owner)?;
-            let facts = check(&cert, &key, &paths.cert, &paths.key)?;
-            Ok(describe(&facts, "provided"))
+            Ok((check(&cert, &key, &paths.cert, &paths.key)?, "provided"))
         }
         (None, None) => keep_or_generate(paths, owner),
         (Some(_), None) => Err(half(&paths.cert, &paths.key)),
@@ -37,7 +58,10 @@ pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartErro
     }
 }
 
-fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, StartError> {
+fn keep_or_generate(
+    paths: &Paths,
+    owner: Option<(u32, u32)>,
+) -> Result<(Facts, &'static str), StartError> {
     let state = Path::new(STATE_DIRECTORY);
     let (kept_cert, kept_key) = (
         state.join("pipelock-ca.pem"),
@@ -46,8 +70,8 @@ fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, Star
     let keeps = mounts::is_mount_point(state);
     if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
         let facts = check(&cert, &key, &kept_cert, &kept_key)?;
-        install_pair(&paths.cert, &cert, &paths.key, &key, owner)?;
-        return Ok(describe(&facts, "kept"));
+        install_pair(paths, facts.certificate_pem.as_bytes(), &key, owner)?;
+        return Ok((facts, "kept"));
     }
     let pair = generate()?;
     let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
@@ -55,10 +79,12 @@ fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Ca, Star
         // The certificate goes last: a pair cut off in the middle is no pair, and the
         // next boot makes another before any client has seen this one.
         let _ = fs::remove_file(&kept_cert);
-        install_pair(&kept_cert, cert, &kept_key, key, None)?;
+        install(&kept_key, key, Access::private(None))
+            .and_then(|()| install(&kept_cert, cert, Access::PUBLIC))
+            .map_err(cannot_write)?;
     }
-    install_pair(&paths.cert, cert, &paths.key, key, owner)?;
-    Ok(describe(&pair.facts, "generated"))
+    install_pair(paths, cert, key, owner)?;
+    Ok((pair.facts, "generated"))
 }
 
 /// A new pair from the kernel's entropy and the clock.
@@ -69,17 +95,52 @@ pub fn generate() -> Result<ca::Pair, StartError> {
     ca::generate(&entropy, clock::now()).map_err(|error| StartError::new(ExitCode::Internal, error))
 }
 
-/// Writes a pair: the key private, the certificate public, the certificate last.
+/// Writes a pair where there is none: the key private, the certificate public. The key's
+/// file is created and never replaced, so of several that do this at once one has made
+/// both; the certificate goes last, and says that the pair is whole.
 pub fn install_pair(
-    cert_path: &Path,
+    paths: &Paths,
     cert: &[u8],
-    key_path: &Path,
     key: &[u8],
     owner: Option<(u32, u32)>,
 ) -> Result<(), StartError> {
-    install(key_path, key, Access::private(owner))
-        .and_then(|()| install(cert_path, cert, Access::PUBLIC))
-        .map_err(|error| StartError::new(ExitCode::CannotWrite, error))
+    create(&paths.key, key, Access::private(owner))
+        .and_then(|()| install(&paths.cert, cert, Access::PUBLIC))
+        .map_err(cannot_write)
+}
+
+fn cannot_write(error: FileError) -> StartError {
+    StartError::new(ExitCode::CannotWrite, error)
+}
+
+/// One file cannot be both: the certificate would take the key's place.
+pub fn insist_on_two_files(paths: &Paths) -> Result<(), StartError> {
+    if !is_same_place(&paths.cert, &paths.key) {
+        return Ok(());
+    }
+    Err(StartError::new(
+        ExitCode::CaUnusable,
+        format!(
+            "cannot use one file for both the CA certificate and its key: {} and {} are the same\nhint: name two files with --cert and --key",
+            paths.cert.display(),
+            paths.key.display()
+        ),
+    ))
+}
+
+/// Certificate and key, `None` where there is no such file. Half a pair gets a moment to
+/// become a whole one: somebody else may be writing it.
+pub fn read_pair(paths: &Paths) -> Result<(Option<Pem>, Option<Pem>), StartError> {
+    let end = Instant::now() + PAIR_PATIENCE;
+    loop {
+        let key = read(&paths.key)?;
+        // Later than the key, which is written first.
+        let cert = read(&paths.cert)?;
+        if cert.is_some() == key.is_some() || Instant::now() >= end {
+            return Ok((cert, key));
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 /// Judges a pair that is there; the error names the file.
@@ -103,7 +164,7 @@ pub fn check(
 }
 
 /// The file's bytes, wiped when dropped; `None` where there is nothing.
-pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StartError> {
+fn read(path: &Path) -> Result<Option<Pem>, StartError> {
     match read_bounded(path, LONGEST_PEM) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
         Err(error) if error.is_missing() => Ok(None),
@@ -149,13 +210,4 @@ pub fn half(present: &Path, missing: &Path) -> StartError {
             missing.display()
         ),
     )
-}
-
-fn describe(facts: &Facts, source: &str) -> Ca {
-    Ca {
-        fingerprint_sha256: facts.fingerprint_sha256.clone(),
-        not_before: ca::rfc3339(facts.not_before),
-        not_after: ca::rfc3339(facts.not_after),
-        source: source.to_owned(),
-    }
 }

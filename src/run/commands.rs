@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::{StartError, authority};
 use crate::ca;
-use crate::claim;
+use crate::claim::{self, Life};
 use crate::cli::{Paths, StatusOptions};
 use crate::denials;
 use crate::exit::ExitCode;
-use crate::install::{Access, publish, read_bounded, read_up_to};
+use crate::install::{Access, Room, publish, read_bounded, read_up_to};
 use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
 use crate::pipelock::render;
 use crate::plain;
@@ -93,7 +93,8 @@ pub fn join_problems(problems: &[Problem], name: &str) -> String {
 
 /// Generates a pair where there is none, checks the one there, refuses half a pair.
 pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
-    let (verb, facts) = match (authority::read(&paths.cert)?, authority::read(&paths.key)?) {
+    authority::insist_on_two_files(paths)?;
+    let (verb, facts) = match authority::read_pair(paths)? {
         (Some(cert), Some(key)) => (
             "usable",
             authority::check(&cert, &key, &paths.cert, &paths.key)?,
@@ -101,8 +102,17 @@ pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
         (None, None) => {
             let pair = authority::generate()?;
             let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
-            authority::install_pair(&paths.cert, cert, &paths.key, key, None)?;
-            ("generated", pair.facts)
+            match authority::install_pair(paths, cert, key, None) {
+                Ok(()) => ("generated", pair.facts),
+                // Somebody else was faster.
+                Err(error) => match authority::read_pair(paths)? {
+                    (Some(cert), Some(key)) => (
+                        "usable",
+                        authority::check(&cert, &key, &paths.cert, &paths.key)?,
+                    ),
+                    _ => return Err(error),
+                },
+            }
         }
         (cert, _) => {
             let (there, lacking) = if cert.is_some() {
@@ -130,14 +140,14 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, below(&why, "  "));
     // None is longer than there is time.
     let end = Instant::now().checked_add(Duration::from_secs(options.timeout_seconds));
-    let status = loop {
-        let status = read_status(&options.run_dir).map_err(unavailable)?;
+    let (status, room) = loop {
+        let (status, room) = read_status(&options.run_dir).map_err(unavailable)?;
         let Some(wanted) = options.wait_generation else {
-            break status;
+            break (status, room);
         };
         let applied = status.number("/config/applied_generation");
         if applied >= wanted && status.state() == "ready" {
-            break status;
+            break (status, room);
         }
         let over = matches!(status.state(), "stopped" | "failed" | KILLED);
         if over || end.is_some_and(|end| Instant::now() >= end) {
@@ -165,7 +175,7 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     }
     print(&describe(&status))?;
     // Another start's are none of this one's.
-    if let Some(denials) = denials::read(&options.run_dir)
+    if let Some(denials) = denials::read(&room)
         && status.text("/boot_id") == Some(&denials.boot_id)
     {
         print(&describe_denials(&denials))?;
@@ -178,16 +188,40 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
 
 /// The state of an init that is gone without having said so.
 const KILLED: &str = "killed";
+/// And of one that is there and does not move.
+const HUNG: &str = "hung";
 
-/// The status, corrected where its writer could not: it was killed.
-fn read_status(run_dir: &Path) -> Result<status::Told, String> {
-    let mut status = status::read(&run_dir.join(status::FILE))?;
-    let concluded = matches!(status.state(), "stopped" | "failed");
-    if !concluded && claim::is_claimed(run_dir) == Some(false) {
-        status.correct("/state", KILLED.into());
-        status.correct("/daemon/pid", Value::Null);
+/// The status, corrected where its writer could not: it was killed, or it hangs; and the
+/// directory it stands in.
+fn read_status(run_dir: &Path) -> Result<(status::Told, Room), String> {
+    let room = Room::open(run_dir).map_err(|error| {
+        if error.is_missing() {
+            format!("{error}\n{}", status::NOT_THERE)
+        } else {
+            error.to_string()
+        }
+    })?;
+    let mut status = status::read(&room, run_dir)?;
+    match (status.state(), claim::look(&room)) {
+        ("stopped" | "failed", _) => {}
+        (_, Some(Life::Gone)) => {
+            status.correct("/state", KILLED.into());
+            status.correct("/daemon/pid", Value::Null);
+        }
+        // A start has stages that take their time, and none of them is called ready.
+        ("starting" | "stopping", _) => {}
+        (_, Some(Life::Hangs(silent))) => {
+            status.correct("/state", HUNG.into());
+            let why = format!(
+                "sidecar-init has not been heard of for {} s; it was {} then",
+                silent.as_secs(),
+                status.state()
+            );
+            status.correct("/error", why.into());
+        }
+        _ => {}
     }
-    Ok(status)
+    Ok((status, room))
 }
 
 /// A text of several lines, each but the first after this.
@@ -233,6 +267,7 @@ pub fn describe(status: &status::Told) -> String {
         match status.state() {
             state @ ("halted" | "stopped" | "failed") => resting(status, state),
             "ready" => "ready; what is not allowed is refused".to_owned(),
+            HUNG => "hung; what it allowed then may still get through".to_owned(),
             KILLED => "killed, and its pipelock with it".to_owned(),
             other => other.to_owned(),
         }
@@ -351,7 +386,7 @@ pub fn describe_denials(denials: &denials::Told) -> String {
 /// Succeeds when the status says ready and the init that wrote it lives.
 pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
-    let status = read_status(run_dir).map_err(not_ready)?;
+    let (status, _) = read_status(run_dir).map_err(not_ready)?;
     match status.state() {
         "ready" | "reloading" => Ok(()),
         KILLED => Err(not_ready(

@@ -49,7 +49,7 @@ pub fn begin(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Making, StartEr
         ForkResult::Child => {
             drop(read);
             let (code, answer) = match authority::prepare(paths, owner) {
-                Ok(ca) => (ExitCode::Success, tell(&ca)),
+                Ok((ca, certificate)) => (ExitCode::Success, tell(&ca, &certificate)),
                 Err(StartError { code, text }) => (code, text),
             };
             let sent = File::from(write).write_all(answer.as_bytes());
@@ -69,7 +69,7 @@ impl Making {
     /// Waits for the pair; its process has ended when this returns. `None` where a stop
     /// was asked for before there was one: the child may be waiting for entropy, or for a
     /// share.
-    pub fn finish(mut self, signals: &mut Signals) -> Result<Option<Ca>, StartError> {
+    pub fn finish(mut self, signals: &mut Signals) -> Result<Option<(Ca, String)>, StartError> {
         let heard = self
             .answer
             .as_mut()
@@ -85,7 +85,7 @@ impl Making {
             _ => None,
         };
         match (code, told(&answer)) {
-            (Some(ExitCode::Success), Some(ca)) => Ok(Some(ca)),
+            (Some(ExitCode::Success), Some(made)) => Ok(Some(made)),
             (Some(code), _) if code != ExitCode::Success && !answer.is_empty() => {
                 Err(StartError { code, text: answer })
             }
@@ -150,23 +150,26 @@ fn hear(pipe: &mut File, mut signals: Option<&mut Signals>) -> Option<Vec<u8>> {
     }
 }
 
-/// What comes back of the CA, a line for each field: nothing of the key.
-fn tell(ca: &Ca) -> String {
+/// What comes back of the CA, a line for each field, and the certificate: nothing of the
+/// key.
+fn tell(ca: &Ca, certificate: &str) -> String {
     [
         ca.fingerprint_sha256.as_str(),
         &ca.not_before,
         &ca.not_after,
         &ca.source,
+        certificate,
     ]
     .join("\n")
 }
 
-fn told(answer: &str) -> Option<Ca> {
-    let mut lines = answer.lines().map(str::to_owned);
-    Some(Ca {
-        fingerprint_sha256: lines.next()?,
-        not_before: lines.next()?,
-        not_after: lines.next()?,
-        source: lines.next()?,
-    })
+fn told(answer: &str) -> Option<(Ca, String)> {
+    let mut fields = answer.splitn(5, '\n').map(str::to_owned);
+    let ca = Ca {
+        fingerprint_sha256: fields.next()?,
+        not_before: fields.next()?,
+        not_after: fields.next()?,
+        source: fields.next()?,
+    };
+    Some((ca, fields.next()?))
 }

@@ -8,7 +8,8 @@ mod trust;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, UNIX_EPOCH};
+use std::rc::Rc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::libc;
 
@@ -16,13 +17,14 @@ use crate::boot::clock::{self, Plausibility};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::{self, Mode};
 use crate::boot::{mounts, network, protect};
-use crate::claim::{self, ClaimError};
+use crate::claim::{self, Claim, ClaimError};
 use crate::cli::Paths;
 use crate::console::{self, init_logging};
+use crate::errand;
 use crate::exit::ExitCode;
 use crate::export;
 use crate::install::{
-    Access, FileError, ensure_directory, install, read_bounded, read_kernel_file,
+    Access, FileError, Room, ensure_directory, kept_from, read_bounded, read_kernel_file,
 };
 use crate::manifest;
 use crate::pipelock::render;
@@ -153,7 +155,7 @@ fn start(
     reporter: &mut Reporter,
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
-    mount_all(mode, arguments, paths, reporter)?;
+    let run_room = mount_all(mode, arguments, paths, reporter)?;
     reporter.enter(Stage::Clock);
     let lifted = floor_clock(mode, reporter)?;
     reporter.enter(Stage::Manifest);
@@ -175,24 +177,42 @@ fn start(
     }
     reporter.enter(Stage::Config);
     let sandbox = complete_sandbox(sandbox, mode, paths, reporter);
-    install(
-        &config_path(paths),
-        desired.config.as_bytes(),
-        Access::private(sandbox.file_owner()),
-    )
-    .map_err(cannot_write)?;
+    if let Some(user) = sandbox.file_owner()
+        && let Some((directory, mode)) = kept_from(&paths.run_dir, user)
+    {
+        reporter.warn(format!(
+            "pipelock cannot read its configuration: it runs as {}:{}, and the mode of {} is {mode:04o}\nhint: \
+             chmod o+rx {}",
+            user.0,
+            user.1,
+            directory.display(),
+            directory.display()
+        ));
+    }
+    run_room
+        .install(
+            status::CONFIG,
+            desired.config.as_bytes(),
+            Access::private(sandbox.file_owner()),
+        )
+        .map_err(cannot_write)?;
     reporter.enter(Stage::Ca);
-    let Some(ca) = making?.finish(signals)? else {
+    let Some((ca, certificate)) = making?.finish(signals)? else {
         return Ok(Ending::Stopped);
     };
     log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-    // Only beside a status of this boot: together they are true, or all are old.
-    if export_directory(paths).is_some_and(|export| reporter.tells_in(&export))
-        && let Err(text) =
-            export_for_clients(paths, arguments, &desired, |warning| reporter.warn(warning))
-    {
-        reporter.warn(format!("the export is not up to date: {text}"));
-    }
+    let certificate: Rc<str> = certificate.into();
+    let clients = |desired: &Desired| {
+        let address = arguments.ip.as_ref().map(|ip| ip.address.0);
+        export::clients(
+            &certificate,
+            desired.trust.as_ref(),
+            &desired.policy,
+            address,
+        )
+    };
+    reporter.export(clients(&desired));
+    reporter.finish_export();
     reporter.status.ca = Some(ca);
     if signals.stop_asked() {
         return Ok(Ending::Stopped);
@@ -209,8 +229,25 @@ fn start(
         );
         insist_on(&missing).map_err(|text| StartError::new(ExitCode::OperatingSystem, text))?;
     }
-    let sandbox = (sandbox, require_sandbox);
-    supervise_until_the_end(mode, arguments, paths, sandbox, desired, signals, reporter)
+    let apply = |desired: &Desired| match mode {
+        Mode::Machine => network::write_names(&desired.policy.network, arguments.ip.as_ref())
+            .map_err(|error| error.to_string()),
+        Mode::Container | Mode::Child => Ok(()),
+    };
+    let setup = Setup {
+        daemon: &paths.daemon,
+        config: &config_path(paths),
+        run_room: &run_room,
+        trust_bundle: &trust::bundle_path(&paths.run_dir),
+        watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
+        read: &|| read_desired(paths).map_err(|error| error.text),
+        apply: &apply,
+        clients: &clients,
+        sandbox,
+        require_sandbox,
+        readable: vec![paths.cert.clone(), paths.key.clone()],
+    };
+    supervise_until_the_end(mode, &setup, desired, signals, reporter)
 }
 
 /// Adds what the daemon and the machine decide about its sandbox; what cannot be had is a
@@ -250,9 +287,7 @@ fn complete_sandbox(
 
 fn supervise_until_the_end(
     mode: Mode,
-    arguments: &Arguments,
-    paths: &Paths,
-    (sandbox, require_sandbox): (Sandbox, bool),
+    setup: &Setup,
     desired: Desired,
     signals: &mut Signals,
     reporter: &mut Reporter,
@@ -265,26 +300,7 @@ fn supervise_until_the_end(
             )
         })?;
     }
-    let read = || read_desired(paths).map_err(|error| error.text);
-    let apply = |desired: &Desired| {
-        if mode == Mode::Machine {
-            network::write_names(&desired.policy.network, arguments.ip.as_ref())
-                .map_err(|error| error.to_string())?;
-        }
-        export_for_clients(paths, arguments, desired, |warning| log::warn!("{warning}"))
-    };
-    let setup = Setup {
-        daemon: &paths.daemon,
-        config: &config_path(paths),
-        trust_bundle: &trust::bundle_path(&paths.run_dir),
-        watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
-        read: &read,
-        apply: &apply,
-        sandbox,
-        require_sandbox,
-        readable: vec![paths.cert.clone(), paths.key.clone()],
-    };
-    Ok(match supervise(&setup, desired, signals, reporter) {
+    Ok(match supervise(setup, desired, signals, reporter) {
         Outcome::Stopped => Ending::Stopped,
         Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, &reporter.status)),
     })
@@ -314,7 +330,7 @@ fn mount_all(
     arguments: &Arguments,
     paths: &Paths,
     reporter: &mut Reporter,
-) -> Result<(), StartError> {
+) -> Result<Room, StartError> {
     let os_error = |error: mounts::MountError| StartError::new(ExitCode::OperatingSystem, error);
     if mode == Mode::Machine {
         for warning in mounts::mount_kernel_file_systems().map_err(os_error)? {
@@ -329,8 +345,9 @@ fn mount_all(
         }
     }
     ensure_directory(&paths.run_dir).map_err(cannot_write)?;
-    claim_run_directory(&paths.run_dir, reporter)?;
-    reporter.tell_in(&paths.run_dir).map_err(cannot_write)?;
+    let room = Room::open(&paths.run_dir).map_err(cannot_write)?;
+    let claim = claim_run_directory(&paths.run_dir, &room, reporter)?;
+    reporter.tell_in(&room, claim).map_err(cannot_write)?;
     if mode == Mode::Machine {
         if let Some(state) = &arguments.state {
             mounts::mount_source(state, Path::new(authority::STATE_DIRECTORY), true)
@@ -341,70 +358,43 @@ fn mount_all(
         }
     }
     // The firewall serves its agent, whether the host can be told or not.
-    if let Some(export) = export_directory(paths)
-        && let Err(error) = export::clear(&export).and_then(|()| reporter.tell_in(&export))
-    {
-        reporter.warn(format!("the export is not up to date: {error}"));
+    match room.enter(EXPORT) {
+        Ok(None) => {}
+        Ok(Some(export)) => reporter.tell_export(&room, EXPORT, export),
+        Err(error) => reporter.warn(format!("the host is told nothing in the export: {error}")),
     }
-    Ok(())
+    Ok(room)
 }
 
 /// Two inits would overwrite each other's configuration and status.
-fn claim_run_directory(run_dir: &Path, reporter: &mut Reporter) -> Result<(), StartError> {
-    match claim::claim(run_dir) {
-        Ok(()) => {}
+fn claim_run_directory(
+    run_dir: &Path,
+    room: &Room,
+    reporter: &mut Reporter,
+) -> Result<Option<Claim>, StartError> {
+    match claim::claim(run_dir, room) {
+        Ok(claim) => Ok(Some(claim)),
         // What cannot be locked can be served from all the same; probes then go by the
         // status alone.
-        Err(ClaimError::Unlocked(error)) => reporter.warn(error.to_string()),
-        Err(ClaimError::Taken(directory)) => {
-            return Err(StartError::new(
-                ExitCode::CannotWrite,
-                format!(
-                    "cannot use {}: another sidecar-init runs with it\nhint: end that one, or name another \
-                     directory with --run-dir",
-                    directory.display()
-                ),
-            ));
+        Err(ClaimError::Unlocked(error)) => {
+            reporter.warn(error.to_string());
+            Ok(None)
         }
+        Err(ClaimError::Taken(directory)) => Err(StartError::new(
+            ExitCode::CannotWrite,
+            format!(
+                "cannot use {}: another sidecar-init runs with it\nhint: end that one, or name another \
+                     directory with --run-dir",
+                directory.display()
+            ),
+        )),
     }
-    Ok(())
 }
 
 const EXPORT: &str = "export";
 
 fn config_path(paths: &Paths) -> PathBuf {
-    paths.run_dir.join("pipelock.yaml")
-}
-
-/// Where the host reads, if it wants to: a mount, or a directory somebody made.
-fn export_directory(paths: &Paths) -> Option<PathBuf> {
-    let export = paths.run_dir.join(EXPORT);
-    export.is_dir().then_some(export)
-}
-
-/// What clients need, where the host reads, if it wants to.
-fn export_for_clients(
-    paths: &Paths,
-    arguments: &Arguments,
-    desired: &Desired,
-    mut warn: impl FnMut(String),
-) -> Result<(), String> {
-    let Some(export) = export_directory(paths) else {
-        return Ok(());
-    };
-    let ca = authority::read(&paths.cert).map_err(|error| error.text)?;
-    let (trust, address) = (desired.trust.as_deref(), arguments.ip.as_ref());
-    export::write(
-        &export,
-        &ca.unwrap_or_default(),
-        trust,
-        &desired.policy,
-        address.map(|ip| ip.address.0),
-    )
-    .map_err(|error| error.to_string())?
-    .into_iter()
-    .for_each(&mut warn);
-    Ok(())
+    paths.run_dir.join(status::CONFIG)
 }
 
 fn cannot_write(error: FileError) -> StartError {
@@ -441,15 +431,27 @@ fn set_clock(seconds: u64) -> Result<(), StartError> {
     clock::set(seconds).map_err(|error| StartError::new(ExitCode::OperatingSystem, error))
 }
 
+/// When a file was written, in seconds since 1970. The share may not answer.
+fn written_at(file: &Path) -> Option<u64> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let ask = || -> Option<u64> {
+        let modified = std::fs::symlink_metadata(file).ok()?.modified().ok()?;
+        Some(modified.duration_since(UNIX_EPOCH).ok()?.as_secs())
+    };
+    let mut errand = errand::send(&[], || {
+        ask().map_or_else(Vec::new, |at| at.to_string().into())
+    });
+    let answer = errand.as_mut().ok()?.wait(PATIENCE)??;
+    std::str::from_utf8(&answer).ok()?.parse().ok()
+}
+
 /// A share's files are dated by the host, and its clock is the better one: the status was
 /// written this moment, the manifest some time before.
 fn set_clock_by_the_hosts(paths: &Paths, reporter: &mut Reporter) -> Result<(), StartError> {
     let export = paths.run_dir.join(EXPORT).join(status::FILE);
-    let written = [&paths.manifest, &export].into_iter().filter_map(|file| {
-        let modified = std::fs::metadata(file).ok()?.modified().ok()?;
-        modified.duration_since(UNIX_EPOCH).ok()
-    });
-    let written = written.map(|moment| moment.as_secs());
+    let written = [&paths.manifest, &export]
+        .into_iter()
+        .filter_map(|file| written_at(file));
     match clock::better(clock::now(), written) {
         Some(time) => {
             set_clock(time)?;
@@ -617,7 +619,8 @@ mod tests {
         init_logging(None);
         let mut reporter = Reporter::new(Instant::now(), boot_id());
         record_panics(Mode::Child);
-        reporter.tell_in(Path::new(&directory)).unwrap();
+        let room = Room::open(Path::new(&directory)).unwrap();
+        reporter.tell_in(&room, None).unwrap();
         reporter.finish_stages();
         "ready".clone_into(&mut reporter.status.state);
         reporter.publish();

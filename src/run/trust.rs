@@ -1,9 +1,11 @@
-//! Extra roots for upstream TLS, from `trust/*.pem` beside the manifest. Touches the
-//! file system.
+//! Extra roots for upstream TLS, from `trust/*.pem` beside the manifest: the certificates
+//! in them, and nothing else of the files. Touches the file system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use crate::ca;
 use crate::export::PUBLIC_ROOTS;
 use crate::install::read_bounded;
 
@@ -33,7 +35,7 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
 
 /// The public roots and the extra ones, of at most `limit` bytes together; `None` where
 /// there are no extra ones.
-pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String> {
+pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Rc<[u8]>>, String> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -56,8 +58,8 @@ pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String>
     // By bytes, as the hosts are: the same code serves both.
     files.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     let mut bundle = match read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_FILE) {
-        Ok(roots) => roots,
-        Err(error) if error.is_missing() => Vec::new(),
+        Ok(roots) => ca::roots(&roots).pem,
+        Err(error) if error.is_missing() => String::new(),
         Err(error) => return Err(error.to_string()),
     };
     let mut left = limit;
@@ -73,23 +75,20 @@ pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String>
             }
         })?;
         left -= bytes.len();
-        let text = String::from_utf8_lossy(&bytes);
-        if !text.contains(BEGIN) {
+        let roots = ca::roots(&bytes);
+        if roots.pem.is_empty() {
             return Err(format!(
                 "cannot use {}: it holds no certificate\nhint: a root in PEM form starts with {BEGIN}",
                 file.display()
             ));
         }
-        if text.contains("PRIVATE KEY-----") {
+        if roots.holds_key {
             return Err(format!(
                 "cannot use {}: it holds a private key, which has no place on this machine\nhint: put the certificate alone there",
                 file.display()
             ));
         }
-        if !bundle.ends_with(b"\n") && !bundle.is_empty() {
-            bundle.push(b'\n');
-        }
-        bundle.extend_from_slice(&bytes);
+        bundle += &roots.pem;
     }
-    Ok(Some(bundle))
+    Ok(Some(bundle.into_bytes().into()))
 }

@@ -27,6 +27,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -35,12 +36,13 @@ use nix::unistd::Pid;
 
 use crate::boot::clock;
 use crate::console::{Stream, console};
-use crate::install::{Access, install, is_installed};
+use crate::install::{Access, Room, install};
 use crate::pipelock::events::{self, Event as Line, Heard};
 use crate::pipelock::leaves::Leaves;
 use crate::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
-use crate::status::{LastExit, Port, Reporter, Revocation, Stage};
+use crate::status::{CONFIG, LastExit, Port, Reporter, Revocation, Stage};
+use crate::teller::Content;
 use landlock::Grants;
 use machine::{Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing};
 use prober::{Finding, Prober, Question};
@@ -70,7 +72,7 @@ pub struct Desired {
     /// Its SHA-256.
     pub deny_all_sha256: String,
     /// Extra roots for upstream connections, installed where [`Setup::trust_bundle`] says.
-    pub trust: Option<Vec<u8>>,
+    pub trust: Option<Rc<[u8]>>,
 }
 
 /// Reads the manifest and everything beside it again; an error is in the console's words.
@@ -82,15 +84,18 @@ pub struct Setup<'a> {
     pub daemon: &'a Path,
     /// Where its configuration goes.
     pub config: &'a Path,
+    /// The directory of the configuration, opened.
+    pub run_room: &'a Room,
     /// Where extra roots go; also what `SSL_CERT_FILE` says.
     pub trust_bundle: &'a Path,
     /// The files to watch.
     pub watched: Vec<PathBuf>,
     /// Reads them.
     pub read: &'a ReadDesired<'a>,
-    /// Applies what of a changed manifest is not the daemon's: host names, and what its
-    /// clients are told.
+    /// Applies what of a changed manifest is not the daemon's: host names.
     pub apply: &'a dyn Fn(&Desired) -> Result<(), String>,
+    /// What its clients are told.
+    pub clients: &'a dyn Fn(&Desired) -> [(&'static str, Content); 3],
     /// What the daemon may be.
     pub sandbox: Sandbox,
     /// A sandbox that is not known to be complete is a failed start.
@@ -311,6 +316,11 @@ impl Supervisor<'_> {
         if let Some((fd, flags)) = self.prober.interest() {
             waiting.push(PollFd::new(fd, flags));
         }
+        waiting.extend(
+            self.reporter
+                .as_fd()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
         if let Some(steps) = &self.steps {
             waiting.push(PollFd::new(steps.as_fd(), PollFlags::POLLIN));
         }
@@ -371,7 +381,8 @@ impl Supervisor<'_> {
         let reaped = reaper::reap_exited_children();
         self.reap_again = reaped.more;
         for exit in reaped.exits {
-            if console().reaped(exit.pid) {
+            // Whoever writes for us is no orphan.
+            if console().reaped(exit.pid) || self.reporter.sent(exit.pid) {
                 continue;
             }
             self.reporter.status.reaped += 1;
@@ -396,7 +407,9 @@ impl Supervisor<'_> {
         let successor = self.child.as_ref().map(|child| child.pid);
         let left: Vec<i32> = reaper::children()
             .into_iter()
-            .filter(|pid| Some(*pid) != successor && !console().sent(*pid))
+            .filter(|pid| {
+                Some(*pid) != successor && !console().sent(*pid) && !self.reporter.sent(*pid)
+            })
             .collect();
         self.sweeping = !left.is_empty();
         for pid in left {
@@ -593,12 +606,13 @@ impl Supervisor<'_> {
         } else {
             &self.desired.config
         };
-        if is_installed(path, wanted.as_bytes(), access) {
+        let room = self.setup.run_room;
+        if room.is_installed(CONFIG, wanted.as_bytes(), access) {
             self.installed = mark;
             return;
         }
         self.changed = true;
-        let put_back = install(path, wanted.as_bytes(), access);
+        let put_back = room.install(CONFIG, wanted.as_bytes(), access);
         let path = path.display();
         self.reporter.warn(match put_back {
             Ok(()) => format!("somebody else changed {path}; it was put back"),
@@ -658,6 +672,7 @@ impl Supervisor<'_> {
         if let Err(error) = (self.setup.apply)(&new) {
             self.reporter.warn(error);
         }
+        self.reporter.export((self.setup.clients)(&new));
         let mut plan = reload::plan(&self.desired.policy, &new.policy);
         if new.trust != self.desired.trust && matches!(plan, Plan::Nothing | Plan::Reload) {
             plan = Plan::RESTART;
@@ -825,12 +840,9 @@ impl Supervisor<'_> {
     fn install_config(&mut self) -> Result<(), String> {
         self.installed = None;
         self.denies_all = false;
-        install(
-            self.setup.config,
-            self.desired.config.as_bytes(),
-            self.config_access(),
-        )
-        .map_err(|error| error.to_string())
+        let (room, access) = (self.setup.run_room, self.config_access());
+        room.install(CONFIG, self.desired.config.as_bytes(), access)
+            .map_err(|error| error.to_string())
     }
 
     fn install_deny_all(&mut self) -> Result<(), String> {
@@ -840,7 +852,8 @@ impl Supervisor<'_> {
         };
         self.installed = None;
         self.denies_all = true;
-        install(self.setup.config, child.deny_all.as_bytes(), access)
+        let room = self.setup.run_room;
+        room.install(CONFIG, child.deny_all.as_bytes(), access)
             .map_err(|error| error.to_string())?;
         if self.reporter.status.config.applied_sha256.as_ref() == Some(&child.deny_all_sha256) {
             // pipelock drops a reload of what it runs on, so nobody would acknowledge.
@@ -853,8 +866,8 @@ impl Supervisor<'_> {
         let io_error = |why: String| (nix::libc::EIO, why);
         // Each time: the file is the daemon's, and the last one may have changed it. But
         // no more than needed: the disk may have filled up since.
-        if !is_installed(
-            self.setup.config,
+        if !self.setup.run_room.is_installed(
+            CONFIG,
             self.desired.config.as_bytes(),
             self.config_access(),
         ) {

@@ -1,0 +1,226 @@
+//! A process of its own for what may never come back: a share whose host is gone, a file
+//! system that is frozen. PID 1 waits for its answer as long as it wants to, and no longer.
+//! Touches the kernel: fork.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2};
+
+use crate::supervise::reaper;
+use crate::supervise::signals::wait;
+
+/// The last byte of an answer that is whole.
+const WHOLE: u8 = b'.';
+
+/// Somebody who was sent and has not come back.
+#[derive(Debug)]
+pub struct Errand {
+    pid: Pid,
+    answer: File,
+    heard: Vec<u8>,
+}
+
+/// Sends somebody to do `work`, with no descriptor of this program but those of `keep`.
+/// What `work` returns is the answer. It ends with this process.
+#[allow(unsafe_code)]
+pub fn send(keep: &[RawFd], work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Errno> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    // Until the child has default dispositions: our handlers there would write into our own
+    // signals' pipe.
+    let mut before = SigSet::empty();
+    sigprocmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    )?;
+    let parent = getpid();
+    // SAFETY: the program has one thread, so the child owns a consistent heap and may run
+    // like any other process; it never returns from this function.
+    let forked = unsafe { fork() };
+    if !matches!(forked, Ok(ForkResult::Child)) {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    }
+    match forked? {
+        ForkResult::Parent { child } => Ok(Errand {
+            pid: child,
+            answer: read.into(),
+            heard: Vec::new(),
+        }),
+        ForkResult::Child => {
+            become_nobody(parent, &[keep, &[write.as_raw_fd()]].concat());
+            let mut answer = work();
+            answer.push(WHOLE);
+            let _ = File::from(write).write_all(&answer);
+            // SAFETY: ends without the parent's exit handlers.
+            unsafe { libc::_exit(0) }
+        }
+    }
+}
+
+/// Leaves the child nothing that matters to its parent: no handler, no descriptor, above
+/// all not the lock's, which would outlive the parent with it.
+#[allow(unsafe_code)]
+fn become_nobody(parent: Pid, keep: &[RawFd]) {
+    // The parent's hook would end the machine.
+    std::panic::set_hook(Box::new(|_| {
+        // SAFETY: ends without the parent's exit handlers.
+        unsafe { libc::_exit(1) }
+    }));
+    // SAFETY: plain numbers, and an action of zeroes, which is SIG_DFL with no flags, as
+    // long as the kernel's structure is.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        if getppid() != parent {
+            libc::_exit(1);
+        }
+        let default = [0_u64; 4];
+        for number in 1..=64 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                size_of::<u64>(),
+            );
+        }
+    }
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    close_all_but(keep);
+}
+
+#[allow(unsafe_code)]
+fn close_all_but(keep: &[RawFd]) {
+    /// Where the kernel does not close a range: no descriptor of ours is higher.
+    const HIGHEST: RawFd = 1024;
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut from = 0;
+    for kept in keep.into_iter().chain([RawFd::MAX]) {
+        if from < kept {
+            // SAFETY: plain numbers; whatever owned these descriptors is never dropped, for
+            // the child ends by _exit.
+            unsafe {
+                if libc::syscall(libc::SYS_close_range, from, kept - 1, 0) != 0 {
+                    for fd in from..kept.min(HIGHEST) {
+                        libc::close(fd);
+                    }
+                }
+            }
+        }
+        from = kept.saturating_add(1);
+    }
+}
+
+impl Errand {
+    /// Readable when there is something to hear.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.answer.as_fd()
+    }
+
+    /// Its process, until it is reaped.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// What there is to hear now: nothing while it is away; then its answer, or none where
+    /// it ended without one.
+    pub fn listen(&mut self) -> Option<Option<Vec<u8>>> {
+        loop {
+            let mut buffer = [0_u8; 1024];
+            match self.answer.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => self.heard.extend(buffer.iter().take(count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(_) => break,
+            }
+        }
+        // It is ending; where the loop was faster there is nothing left to reap.
+        let _ = reaper::wait_for(self.pid.as_raw());
+        let mut answer = std::mem::take(&mut self.heard);
+        Some((answer.pop() == Some(WHOLE)).then_some(answer))
+    }
+
+    /// Listens for so long. Nothing where it has not come back by then.
+    pub fn wait(&mut self, patience: Duration) -> Option<Option<Vec<u8>>> {
+        let end = Instant::now() + patience;
+        loop {
+            let heard = self.listen();
+            let left = end.saturating_duration_since(Instant::now());
+            if heard.is_some() || left.is_zero() {
+                return heard;
+            }
+            let mut waiting = [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)];
+            wait(&mut waiting, Some(left));
+        }
+    }
+
+    /// Gives it up. One that is stuck in the kernel dies when it comes out.
+    pub fn kill(&self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brings_the_answer_whole_or_none() {
+        let long = vec![b'x'; 300_000];
+        let mut errand = send(&[], || long.clone()).unwrap();
+        assert_eq!(errand.wait(Duration::from_secs(60)), Some(Some(long)));
+        let mut errand = send(&[], || std::process::abort()).unwrap();
+        assert_eq!(errand.wait(Duration::from_secs(60)), Some(None));
+    }
+
+    #[test]
+    fn is_waited_for_no_longer_than_wanted() {
+        let mut errand = send(&[], || {
+            loop {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        })
+        .unwrap();
+        assert_eq!(errand.wait(Duration::from_millis(20)), None);
+        errand.kill();
+        assert_eq!(errand.wait(Duration::from_secs(60)), Some(None));
+    }
+
+    #[test]
+    fn takes_no_descriptor_along_but_those_it_is_given() {
+        let kept = File::open("/").unwrap();
+        let other = File::open("/").unwrap();
+        let (kept, other) = (kept.as_raw_fd(), other.as_raw_fd());
+        let is_open = |fd: RawFd| nix::fcntl::fcntl(unsafe_borrow(fd), FcntlArg::F_GETFD).is_ok();
+        let mut errand = send(&[kept], || {
+            vec![
+                u8::from(is_open(kept)),
+                u8::from(is_open(other)),
+                u8::from(is_open(2)),
+            ]
+        })
+        .unwrap();
+        assert_eq!(
+            errand.wait(Duration::from_secs(60)),
+            Some(Some(vec![1, 0, 0]))
+        );
+    }
+
+    #[allow(unsafe_code)]
+    fn unsafe_borrow(fd: RawFd) -> BorrowedFd<'static> {
+        // SAFETY: only asked about.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+}

@@ -1,0 +1,327 @@
+//! Tells the host, in its export, what there is to tell. The export is another's file
+//! system, and that one may stop answering for ever; so every touch of it is an errand's:
+//! one at a time, with the newest content of each name, given up after a while and sent
+//! again. Touches the kernel through [`crate::errand`].
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::boot::clock;
+use crate::errand::{self, Errand};
+use crate::export::{self, PUBLIC_ROOTS};
+use crate::install::{Access, FileError, Room, read_bounded};
+use crate::{ca, denials, report, status};
+
+/// The export has this long to take what it is told.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// What could not be told is told again after so long, and after twice as long the next
+/// time, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+
+/// The files of an export, in the order they are written. Whoever finds the certificate
+/// finds the others beside it, and whoever reads "ready" finds them all.
+pub const NAMES: [&str; 6] = [
+    export::BUNDLE,
+    export::ENVIRONMENT,
+    export::CA,
+    denials::FILE,
+    report::FILE,
+    status::FILE,
+];
+
+/// What a file is to be.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Not there.
+    Gone,
+    /// This text.
+    Text(Rc<str>),
+    /// The public roots, or these in their place, and the certificate of the CA.
+    Bundle {
+        /// Public and extra roots together, where there are extra ones.
+        trust: Option<Rc<[u8]>>,
+        /// The CA's certificate.
+        ca: Rc<str>,
+    },
+}
+
+/// For each of [`NAMES`] what it is to be, where that is still to be told.
+type News = [Option<Content>; NAMES.len()];
+
+/// Keeps an export as it should be.
+#[derive(Debug)]
+pub struct Teller {
+    parent: Room,
+    name: &'static str,
+    room: Room,
+    news: News,
+    /// Nobody has come back yet, so an earlier boot's status may be there.
+    fresh: bool,
+    /// Somebody was waited for in vain, and is still away.
+    late: bool,
+    away: Option<Away>,
+    pause: Duration,
+    next: Option<Instant>,
+    problem: Option<String>,
+    /// When it was first asked in vain, in seconds since 1970.
+    silent_since: Option<u64>,
+}
+
+/// Somebody who is telling.
+#[derive(Debug)]
+struct Away {
+    errand: Errand,
+    carries: News,
+    /// When it is given up; `None` once it was.
+    until: Option<Instant>,
+}
+
+impl Teller {
+    /// Keeps the export in `parent`; whatever an earlier boot left there goes.
+    pub fn new(parent: &Room, name: &'static str, room: Room) -> std::io::Result<Self> {
+        Ok(Self {
+            parent: parent.try_clone()?,
+            name,
+            room,
+            news: std::array::from_fn(|_| Some(Content::Gone)),
+            fresh: true,
+            late: false,
+            away: None,
+            pause: FIRST_PAUSE,
+            next: None,
+            problem: None,
+            silent_since: None,
+        })
+    }
+
+    /// Will tell this, as soon as that can be.
+    pub fn tell(&mut self, name: &str, content: Content) {
+        let mut places = self.news.iter_mut().zip(NAMES);
+        if let Some((place, _)) = places.find(|it| it.1 == name) {
+            *place = Some(content);
+        }
+    }
+
+    /// What is wrong with the export now, in words.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Whether it was waited for in vain, and has not answered since.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.late
+    }
+
+    /// Whether this child is one of ours.
+    #[must_use]
+    pub fn sent(&self, pid: i32) -> bool {
+        self.away.as_ref().is_some_and(|it| it.errand.pid() == pid)
+    }
+
+    /// Readable when somebody has come back.
+    #[must_use]
+    pub fn errand(&self) -> Option<&Errand> {
+        self.away.as_ref().map(|away| &away.errand)
+    }
+
+    /// When [`Teller::advance`] has something to do that no descriptor shows.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        match &self.away {
+            Some(away) => away.until,
+            None => self.has_news().then(|| self.next.unwrap_or(now)),
+        }
+    }
+
+    /// Hears who has come back, gives up who has not, sends the next. Never waits. What it
+    /// returns should be known to whoever reads the status.
+    pub fn advance(&mut self, now: Instant) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(mut away) = self.away.take() {
+            if let Some(answer) = away.errand.listen() {
+                warnings = self.came_back(away, answer, now);
+            } else {
+                if away.until.is_some_and(|until| now >= until) {
+                    away.errand.kill();
+                    away.until = None;
+                    let asked = clock::now().saturating_sub(PATIENCE.as_secs());
+                    let since = *self.silent_since.get_or_insert(asked);
+                    self.problem = Some(format!(
+                        "the export has not answered since {}, and what it says is older",
+                        ca::rfc3339(since)
+                    ));
+                }
+                self.away = Some(away);
+            }
+        }
+        if self.away.is_none() && self.has_news() && self.next.is_none_or(|next| now >= next) {
+            self.send(now);
+        }
+        warnings
+    }
+
+    /// Tells what there is to tell, or waits no longer than `patience`.
+    pub fn finish(&mut self, patience: Duration) -> Vec<String> {
+        let end = Instant::now() + patience;
+        self.next = None;
+        let mut warnings = self.advance(Instant::now());
+        while let Some(away) = &mut self.away {
+            let left = end.saturating_duration_since(Instant::now());
+            let Some(answer) = away.errand.wait(left) else {
+                self.late = true;
+                break;
+            };
+            if let Some(away) = self.away.take() {
+                warnings.extend(self.came_back(away, answer, Instant::now()));
+            }
+            // What has come up meanwhile; what failed has its pause.
+            warnings.extend(self.advance(Instant::now()));
+        }
+        warnings
+    }
+
+    fn has_news(&self) -> bool {
+        self.news.iter().any(Option::is_some)
+    }
+
+    fn send(&mut self, now: Instant) {
+        let carries = std::mem::take(&mut self.news);
+        let (room, fresh) = (&self.room, self.fresh);
+        let sent = errand::send(&[room.descriptor().as_raw_fd()], || {
+            tell(room, &carries, fresh)
+        });
+        match sent {
+            Ok(errand) => {
+                self.away = Some(Away {
+                    errand,
+                    carries,
+                    until: Some(now + PATIENCE),
+                });
+            }
+            Err(errno) => {
+                let why = format!("cannot fork: {}", errno.desc());
+                self.failed(carries, |_| true, &why, now);
+            }
+        }
+    }
+
+    fn came_back(&mut self, away: Away, answer: Option<Vec<u8>>, now: Instant) -> Vec<String> {
+        let Some(answer) = answer else {
+            let before = self.problem.take();
+            self.failed(away.carries, |_| true, "its writer was killed", now);
+            if self.silent_since.is_some() {
+                self.problem = before;
+            }
+            return Vec::new();
+        };
+        self.silent_since = None;
+        self.late = false;
+        self.fresh = false;
+        let (mut warnings, mut failures, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for part in String::from_utf8_lossy(&answer).split_terminator('\0') {
+            match (part.get(..1), part.get(1..)) {
+                (Some("w"), Some(text)) => warnings.push(text.to_owned()),
+                (Some(place), Some(text)) => {
+                    refused.extend(place.parse::<usize>());
+                    failures.push(text.to_owned());
+                }
+                _ => {}
+            }
+        }
+        if refused.is_empty() {
+            self.problem = None;
+            self.pause = FIRST_PAUSE;
+            self.next = None;
+        } else {
+            let why = failures.join("; ");
+            self.failed(away.carries, |place| refused.contains(&place), &why, now);
+        }
+        warnings
+    }
+
+    /// What was not told is told again, where nothing newer is.
+    fn failed(
+        &mut self,
+        carries: News,
+        is_refused: impl Fn(usize) -> bool,
+        why: &str,
+        now: Instant,
+    ) {
+        for ((place, old), new) in carries.into_iter().enumerate().zip(&mut self.news) {
+            if new.is_none() && is_refused(place) {
+                *new = old;
+            }
+        }
+        self.problem = Some(format!("the export is not up to date: {why}"));
+        self.next = Some(now + self.pause);
+        self.pause = LONGEST_PAUSE.min(self.pause * 2);
+        // Somebody may have made the directory anew.
+        if let Ok(Some(room)) = self.parent.enter(self.name) {
+            self.room = room;
+        }
+    }
+}
+
+/// The errand: everything is tried, whatever fails before. The answer has a part for each
+/// failure, the number of the name before it, and for each warning.
+fn tell(room: &Room, news: &News, fresh: bool) -> Vec<u8> {
+    let mut answer = String::new();
+    let with_names = || news.iter().zip(NAMES).enumerate();
+    if fresh {
+        room.sweep();
+        // First of all: nobody may read an old certificate beside a new boot id, or an old
+        // "ready" beside nothing.
+        let _ = room.remove(status::FILE);
+    }
+    for (place, (content, name)) in with_names() {
+        if matches!(content, Some(Content::Gone))
+            && let Err(error) = room.remove(name)
+        {
+            answer += &format!("{place}{error}\0");
+        }
+    }
+    for (place, (content, name)) in with_names() {
+        let written = match content {
+            None | Some(Content::Gone) => Ok(()),
+            Some(Content::Text(text)) => write(room, name, text.as_bytes()),
+            Some(Content::Bundle { trust, ca }) => {
+                let mut bundle = match trust {
+                    Some(trust) => trust.to_vec(),
+                    None => public_roots().unwrap_or_else(|error| {
+                        answer += &format!(
+                            "w{name} holds no public roots, so clients cannot check passthrough hosts: {error}\0"
+                        );
+                        Vec::new()
+                    }),
+                };
+                bundle.extend_from_slice(ca.as_bytes());
+                write(room, name, &bundle)
+            }
+        };
+        if let Err(error) = written {
+            answer += &format!("{place}{error}\0");
+        }
+    }
+    answer.into_bytes()
+}
+
+fn public_roots() -> Result<Vec<u8>, FileError> {
+    /// A file with every public root has 250 KB.
+    const LONGEST: usize = 4 * 1024 * 1024;
+    let roots = read_bounded(Path::new(PUBLIC_ROOTS), LONGEST)?;
+    Ok(ca::roots(&roots).pem.into_bytes())
+}
+
+/// What stood there goes where it cannot be replaced: what is no longer true is worse than
+/// nothing, and its space may be all that was missing.
+pub fn write(room: &Room, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+    room.publish(name, bytes, Access::PUBLIC).or_else(|_| {
+        let _ = room.remove(name);
+        room.publish(name, bytes, Access::PUBLIC)
+    })
+}

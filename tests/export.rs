@@ -12,6 +12,7 @@ mod support;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -571,4 +572,86 @@ fn a_start_with_a_frozen_export_goes_on_without_it() {
     init.signal(Signal::SIGKILL);
     init.wait_killed();
     assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(1));
+}
+
+/// Plants, for as long as it lives, whatever a name of ours could be in the way of.
+const NEIGHBOUR: &str = r#"
+    i=0
+    while :; do
+        for place in run run/export; do
+            for name in status.json denials.json report.json pipelock-ca.pem ca-bundle.pem client.env \
+                .status.json.new .pipelock.yaml.new; do
+                i=$((i + 1))
+                rm -rf "$place/$name" 2>/dev/null
+                case $((i % 5)) in
+                0) ln -sT "$PWD/victim" "$place/$name" ;;
+                1) mkfifo "$place/$name" ;;
+                2) mkdir "$place/$name" && mkdir "$place/$name/not-empty" ;;
+                3) ln -sT "$PWD/run/pipelock.yaml" "$place/$name" ;;
+                4) ln -sT "$PWD/outside" "$place/$name" ;;
+                esac 2>/dev/null
+            done
+        done
+        rm -rf run/export/lock 2>/dev/null; mkfifo run/export/lock 2>/dev/null
+    done
+"#;
+
+#[test]
+fn a_hostile_neighbour_reaches_nothing_outside_and_delays_nothing() {
+    const NOBODY_IN_PARTICULAR: u32 = 12345;
+    let bed = Bed::new().with_export();
+    fs::write(bed.path("victim"), "untouched").unwrap();
+    fs::create_dir(bed.path("outside")).unwrap();
+    for directory in ["run", "run/export"] {
+        fs::set_permissions(bed.path(directory), Permissions::from_mode(0o755)).unwrap();
+        if is_root() {
+            let owner = Some(NOBODY_IN_PARTICULAR);
+            std::os::unix::fs::chown(bed.path(directory), owner, owner).unwrap();
+        }
+    }
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let mut neighbour = Command::new("sh");
+    neighbour
+        .args(["-c", NEIGHBOUR])
+        .current_dir(init.bed.path(""));
+    if is_root() {
+        neighbour
+            .uid(NOBODY_IN_PARTICULAR)
+            .gid(NOBODY_IN_PARTICULAR);
+    }
+    let mut neighbour = neighbour.spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut generation = 1;
+    while Instant::now() < end {
+        generation += 1;
+        let host = format!("h{generation}.example");
+        init.bed.allow(&["a.example", &host]);
+        init.signal(Signal::SIGHUP);
+        // What stands in the status' place may be a pipe: the console alone is read.
+        let says = format!("generation {generation}: ");
+        init.wait_until("the manifest is followed", |init| {
+            init.console().contains(&says).then_some(())
+        });
+        // An immutable directory refuses even root for a while.
+        let export = init.bed.path("run/export");
+        let immutable = Immutable::make(export);
+        thread::sleep(Duration::from_millis(500));
+        drop(immutable);
+    }
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+    init.bed.allow(&["a.example", "last.example"]);
+    init.signal(Signal::SIGHUP);
+    init.wait_until("this start's status is told", |init| {
+        told(init).filter(|told| {
+            told["state"] == "ready" && told["config"]["applied_generation"] == generation + 1
+        })
+    });
+    assert_eq!(
+        fs::read_to_string(init.bed.path("victim")).unwrap(),
+        "untouched"
+    );
+    assert_eq!(fs::read_dir(init.bed.path("outside")).unwrap().count(), 0);
+    assert_eq!(init.stop().0.code, 0);
 }

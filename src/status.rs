@@ -760,7 +760,8 @@ impl Reporter {
     pub fn tell_missing(&mut self, missing: &[String]) {
         let before = std::mem::replace(&mut self.status.daemon.sandbox_missing, missing.to_vec());
         let over = |warning: &String| before.contains(warning) && !missing.contains(warning);
-        self.status.warnings.retain(|warning| !over(warning));
+        self.warnings.lasting.retain(|warning| !over(warning));
+        self.status.warnings = self.warnings.all();
         for sentence in missing.iter().filter(|sentence| !before.contains(sentence)) {
             self.warn(sentence.clone());
         }
@@ -1163,6 +1164,15 @@ mod tests {
             reporter.status.warnings = vec![odd.repeat(LONGEST_SENTENCE); 1000];
             assert!(reporter.json().len() < MAX_BYTES - 1024, "{odd:?}");
         }
+    }
+
+    #[test]
+    fn what_the_sandbox_lacks_no_more_does_not_come_back() {
+        let mut reporter = Reporter::new(Instant::now(), String::new());
+        reporter.tell_missing(&["a hole".to_owned(), "another".to_owned()]);
+        reporter.tell_missing(&["another".to_owned()]);
+        reporter.warn("later".to_owned());
+        assert_eq!(reporter.status.warnings, ["another", "later"]);
     }
 
     #[test]

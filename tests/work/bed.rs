@@ -174,11 +174,12 @@ impl Bed {
         );
     }
 
-    /// The daemon without its init.
+    /// The daemon without its init, in a session of its own as with it: the kernel shares the
+    /// processors out by session (`sched_autogroup_enabled`).
     fn start_alone(&mut self) {
         let address = ALONE.trim_start_matches("http://");
         let alone = self.daemon(&format!(
-            "exec \"$W/pipelock\" run --config \"$W/run/pipelock.yaml\" --listen {address} >/dev/null"
+            "exec setsid \"$W/pipelock\" run --config \"$W/run/pipelock.yaml\" --listen {address} >/dev/null"
         ));
         self.daemons.push(alone);
         self.wait_for("pipelock alone", &format!("curl -sf {ALONE}/health"));

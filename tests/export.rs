@@ -8,6 +8,8 @@
     reason = "the functions around the tests fail them by panicking"
 )]
 
+#[path = "support/pipelock.rs"]
+mod pipelock;
 mod support;
 
 use std::fs::{self, File, Permissions};
@@ -35,6 +37,15 @@ const EXPORTED: [&str; 6] = [
     "ca-bundle.pem",
     "client.env",
 ];
+
+/// With pipelock itself, where one is named.
+fn new_bed() -> Bed {
+    let bed = Bed::new();
+    if std::env::var_os("PIPELOCK_BIN").is_some() {
+        pipelock::copy_into(&bed.path(""));
+    }
+    bed
+}
 
 fn exported(init: &Init, name: &str) -> Option<String> {
     fs::read_to_string(init.bed.path("run/export").join(name)).ok()
@@ -85,7 +96,7 @@ fn ca_command(pair: &[&Path; 2]) -> Output {
 
 #[test]
 fn a_key_behind_the_certificate_is_refused_and_goes_nowhere() {
-    let bed = Bed::new().with_export();
+    let bed = new_bed().with_export();
     pair_with_key_in_the_certificate(&bed);
     let end = bed.start(Place::Child).wait_end();
     assert_eq!(end.code, 78);
@@ -103,7 +114,7 @@ fn a_key_behind_the_certificate_is_refused_and_goes_nowhere() {
 #[test]
 fn nothing_but_certificates_goes_from_a_file_to_the_clients() {
     const SECRET: &str = "password: 5ecret";
-    let bed = Bed::new().with_export();
+    let bed = new_bed().with_export();
     let (cert, key) = (bed.path("run/ca.crt"), bed.path("run/ca.key"));
     assert!(ca_command(&[&cert, &key]).status.success());
     let pem = fs::read_to_string(&cert).unwrap();
@@ -131,7 +142,7 @@ fn nothing_but_certificates_goes_from_a_file_to_the_clients() {
 
 #[test]
 fn one_file_is_not_taken_for_both_halves_of_a_pair() {
-    let bed = Bed::new();
+    let bed = new_bed();
     let file = bed.path("both.pem");
     symlink("both.pem", bed.path("link.pem")).unwrap();
     for other in [file.clone(), bed.path("./both.pem"), bed.path("link.pem")] {
@@ -146,7 +157,7 @@ fn one_file_is_not_taken_for_both_halves_of_a_pair() {
 #[test]
 fn several_that_make_a_pair_at_once_leave_one_that_matches() {
     for round in 0..12 {
-        let bed = Bed::new();
+        let bed = new_bed();
         let (cert, key) = (bed.path("ca.crt"), bed.path("ca.key"));
         let all: Vec<Output> = thread::scope(|scope| {
             let make = || ca_command(&[&cert, &key]);
@@ -168,7 +179,7 @@ fn several_that_make_a_pair_at_once_leave_one_that_matches() {
 
 #[test]
 fn a_run_directory_keeps_the_mode_that_somebody_chose() {
-    let bed = Bed::new();
+    let bed = new_bed();
     fs::create_dir(bed.path("run")).unwrap();
     fs::set_permissions(bed.path("run"), Permissions::from_mode(0o700)).unwrap();
     let mut init = bed.start(Place::Child);
@@ -206,7 +217,7 @@ fn lock(path: &Path, kind: libc::c_int) -> File {
 
 #[test]
 fn a_reader_of_the_lock_stops_no_start_and_a_writer_does() {
-    let bed = Bed::new();
+    let bed = new_bed();
     fs::create_dir(bed.path("run")).unwrap();
     fs::write(bed.path("run/lock"), "").unwrap();
     fs::set_permissions(bed.path("run/lock"), Permissions::from_mode(0o644)).unwrap();
@@ -222,7 +233,7 @@ fn a_reader_of_the_lock_stops_no_start_and_a_writer_does() {
     init.wait_killed();
     assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(1));
 
-    let bed = Bed::new();
+    let bed = new_bed();
     fs::create_dir(bed.path("run")).unwrap();
     fs::write(bed.path("run/lock"), "").unwrap();
     let _writer = lock(&bed.path("run/lock"), libc::F_WRLCK);
@@ -240,7 +251,7 @@ fn whatever_stands_in_the_locks_place_is_replaced_and_hangs_nobody() {
         &|path| fs::create_dir_all(path.join("not/empty")).unwrap(),
     ];
     for plant in plants {
-        let bed = Bed::new();
+        let bed = new_bed();
         fs::create_dir(bed.path("run")).unwrap();
         fs::write(bed.path("run/victim"), "untouched").unwrap();
         plant(&bed.path("run/lock"));
@@ -258,7 +269,7 @@ fn whatever_stands_in_the_locks_place_is_replaced_and_hangs_nobody() {
 
 #[test]
 fn a_pipe_in_the_export_hangs_no_reader_of_it() {
-    let mut init = Bed::new().with_export().start(Place::Child);
+    let mut init = new_bed().with_export().start(Place::Child);
     init.wait_ready();
     init.wait_until("the export has it", |init| {
         told(init).filter(|told| told["state"] == "ready")
@@ -289,7 +300,7 @@ fn a_pipe_in_the_export_hangs_no_reader_of_it() {
 
 #[test]
 fn an_init_that_does_not_move_is_said_to_hang() {
-    let mut init = Bed::new().start(Place::Child);
+    let mut init = new_bed().start(Place::Child);
     init.wait_ready();
     assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(0));
     init.signal(Signal::SIGSTOP);
@@ -323,7 +334,7 @@ fn an_init_that_does_not_move_is_said_to_hang() {
 fn no_link_is_followed_out_of_the_run_directory_or_the_export() {
     for directory in ["run", "run/export"] {
         for to in ["victim", "pipelock.yaml"] {
-            let bed = Bed::new().with_export();
+            let bed = new_bed().with_export();
             let (victim, room) = (bed.path(to), bed.path(directory));
             fs::write(&victim, "untouched").unwrap();
             for name in EXPORTED {
@@ -354,7 +365,7 @@ fn no_link_is_followed_out_of_the_run_directory_or_the_export() {
 
 #[test]
 fn an_export_that_is_a_link_is_left_alone_and_that_is_told() {
-    let bed = Bed::new();
+    let bed = new_bed();
     fs::create_dir_all(bed.path("run")).unwrap();
     fs::create_dir(bed.path("elsewhere")).unwrap();
     fs::write(bed.path("elsewhere/status.json"), "untouched").unwrap();
@@ -371,7 +382,7 @@ fn an_export_that_is_a_link_is_left_alone_and_that_is_told() {
 #[test]
 fn a_directory_in_a_names_place_does_not_keep_an_old_status_alive() {
     for planted in EXPORTED {
-        let bed = Bed::new().with_export();
+        let bed = new_bed().with_export();
         let export = bed.path("run/export");
         for name in EXPORTED {
             fs::write(export.join(name), r#"{"boot_id":"old","state":"ready"}"#).unwrap();
@@ -411,7 +422,7 @@ impl Drop for Immutable {
 #[test]
 fn a_file_that_cannot_be_replaced_keeps_no_other_from_being_told() {
     for planted in EXPORTED {
-        let bed = Bed::new().with_export();
+        let bed = new_bed().with_export();
         let export = bed.path("run/export");
         for name in EXPORTED {
             fs::write(export.join(name), r#"{"boot_id":"old","state":"ready"}"#).unwrap();
@@ -485,7 +496,7 @@ impl Drop for Freezer {
 
 #[test]
 fn a_frozen_export_delays_neither_a_revocation_nor_a_halt_nor_the_end() {
-    let bed = Bed::new().with_export();
+    let bed = new_bed().with_export();
     bed.allow(&["a.example", "b.example"]);
     let Some(freezer) = Freezer::on_export_of(&bed) else {
         return;
@@ -544,7 +555,7 @@ fn a_frozen_export_delays_neither_a_revocation_nor_a_halt_nor_the_end() {
 
 #[test]
 fn a_start_with_a_frozen_export_goes_on_without_it() {
-    let bed = Bed::new().with_export();
+    let bed = new_bed().with_export();
     let Some(freezer) = Freezer::on_export_of(&bed) else {
         return;
     };
@@ -599,7 +610,7 @@ const NEIGHBOUR: &str = r#"
 #[test]
 fn a_hostile_neighbour_reaches_nothing_outside_and_delays_nothing() {
     const NOBODY_IN_PARTICULAR: u32 = 12345;
-    let bed = Bed::new().with_export();
+    let bed = new_bed().with_export();
     fs::write(bed.path("victim"), "untouched").unwrap();
     fs::create_dir(bed.path("outside")).unwrap();
     for directory in ["run", "run/export"] {

@@ -896,6 +896,8 @@ impl Reporter {
 
     /// The end: records it, and says it on the console's last line.
     pub fn conclude(&mut self, code: ExitCode, error: Option<String>) {
+        let warnings = self.export.as_mut().map(Teller::recall);
+        self.heard_of_export(warnings.unwrap_or_default());
         let status = &mut self.status;
         status.port = self.served.map(Port::look);
         status.exit_code = Some(code.number());

@@ -185,6 +185,24 @@ impl Teller {
         warnings
     }
 
+    /// Takes up again what somebody carried who was ended by this program itself, with
+    /// everything else: nothing is wrong with the export. Warnings as of
+    /// [`Teller::advance`].
+    pub fn recall(&mut self) -> Vec<String> {
+        let Some(mut away) = self.away.take() else {
+            return Vec::new();
+        };
+        match away.errand.listen() {
+            Some(None) => {
+                self.take_up(away.carries, |_| true);
+                self.next = None;
+            }
+            Some(answer) => return self.came_back(away, answer, Instant::now()),
+            None => self.away = Some(away),
+        }
+        Vec::new()
+    }
+
     fn has_news(&self) -> bool {
         self.news.iter().any(Option::is_some)
     }
@@ -245,6 +263,15 @@ impl Teller {
     }
 
     /// What was not told is told again, where nothing newer is.
+    fn take_up(&mut self, carries: News, is_untold: impl Fn(usize) -> bool) {
+        for ((place, old), new) in carries.into_iter().enumerate().zip(&mut self.news) {
+            if new.is_none() && is_untold(place) {
+                *new = old;
+            }
+        }
+    }
+
+    /// Notes why, and when to try again.
     fn failed(
         &mut self,
         carries: News,
@@ -252,11 +279,7 @@ impl Teller {
         why: &str,
         now: Instant,
     ) {
-        for ((place, old), new) in carries.into_iter().enumerate().zip(&mut self.news) {
-            if new.is_none() && is_refused(place) {
-                *new = old;
-            }
-        }
+        self.take_up(carries, is_refused);
         self.problem = Some(format!("the export is not up to date: {why}"));
         self.next = Some(now + self.pause);
         self.pause = LONGEST_PAUSE.min(self.pause * 2);

@@ -133,6 +133,8 @@ pub struct Daemon {
     /// What keeps a ready daemon from answering its probes as it should: busy,
     /// overloaded, silent or not well, in a sentence.
     pub trouble: Option<String>,
+    /// Since when it has used a quarter of a processor or more, as it does while it scans; RFC 3339.
+    pub working_since: Option<String>,
 }
 
 /// Which configuration is wanted and which is in force.
@@ -332,6 +334,7 @@ impl Status {
                     cgroup: _,
                     sandbox_verified: _,
                     trouble,
+                    working_since,
                 },
             restarts: _,
             failures: _,
@@ -377,7 +380,9 @@ impl Status {
         });
         let hashes = [&mut config.desired_sha256, &mut config.applied_sha256];
         let detail = port.iter_mut().flat_map(|port| &mut port.detail);
-        let known = [slug, version, trouble].into_iter().chain(hashes);
+        let known = [slug, version, trouble, working_since]
+            .into_iter()
+            .chain(hashes);
         known
             .flatten()
             .chain(warnings)
@@ -1103,6 +1108,7 @@ mod tests {
             sandbox_missing: vec![sentence(); 1000],
             landlock: u32::MAX,
             trouble: Some(sentence()),
+            working_since: Some(sentence()),
             ..Daemon::default()
         };
         (status.restarts, status.failures) = (u64::MAX, u64::MAX);

@@ -60,6 +60,8 @@ pub struct Teller {
     news: News,
     /// Nobody has come back yet, so an earlier boot's status may be there.
     fresh: bool,
+    /// Somebody was killed, and may have left half a file behind.
+    littered: bool,
     /// Somebody was waited for in vain, and is still away.
     late: bool,
     away: Option<Away>,
@@ -88,6 +90,7 @@ impl Teller {
             room,
             news: std::array::from_fn(|_| Some(Content::Gone)),
             fresh: true,
+            littered: true,
             late: false,
             away: None,
             pause: FIRST_PAUSE,
@@ -194,6 +197,7 @@ impl Teller {
         };
         match away.errand.listen() {
             Some(None) => {
+                self.littered = true;
                 self.take_up(away.carries, |_| true);
                 self.next = None;
             }
@@ -209,8 +213,11 @@ impl Teller {
 
     fn send(&mut self, now: Instant) {
         let carries = std::mem::take(&mut self.news);
-        let (room, fresh) = (&self.room, self.fresh);
+        let (room, fresh, littered) = (&self.room, self.fresh, self.littered);
         let sent = errand::send(&[room.descriptor().as_raw_fd()], || {
+            if littered {
+                room.sweep();
+            }
             tell(room, &carries, fresh)
         });
         match sent {
@@ -230,6 +237,7 @@ impl Teller {
 
     fn came_back(&mut self, away: Away, answer: Option<Vec<u8>>, now: Instant) -> Vec<String> {
         let Some(answer) = answer else {
+            self.littered = true;
             let before = self.problem.take();
             self.failed(away.carries, |_| true, "its writer was killed", now);
             if self.silent_since.is_some() {
@@ -240,6 +248,7 @@ impl Teller {
         self.silent_since = None;
         self.late = false;
         self.fresh = false;
+        self.littered = false;
         let (mut warnings, mut failures, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for part in String::from_utf8_lossy(&answer).split_terminator('\0') {
             match (part.get(..1), part.get(1..)) {
@@ -296,7 +305,6 @@ fn tell(room: &Room, news: &News, fresh: bool) -> Vec<u8> {
     let mut answer = String::new();
     let with_names = || news.iter().zip(NAMES).enumerate();
     if fresh {
-        room.sweep();
         // First of all: nobody may read an old certificate beside a new boot id, or an old
         // "ready" beside nothing.
         let _ = room.remove(status::FILE);

@@ -229,6 +229,18 @@ fn below(text: &str, indent: &str) -> String {
     text.replace('\n', &format!("\n{indent}"))
 }
 
+/// What keeps the daemon busy or silent, where something does.
+fn troubles(status: &status::Told) -> Vec<String> {
+    let trouble = status.text("/daemon/trouble").map(str::to_owned);
+    let work = status.text("/daemon/working_since").map(|since| {
+        format!(
+            "at work since {since}: what it scans arrives late, at less than half a megabyte a second\n\
+             a host that needs no scanning has the line's speed: pipelock: {{passthrough: [HOST]}}"
+        )
+    });
+    trouble.into_iter().chain(work).collect()
+}
+
 /// How many of a list the status does not name.
 fn more(status: &status::Told, pointer: &str) -> String {
     match status.number(pointer) {
@@ -296,8 +308,8 @@ pub fn describe(status: &status::Told) -> String {
             status.number("/failures")
         ),
     );
-    if let Some(trouble) = status.text("/daemon/trouble") {
-        line("", trouble.to_owned());
+    for sentence in troubles(status) {
+        line("", sentence);
     }
     line(
         "config",

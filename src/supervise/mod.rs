@@ -51,6 +51,7 @@ use sandbox::{Sandbox, Seen};
 use signals::{Request, Signals};
 use spawn::{Command, ExecReport, SpawnError};
 use steps::Steps;
+use vitals::Work;
 
 /// Configurations a daemon was given that it may still announce: one is reloaded within
 /// [`machine::RELOAD_DEADLINE`], so these are more than it can be late.
@@ -177,6 +178,7 @@ struct Running {
     oom_kills: u64,
     /// The certificates it keeps.
     leaves: Leaves,
+    work: Work,
     /// What it was given: the wanted one at its start or at the last reload.
     generation: u64,
     /// Its configuration with nothing allowed. Not the wanted configuration's: a
@@ -444,6 +446,7 @@ impl Supervisor<'_> {
         status.last_lines = self.last_lines.said();
         status.daemon.pid = None;
         status.daemon.sandbox_verified = false;
+        status.daemon.working_since = None;
         status.config.applied_sha256 = None;
         if let Some(revocation) = status.revocation.as_mut().filter(|r| r.done_at.is_none()) {
             revocation.done_at = Some(crate::ca::rfc3339(clock::now()));
@@ -634,6 +637,9 @@ impl Supervisor<'_> {
             let why = format!("another process listens on {}", child.listen);
             finding.answer = Answer::Silent(Silence::because(why));
         }
+        if self.machine.phase() == Phase::Ready {
+            self.note_work();
+        }
         if let (Answer::Silent(silence), Some(child)) = (&mut finding.answer, &self.child)
             && (self.machine.phase() == Phase::Ready || silence.late)
         {
@@ -647,6 +653,21 @@ impl Supervisor<'_> {
             log::error!("{why}");
         }
         self.events.push_back(Event::Answered(finding.answer));
+    }
+
+    /// Tells since when the daemon has been at work: whoever waits for what it scans looks here.
+    fn note_work(&mut self) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let Some(used) = vitals::processor_time(child.pid) else {
+            return;
+        };
+        child.work.note(used, Instant::now(), clock::now());
+        let since = child.work.since().map(crate::ca::rfc3339);
+        let told = &mut self.reporter.status.daemon.working_since;
+        self.changed |= *told != since;
+        *told = since;
     }
 
     fn read_manifest(&mut self) {
@@ -935,6 +956,7 @@ impl Supervisor<'_> {
             deny_all_sha256: self.desired.deny_all_sha256.clone(),
             oom_kills,
             leaves: Leaves::default(),
+            work: Work::default(),
         });
         if !self.proved_once && self.reporter.status.stage == Stage::Spawn {
             self.reporter.enter(Stage::Ready);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
@@ -23,6 +23,56 @@ const LONGEST_QUEUE: u64 = 128;
 pub fn processor_time(pid: i32) -> Option<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(pid)).ok()?;
     clock_gettime(clock).ok().map(Duration::from)
+}
+
+/// Whether a daemon works without a pause, by its processor time at one probe and the next.
+///
+/// It tells no request that it holds back for scanning, and no client that goes away
+/// meanwhile: this is all that can be seen of either.
+#[derive(Debug, Default)]
+pub struct Work {
+    last: Option<Look>,
+    /// Seconds since 1970.
+    since: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    date: u64,
+    used: Duration,
+}
+
+impl Work {
+    /// Between two looks that are compared: in less a burst would pass for work.
+    const APART: Duration = Duration::from_secs(1);
+
+    /// Takes in the processor time used by now; `date` in seconds since 1970.
+    pub fn note(&mut self, used: Duration, at: Instant, date: u64) {
+        let look = Look { at, date, used };
+        let Some(last) = self.last else {
+            self.last = Some(look);
+            return;
+        };
+        let apart = at.saturating_duration_since(last.at);
+        if apart < Self::APART {
+            return;
+        }
+        // A quarter of one processor: one that is shared gives no more, and what is probed
+        // and logged takes a hundredth.
+        if used.saturating_sub(last.used) * 4 >= apart {
+            self.since.get_or_insert(last.date);
+        } else {
+            self.since = None;
+        }
+        self.last = Some(look);
+    }
+
+    /// Since when, in seconds since 1970; `None` while it rests.
+    #[must_use]
+    pub fn since(&self) -> Option<u64> {
+        self.since
+    }
 }
 
 /// What the daemon's clients have exhausted, in words; `None` where nothing is, or nobody
@@ -68,6 +118,28 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::process::Command;
     use std::time::Instant;
+
+    #[test]
+    fn work_is_a_quarter_of_a_processor_from_one_probe_to_the_next() {
+        let begin = Instant::now();
+        let mut work = Work::default();
+        for (second, used_ms, since) in [
+            (0, 100, None),
+            (5, 1350, Some(1000)),
+            (10, 11_350, Some(1000)),
+            (11, 11_350, None),
+            (16, 12_500, None),
+            (21, 13_750, Some(1016)),
+        ] {
+            let at = begin + Duration::from_secs(second);
+            work.note(Duration::from_millis(used_ms), at, 1000 + second);
+            assert_eq!(work.since(), since, "at {second}");
+            // A burst: too soon after the last look to say anything.
+            let burst = Duration::from_millis(used_ms + 500);
+            work.note(burst, at + Duration::from_millis(500), 1000 + second);
+            assert_eq!(work.since(), since, "right after {second}");
+        }
+    }
 
     #[test]
     fn tells_a_process_at_work_from_one_that_sleeps() {

@@ -261,6 +261,42 @@ fn the_real_pipelock_takes_an_added_host_and_loses_a_removed_one() {
 }
 
 #[test]
+fn what_a_wildcard_allows_still_is_removed_by_reload_and_what_nothing_allows_is_revoked() {
+    let mut init = serving_bed().start(Place::Child);
+    init.wait_ready();
+    let proxy = init.bed.address.parse().unwrap();
+    let asked = |host: &str| {
+        let answer = microvm::connect_through(proxy, &format!("{host}:443"));
+        let answer = answer.unwrap().0;
+        // Where nothing answers to the name it is another refusal, and after the allowlist's.
+        !answer.body.contains("domain not in allowlist")
+    };
+    init.bed.allow(&["localhost", "'*.localhost'"]);
+    let pid = init.wait_applied(2)["daemon"]["pid"].clone();
+    assert!(asked("localhost"));
+    let before = init.status()["revocation"].clone();
+
+    init.bed.allow(&["'*.localhost'"]);
+    let status = init.wait_applied(3);
+    assert_eq!(status["daemon"]["pid"], pid, "reloaded, not restarted");
+    assert_eq!(status["revocation"], before, "it is allowed still");
+    let config = fs::read_to_string(init.bed.path("run/pipelock.yaml")).unwrap();
+    assert!(!config.contains("\"localhost\""), "{config}");
+    assert!(asked("localhost"));
+
+    init.bed.allow(&["localhost"]);
+    let status = init.wait_applied(4);
+    assert_ne!(status["daemon"]["pid"], pid);
+    assert_eq!(
+        status["revocation"]["hosts"],
+        serde_json::json!(["*.localhost"])
+    );
+    assert!(asked("localhost"));
+    assert!(!asked("a.localhost"));
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_configuration_nobody_asked_for_costs_the_daemon_its_life() {
     let mut init = serving_bed().start(Place::Child);
     init.wait_ready();
@@ -540,6 +576,72 @@ fn a_host_that_leaves_the_passthrough_loses_the_tunnels_that_were_not_scanned() 
         served.connect_status(KEPT),
         200,
         "it is allowed all the same"
+    );
+    assert_eq!(served.init.stop().0.code, 0);
+}
+
+#[test]
+fn a_raised_scan_limit_lets_more_than_the_daemons_own_through_and_no_more_than_itself() {
+    /// The daemon's own, without the key.
+    const OWN: usize = 5 << 20;
+    const RAISED: usize = 6 << 20;
+    let Some(mut served) = Served::start("grace_seconds: 8") else {
+        return;
+    };
+    let network = "network: {internal_cidr: 127.0.0.0/8}\n";
+    let text = served.init.bed.manifest_text(&[INTERCEPTED], network);
+    let raised = text.replace("pipelock:\n", "pipelock:\n  scan_limit_mib: 6\n");
+    served.init.bed.replace_manifest(&raised);
+    assert_eq!(served.init.wait_applied(2)["scan_limit_mib"], 6);
+
+    let got = |size: usize| {
+        let mut client = served.get(INTERCEPTED, &format!("/bytes/{size}"));
+        let mut body = Vec::new();
+        client
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_end(&mut body)
+            .unwrap();
+        assert!(client.wait().unwrap().success());
+        body
+    };
+    assert_eq!(got(OWN + 1).len(), OWN + 1);
+    let refusal = String::from_utf8(got(RAISED + 1)).unwrap();
+    assert_eq!(
+        refusal.trim_end(),
+        "blocked: response too large for scanning"
+    );
+
+    let sent = |size: usize| {
+        let body = served.init.bed.path("body");
+        fs::write(&body, "a\n".repeat(size.div_ceil(2))).unwrap();
+        let output = Command::new("curl")
+            .args(["--disable", "--silent", "--http1.1", "--max-time", "120"])
+            .arg("--cacert")
+            .arg(served.init.bed.path("run/ca.crt"))
+            .args(["--proxy", &format!("http://{}", served.init.bed.address)])
+            .args([
+                "--header",
+                "Content-Type: text/plain",
+                "--header",
+                "Expect:",
+            ])
+            .args(["--data-binary", &format!("@{}", body.display())])
+            // What was sent is told in the record, and nothing of that size comes back.
+            .arg(format!(
+                "https://{INTERCEPTED}:{}/bytes/2",
+                served.upstream.https
+            ))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(sent(OWN + 2).len(), 2);
+    assert_eq!(
+        sent(RAISED + 2).trim_end(),
+        format!("blocked: request body exceeds max_body_bytes ({RAISED})")
     );
     assert_eq!(served.init.stop().0.code, 0);
 }

@@ -529,7 +529,7 @@ fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>
     }
     if !judgement.notes.is_empty() {
         log::info!(
-            "{} note(s) about {name}: sidecar-init check prints them",
+            "{} note(s) about {name}: sidecar-init check --manifest FILE prints them",
             judgement.notes.len().min(manifest::MAX_REPORTED)
         );
     }

@@ -150,10 +150,12 @@ fn show(options: &Options) -> Result<bool, Error> {
         println!("  curl --proxy http://{proxy} {url}");
     }
     println!("  curl --proxy http://{proxy} https://{DENIED_AUTHORITY}/");
-    println!(
-        "  curl --proxy http://{proxy} --cacert {} https://api.anthropic.com/   (with internet)",
-        export.join("pipelock-ca.pem").display()
-    );
+    if example {
+        println!(
+            "  curl --proxy http://{proxy} --cacert {} https://api.anthropic.com/   (with internet)",
+            export.join("ca-bundle.pem").display()
+        );
+    }
 
     if options.once {
         println!();

@@ -555,6 +555,9 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
 
     fn route(&mut self, index: usize, node: Node) {
         let section = Section::Route(index);
+        // In its place even where it is none: the others are counted by it.
+        let place = self.reading.manifest.routes.len();
+        self.reading.manifest.routes.push(Route::default());
         let at = match node {
             Node::Mapping(at) => at,
             Node::Refused(at, refusal) => {
@@ -603,7 +606,9 @@ impl<'a, I: Iterator<Item = char> + 'a> Reader<'a, I> {
                 _ => route.capital_host = scalar.map(Box::new),
             }
         }
-        self.reading.manifest.routes.push(route);
+        if let Some(place) = self.reading.manifest.routes.get_mut(place) {
+            *place = route;
+        }
     }
 
     fn network(&mut self) {

@@ -342,6 +342,9 @@ refuses! {
     refuses_to_listen_on_port_65536:
         "slug: a\nbottle: {}\npipelock:\n  listen: 0.0.0.0:65536\n"
         => "manifest.yaml:4: pipelock.listen: \"0.0.0.0:65536\" is not an IP address and a port\nhint: write \"0.0.0.0:8888\"";
+    counts_a_route_that_is_none:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - a.example\n    - host: b:80\n"
+        => "manifest.yaml:5: bottle.egress.routes[0]: \"a.example\" is not a mapping with a host\nhint: write \"- host: a.example\"\nmanifest.yaml:6: bottle.egress.routes[1].host: \"b:80\" is not a host name: it has a port\nhint: write \"b\"";
     refuses_to_pass_through_what_no_route_allows:
         "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough:\n  - a.example\n  - b.example\n  - '*.a.example'\n"
         => "manifest.yaml:6: pipelock.passthrough[1]: \"b.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: b.example\nmanifest.yaml:7: pipelock.passthrough[2]: \"*.a.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: \"*.a.example\"";

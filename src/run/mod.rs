@@ -359,7 +359,10 @@ fn mount_all(
     }
     // The firewall serves its agent, whether the host can be told or not.
     match room.enter(EXPORT) {
-        Ok(None) => {}
+        Ok(None) => log::info!(
+            "no {}: nobody is given client.env and the CA",
+            paths.run_dir.join(EXPORT).display()
+        ),
         Ok(Some(export)) => reporter.tell_export(&room, EXPORT, export),
         Err(error) => reporter.warn(format!("the host is told nothing in the export: {error}")),
     }

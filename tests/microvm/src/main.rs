@@ -26,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const USAGE: &str = "\
 usage: microvm [--arch ARCH] [--manifest FILE] [--once] [--console] [--svg FILE]
 
-Boots target/bundle/ARCH with FILE (default: image/example/manifest.yaml), shows each stage
-and what the proxy answers, and stays until ^C.
+Boots target/bundle/ARCH with FILE (default: image/example/manifest.yaml) and the trust/
+beside it, shows each stage and what the proxy answers, and stays until ^C.
 
   --arch      x86_64 or aarch64 (default: this machine's)
   --once      ask for one allowed and one denied thing, end with 0 if both are right
@@ -96,6 +96,26 @@ fn parse(
     Ok(Some(options))
 }
 
+/// The extra roots beside the manifest, where there are some: it is mounted with them.
+fn copy_trust(manifest: &Path, shared: &Path) -> Result<(), Error> {
+    let directory = manifest.with_file_name("trust");
+    let failed = |source| Error::Io {
+        attempt: format!("copy {}", directory.display()),
+        source,
+    };
+    if !directory.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir(shared.join("trust")).map_err(failed)?;
+    for entry in std::fs::read_dir(&directory).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if let Some(name) = file.file_name().filter(|_| file.is_file()) {
+            std::fs::copy(&file, shared.join("trust").join(name)).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 /// Boot, look, ask, stay; whether everything was as it should be.
 fn show(options: &Options) -> Result<bool, Error> {
     let bundle = match &options.arch {
@@ -112,6 +132,7 @@ fn show(options: &Options) -> Result<bool, Error> {
         attempt: format!("read {}", manifest.display()),
         source,
     })?;
+    copy_trust(&manifest, shared.path())?;
     let upstream = Upstream::start("You reached the upstream, through pipelock.\n")?;
 
     let mut builder = Machine::builder(&bundle)

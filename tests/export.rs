@@ -314,6 +314,7 @@ fn an_init_that_does_not_move_is_said_to_hang() {
         says.contains("hung: sidecar-init has not been heard of for "),
         "{says}"
     );
+    assert!(says.trim_end().ends_with("; it was ready then"), "{says}");
     let status = init.bed.run(&["status"]);
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains(": hung; "), "{status}");

@@ -211,12 +211,12 @@ fn read_status(run_dir: &Path) -> Result<(status::Told, Room), String> {
         // A start has stages that take their time, and none of them is called ready.
         ("starting" | "stopping", _) => {}
         (_, Some(Life::Hangs(silent))) => {
-            status.correct("/state", HUNG.into());
             let why = format!(
                 "sidecar-init has not been heard of for {} s; it was {} then",
                 silent.as_secs(),
                 status.state()
             );
+            status.correct("/state", HUNG.into());
             status.correct("/error", why.into());
         }
         _ => {}

@@ -63,7 +63,9 @@ fn nothing_of_a_killed_init_counts_as_ready() {
     let words = init.bed.run(&["status"]);
     let words = String::from_utf8_lossy(&words.stdout).into_owned();
     assert!(
-        words.starts_with("bed: killed, and its pipelock with it\n"),
+        words.starts_with(
+            "bed: killed, and its pipelock with it; nobody looked whether its port is closed\n"
+        ),
         "{words}"
     );
     let json = init.bed.run(&["status", "--json"]);

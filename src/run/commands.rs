@@ -280,7 +280,9 @@ pub fn describe(status: &status::Told) -> String {
             state @ ("halted" | "stopped" | "failed") => resting(status, state),
             "ready" => "ready; what is not allowed is refused".to_owned(),
             HUNG => "hung; what it allowed then may still get through".to_owned(),
-            KILLED => "killed, and its pipelock with it".to_owned(),
+            // The kernel ends pipelock with its init; what pipelock started has no such tie.
+            KILLED => "killed, and its pipelock with it; nobody looked whether its port is closed"
+                .to_owned(),
             other => other.to_owned(),
         }
     );

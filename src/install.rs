@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Who may read a file.
@@ -199,6 +199,19 @@ impl Room {
             Err(Errno::EISDIR | Errno::EPERM) if self.set_aside(OsStr::new(name)) => Ok(()),
             Err(errno) => Err(self.failed("remove", name, errno)),
         }
+    }
+
+    /// What tells the file of that name from another in its place; `None` where none can
+    /// be looked at.
+    #[must_use]
+    pub fn mark(&self, name: &str) -> Option<(u64, u64, i64, i64)> {
+        let status = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some((
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime,
+        ))
     }
 
     /// Takes away what starts that were cut off have left of temporary files.

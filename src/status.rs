@@ -495,6 +495,8 @@ pub struct Reporter {
     export: Option<Teller>,
     claim: Option<Claim>,
     told: Option<String>,
+    /// What was told, as the file that it became.
+    written: Option<(u64, u64, i64, i64)>,
     retry: Option<Instant>,
 }
 
@@ -594,6 +596,7 @@ impl Reporter {
             export: None,
             claim: None,
             told: None,
+            written: None,
             retry: None,
         }
     }
@@ -690,6 +693,19 @@ impl Reporter {
             self.status.warnings = self.warnings.all();
         }
         changed
+    }
+
+    /// Whether the status that was written is not there as it was written: it is told again.
+    /// Whoever finds none takes this init for gone.
+    pub fn lost_its_status(&mut self) -> bool {
+        let Some(run) = &self.run else {
+            return false;
+        };
+        let lost = self.told.is_some() && run.mark(FILE) != self.written;
+        if lost {
+            self.told = None;
+        }
+        lost
     }
 
     /// Writes a file in the run directory, and has it written in the export.
@@ -882,6 +898,7 @@ impl Reporter {
             let text = dated(&compared, &self.status.updated);
             let told = self.tell(FILE, &text);
             self.told = told.then_some(compared);
+            self.written = self.run.as_ref().and_then(|run| run.mark(FILE));
             self.retry = (!told).then(|| Instant::now() + RETRY);
         }
         // Last, and never waited for.

@@ -609,6 +609,30 @@ const NEIGHBOUR: &str = r#"
 "#;
 
 #[test]
+fn a_status_that_somebody_removes_is_told_again() {
+    let mut init = new_bed().with_export().start(Place::Child);
+    let boot_id = init.wait_ready()["boot_id"].clone();
+    let places = ["run/status.json", "run/export/status.json"].map(|place| init.bed.path(place));
+    for spoil in [
+        (|path| fs::remove_file(path).unwrap()) as fn(&Path),
+        |path| fs::write(path, "{}").unwrap(),
+    ] {
+        // Together: the export is told what the run directory is.
+        for path in &places {
+            spoil(path);
+        }
+        for path in &places {
+            init.wait_until("it is told again", |_| {
+                let told: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+                (told["boot_id"] == boot_id && told["state"] == "ready").then_some(())
+            });
+        }
+    }
+    assert!(init.bed.run(&["healthcheck"]).status.success());
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_hostile_neighbour_reaches_nothing_outside_and_delays_nothing() {
     const NOBODY_IN_PARTICULAR: u32 = 12345;
     let bed = new_bed().with_export();

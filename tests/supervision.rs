@@ -190,6 +190,9 @@ fn a_daemon_at_work_is_left_alone_and_told_to_be_busy_until_it_answers() {
     init.wait_for("its work is told", |status| {
         status["daemon"]["working_since"].is_string()
     });
+    let told = init.bed.run(&["status"]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("what it scans arrives late"), "{told}");
     // Three missed probes and their pauses take nine seconds.
     let patience = Instant::now() + Duration::from_secs(10);
     while Instant::now() < patience {

@@ -264,6 +264,7 @@ impl Supervisor<'_> {
             if looks {
                 self.look_after_config();
                 self.look_at_port();
+                self.changed |= self.reporter.lost_its_status();
             }
             if let Some(by) = self.steps.as_mut().and_then(Steps::take) {
                 self.clock_stepped(by);

@@ -214,6 +214,15 @@ impl Room {
         ))
     }
 
+    /// Device and number of what has this name here, or of this directory for an empty one;
+    /// `None` where there is nothing.
+    #[must_use]
+    pub fn identity(&self, name: &str) -> Option<(u64, u64)> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH;
+        let status = fstatat(&self.fd, name, flags).ok()?;
+        Some((status.st_dev, status.st_ino))
+    }
+
     /// Takes away what starts that were cut off have left of temporary files.
     pub fn sweep(&self) {
         // Somebody may have put a million of other names there.

@@ -675,6 +675,13 @@ impl Reporter {
         }
     }
 
+    /// Has somebody look, from time to time, whether the export is as it was told.
+    pub fn look_after_export(&mut self, now: Instant) {
+        if let Some(export) = &mut self.export {
+            export.look(now);
+        }
+    }
+
     /// Takes over what is wrong with the export, and what is no more; whether that is new.
     fn heard_of_export(&mut self, warnings: Vec<String>) -> bool {
         let mut changed = !warnings.is_empty();

@@ -20,6 +20,9 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// Where there is nothing to tell, somebody looks this often whether what was told is still
+/// there. A fork, and two wake-ups.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The files of an export, in the order they are written. Whoever finds the certificate
 /// finds the others beside it, and whoever reads "ready" finds them all.
@@ -58,6 +61,9 @@ pub struct Teller {
     name: &'static str,
     room: Room,
     news: News,
+    /// What each of [`NAMES`] is to be.
+    current: [Content; NAMES.len()],
+    look_at: Instant,
     /// Nobody has come back yet, so an earlier boot's status may be there.
     fresh: bool,
     /// Somebody was killed, and may have left half a file behind.
@@ -89,6 +95,8 @@ impl Teller {
             name,
             room,
             news: std::array::from_fn(|_| Some(Content::Gone)),
+            current: std::array::from_fn(|_| Content::Gone),
+            look_at: Instant::now() + LOOK_EVERY,
             fresh: true,
             littered: true,
             late: false,
@@ -102,9 +110,17 @@ impl Teller {
 
     /// Will tell this, as soon as that can be.
     pub fn tell(&mut self, name: &str, content: Content) {
-        let mut places = self.news.iter_mut().zip(NAMES);
-        if let Some((place, _)) = places.find(|it| it.1 == name) {
-            *place = Some(content);
+        let mut places = self.news.iter_mut().zip(&mut self.current).zip(NAMES);
+        if let Some(((news, current), _)) = places.find(|it| it.1 == name) {
+            *news = Some(content.clone());
+            *current = content;
+        }
+    }
+
+    /// Sends somebody to look, where it is time and nobody is away.
+    pub fn look(&mut self, now: Instant) {
+        if self.away.is_none() && !self.has_news() && now >= self.look_at {
+            self.send(now);
         }
     }
 
@@ -214,11 +230,15 @@ impl Teller {
     fn send(&mut self, now: Instant) {
         let carries = std::mem::take(&mut self.news);
         let (room, fresh, littered) = (&self.room, self.fresh, self.littered);
-        let sent = errand::send(&[room.descriptor().as_raw_fd()], || {
+        let (parent, name, current) = (&self.parent, self.name, &self.current);
+        let keep = [parent, room].map(|room| room.descriptor().as_raw_fd());
+        let sent = errand::send(&keep, || {
             if littered {
                 room.sweep();
             }
-            tell(room, &carries, fresh)
+            let mut answer = tell(room, &carries, fresh);
+            answer.extend(lost(parent, name, room, current));
+            answer
         });
         match sent {
             Ok(errand) => {
@@ -249,10 +269,14 @@ impl Teller {
         self.late = false;
         self.fresh = false;
         self.littered = false;
+        self.look_at = now + LOOK_EVERY;
         let (mut warnings, mut failures, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut moved, mut lost) = (false, Vec::new());
         for part in String::from_utf8_lossy(&answer).split_terminator('\0') {
             match (part.get(..1), part.get(1..)) {
                 (Some("w"), Some(text)) => warnings.push(text.to_owned()),
+                (Some("m"), _) => moved = true,
+                (Some("l"), Some(place)) => lost.extend(place.parse::<usize>()),
                 (Some(place), Some(text)) => {
                     refused.extend(place.parse::<usize>());
                     failures.push(text.to_owned());
@@ -266,9 +290,32 @@ impl Teller {
             self.next = None;
         } else {
             let why = failures.join("; ");
+            lost.retain(|place| !refused.contains(place));
             self.failed(away.carries, |place| refused.contains(&place), &why, now);
         }
+        let current = self.current.clone().map(Some);
+        self.take_up(current, |place| moved || lost.contains(&place));
+        if moved {
+            self.follow(now);
+        }
         warnings
+    }
+
+    /// Somebody put another directory, or a mount, where the export was.
+    fn follow(&mut self, now: Instant) {
+        let problem = match self.parent.enter(self.name) {
+            Ok(Some(room)) => {
+                self.room = room;
+                self.fresh = true;
+                self.littered = true;
+                self.next = None;
+                return;
+            }
+            Ok(None) => "the export is not there any more".to_owned(),
+            Err(error) => format!("the export is not up to date: {error}"),
+        };
+        self.problem = Some(problem);
+        self.next = Some(now + LONGEST_PAUSE);
     }
 
     /// What was not told is told again, where nothing newer is.
@@ -297,6 +344,21 @@ impl Teller {
             self.room = room;
         }
     }
+}
+
+/// What is not where it was told: an `m` where the export itself is another, else an `l` and
+/// its place for each name that is gone.
+fn lost(parent: &Room, name: &str, room: &Room, current: &[Content; NAMES.len()]) -> Vec<u8> {
+    if parent.identity(name) != room.identity("") {
+        return b"m\0".to_vec();
+    }
+    let mut answer = String::new();
+    for (place, (content, name)) in current.iter().zip(NAMES).enumerate() {
+        if !matches!(content, Content::Gone) && room.identity(name).is_none() {
+            answer += &format!("l{place}\0");
+        }
+    }
+    answer.into_bytes()
 }
 
 /// The errand: everything is tried, whatever fails before. The answer has a part for each

@@ -633,6 +633,47 @@ fn a_status_that_somebody_removes_is_told_again() {
 }
 
 #[test]
+fn an_export_that_is_emptied_or_replaced_is_told_everything_again() {
+    let mut init = new_bed().with_export().start(Place::Child);
+    let boot_id = init.wait_ready()["boot_id"].clone();
+    let export = init.bed.path("run/export");
+    let whole = |init: &mut Init| {
+        init.wait_until("all of it is there", |_| {
+            let told: Value =
+                serde_json::from_slice(&fs::read(export.join("status.json")).ok()?).ok()?;
+            let ready = told["boot_id"] == boot_id && told["state"] == "ready";
+            let names = ["pipelock-ca.pem", "ca-bundle.pem", "client.env"];
+            (ready && names.iter().all(|name| export.join(name).is_file())).then_some(())
+        });
+    };
+    whole(&mut init);
+    fs::remove_file(export.join("client.env")).unwrap();
+    fs::remove_file(export.join("status.json")).unwrap();
+    whole(&mut init);
+
+    // With what an earlier boot might have left.
+    let earlier = init.bed.path("earlier");
+    fs::create_dir(&earlier).unwrap();
+    fs::write(earlier.join("status.json"), r#"{"state":"ready"}"#).unwrap();
+    fs::rename(&export, init.bed.path("aside")).unwrap();
+    fs::rename(&earlier, &export).unwrap();
+    whole(&mut init);
+
+    fs::remove_dir_all(&export).unwrap();
+    init.wait_for("it is missed", |status| {
+        status["warnings"]
+            .to_string()
+            .contains("not there any more")
+    });
+    fs::create_dir(&export).unwrap();
+    whole(&mut init);
+    init.wait_for("it is missed no more", |status| {
+        !status["warnings"].to_string().contains("export")
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_hostile_neighbour_reaches_nothing_outside_and_delays_nothing() {
     const NOBODY_IN_PARTICULAR: u32 = 12345;
     let bed = new_bed().with_export();

@@ -265,6 +265,7 @@ impl Supervisor<'_> {
                 self.look_after_config();
                 self.look_at_port();
                 self.changed |= self.reporter.lost_its_status();
+                self.reporter.look_after_export(now);
             }
             if let Some(by) = self.steps.as_mut().and_then(Steps::take) {
                 self.clock_stepped(by);

@@ -164,7 +164,9 @@ fn notes_what_known_hosts_would_meet_and_fails_nothing_for_it() {
         .collect();
     assert_eq!(told.len(), 1, "{console}");
     assert!(
-        told[0].ends_with("2 note(s) about m.yaml: sidecar-init check --manifest FILE prints them"),
+        told[0].ends_with(
+            "2 note(s) about the manifest: sidecar-init check --manifest FILE prints them"
+        ),
         "{console}"
     );
     let warnings = result["warnings"].to_string();

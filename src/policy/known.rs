@@ -371,20 +371,17 @@ fn lacking(host: &str, allowlist: &[String]) -> Option<Refusal> {
     if missing.is_empty() {
         return None;
     }
-    let routes: Vec<String> = missing
-        .iter()
-        .map(|name| format!("- host: {}", in_yaml(name)))
-        .collect();
+    let hint = match missing.as_slice() {
+        [name] => format!("add below bottle.egress.routes: - host: {}", in_yaml(name)),
+        _ => "add below bottle.egress.routes an entry for each, as \"- host: NAME\"".to_owned(),
+    };
     Some(
         Refusal::new(format!(
             "{} is allowed without {}, {why}",
             quoted(host),
             missing.join(", ")
         ))
-        .hint(format!(
-            "add below bottle.egress.routes: {}",
-            routes.join(", ")
-        )),
+        .hint(hint),
     )
 }
 

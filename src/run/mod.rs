@@ -169,6 +169,7 @@ fn start(
     let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
     reporter.warn_of_manifest(warnings);
     reporter.follow(&desired.policy);
+    desired.count_notes();
     reporter.enter(Stage::Network);
     if mode == Mode::Machine {
         network::prepare()
@@ -530,12 +531,6 @@ fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>
     if judgement.policy.allowlist.is_empty() {
         warnings.push("the bottle allows no host: every request will be denied".to_owned());
     }
-    if !judgement.notes.is_empty() {
-        log::info!(
-            "{} note(s) about {name}: sidecar-init check --manifest FILE prints them",
-            judgement.notes.len().min(manifest::MAX_REPORTED)
-        );
-    }
     let trust = trust::bundle(&trust::directory(&paths.manifest), limit).map_err(invalid)?;
     let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
     let config = render::render(&judgement.policy, &cert, &key);
@@ -544,6 +539,7 @@ fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>
         Desired {
             config_sha256: render::config_hash(&config),
             deny_all_sha256: render::config_hash(&deny_all),
+            notes: judgement.notes.len().min(manifest::MAX_REPORTED),
             policy: judgement.policy,
             config,
             deny_all,

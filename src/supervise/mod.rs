@@ -74,6 +74,20 @@ pub struct Desired {
     pub deny_all_sha256: String,
     /// Extra roots for upstream connections, installed where [`Setup::trust_bundle`] says.
     pub trust: Option<Rc<[u8]>>,
+    /// How much `check` has to note about the manifest.
+    pub notes: usize,
+}
+
+impl Desired {
+    /// Says how many notes there are: once for each manifest that is taken up.
+    pub fn count_notes(&self) {
+        if self.notes > 0 {
+            log::info!(
+                "{} note(s) about the manifest: sidecar-init check --manifest FILE prints them",
+                self.notes
+            );
+        }
+    }
 }
 
 /// Reads the manifest and everything beside it again; an error is in the console's words.
@@ -706,6 +720,7 @@ impl Supervisor<'_> {
         let generation = config.generation;
         config.desired_sha256 = Some(new.config_sha256.clone());
         self.reporter.follow(&new.policy);
+        new.count_notes();
         self.desired = new;
         match plan {
             Plan::Nothing => {

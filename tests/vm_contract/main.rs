@@ -21,5 +21,6 @@ mod impostor;
 mod model;
 mod passed;
 mod reloaded;
+mod rescanned;
 mod untrusting;
 mod workbench;

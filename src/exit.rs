@@ -1,4 +1,6 @@
-//! The exit codes, from sysexits.h and the shell. Pure.
+//! The exit codes, from sysexits.h and the shell, and what ends a start with one. Pure.
+
+use std::fmt;
 
 /// How the program ends, as a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,3 +62,30 @@ impl ExitCode {
         self as u8
     }
 }
+
+/// Why a start failed: the exit code, and the words for it.
+#[derive(Debug)]
+pub struct StartError {
+    /// How the program ends.
+    pub code: ExitCode,
+    /// One or more lines for the console and the status.
+    pub text: String,
+}
+
+impl StartError {
+    /// An end with this code, said in these words.
+    pub fn new(code: ExitCode, text: impl fmt::Display) -> Self {
+        Self {
+            code,
+            text: text.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StartError {}

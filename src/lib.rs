@@ -7,55 +7,41 @@
 //!                                                     signals, exits, probes   └─ status.json
 //! ```
 //!
-//! [`run`] is that story. Everything left of `spawn` is pure: bytes in, bytes or an
-//! error out. The modules, in reading order:
+//! [`story`] tells that, and [`command`] the rest. A value goes down through the rooms in
+//! this order, and none but [`sys`], [`sandbox`] and [`boot`] talk to the kernel:
 //!
-//! | module | job | touches |
+//! | room | job | touches |
 //! |---|---|---|
 //! | [`cli`] | arguments to a command | nothing |
+//! | [`story`] | a run, from the first step to the result | through the others |
+//! | [`command`] | check, render, ca, status, healthcheck | files, standard output |
+//! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
+//! | [`bottle`] | everything that is read, made into what a daemon is to run on | the file system |
 //! | [`manifest`] | the schema, and where in the file a thing stands | nothing |
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
-//! | [`pipelock`] | all we know of the daemon | nothing |
-//! | [`ca`] | the certificate authority it intercepts with | nothing |
+//! | [`ca`] | the certificate authority that pipelock intercepts with | the file system |
+//! | [`daemon`] | all we know of a daemon: pipelock | nothing |
+//! | [`supervise`] | one daemon, kept running | through `sandbox` and `sys` |
+//! | [`sandbox`] | what a daemon may be, a file for each mechanism, and its read-back | the kernel |
+//! | [`status`] | what the host, its service manager and its clients are told | the file system |
 //! | [`plain`] | what others wrote, fit to be printed | nothing |
-//! | [`console`] | standard output and error, never waited for | the kernel |
-//! | [`carrier`] | a process that writes where a write may never end | the kernel |
-//! | [`exit`] | the exit codes | nothing |
-//! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
-//! | [`install`] | files, whole or not at all | the file system |
-//! | [`claim`] | one init to a run directory | the file system |
-//! | [`supervise`] | one daemon, kept running | the kernel |
-//! | [`errand`] | what may hang, in a process of its own | the kernel |
-//! | [`denials`] | what was refused, counted | the file system |
-//! | [`status`] | what the host sees | the file system |
-//! | [`notify`] | what a service manager hears | the kernel |
-//! | [`export`] | what a client needs | the file system |
-//! | [`teller`] | the export, kept as it should be | the kernel, through `errand` |
-//! | [`report`] | what is left of a failure | the file system, the kernel's log |
-//! | [`timeline`] | a start as a picture | nothing |
 //! | [`shutdown`] | the end | the kernel |
-//! | [`run`] | the story, and the other commands | through the above |
+//! | [`exit`] | the exit codes | nothing |
+//! | [`sys`] | files, processes, signals, memory, the console | the kernel |
 
 pub mod boot;
+pub mod bottle;
 pub mod ca;
-pub mod carrier;
-pub mod claim;
 pub mod cli;
-pub mod console;
-pub mod denials;
-pub mod errand;
+pub mod command;
+pub mod daemon;
 pub mod exit;
-pub mod export;
-pub mod install;
 pub mod manifest;
-pub mod notify;
-pub mod pipelock;
 pub mod plain;
 pub mod policy;
-pub mod report;
-pub mod run;
+pub mod sandbox;
 pub mod shutdown;
 pub mod status;
+pub mod story;
 pub mod supervise;
-pub mod teller;
-pub mod timeline;
+pub mod sys;

@@ -15,9 +15,10 @@ use std::os::unix::ffi::OsStringExt;
 use nix::libc;
 use sidecar_init::boot::mode::{self, Mode};
 use sidecar_init::cli::{self, Command};
+use sidecar_init::command;
 use sidecar_init::exit::ExitCode;
 use sidecar_init::plain;
-use sidecar_init::run;
+use sidecar_init::story;
 
 /// The C library's entry.
 #[allow(unsafe_code)]
@@ -63,12 +64,12 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         Err(error) => return fail(ExitCode::Usage, &error.to_string()),
     };
     let result = match command {
-        Command::Run(paths) => run::run(&paths),
-        Command::Check { manifest, strict } => run::check(&manifest, strict),
-        Command::Render(paths) => run::render_config(&paths),
-        Command::Ca(paths) => run::generate_or_check_ca(&paths),
-        Command::Status(options) => run::print_status(&options),
-        Command::Healthcheck { run_dir } => run::healthcheck(&run_dir),
+        Command::Run(paths) => story::run(&paths),
+        Command::Check { manifest, strict } => command::check(&manifest, strict),
+        Command::Render(paths) => command::render_config(&paths),
+        Command::Ca(paths) => command::generate_or_check_ca(&paths),
+        Command::Status(options) => command::print_status(&options),
+        Command::Healthcheck { run_dir } => command::healthcheck(&run_dir),
         Command::Help => {
             print!("{}", cli::HELP);
             Ok(())

@@ -10,7 +10,9 @@ use std::cell::Cell;
 
 use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScalarStyle, ScanError};
 
-pub use problem::{MAX_REPORTED, Position, Problem, Problems, Refusal, escaped, quoted};
+pub use problem::{
+    MAX_REPORTED, Position, Problem, Problems, Refusal, escaped, join_problems, quoted,
+};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;

@@ -15,9 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::boot::mode::Mode;
-use crate::console::console;
-use crate::supervise::reaper::{children, reap_exited_children};
-use crate::supervise::signals::{Signals, wait};
+use crate::sys::console::console;
+use crate::sys::reaper::{children, reap_exited_children};
+use crate::sys::signals::{Signals, wait};
 
 /// What is left over gets this long between SIGTERM and SIGKILL: the daemon, the one
 /// process with something to finish, is gone already.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use sidecar_init::supervise::machine::{Answer, Change, Event, Machine, Phase, Silence, Timing};
-use sidecar_init::supervise::reaper::ExitReason;
+use sidecar_init::sys::reaper::ExitReason;
 
 /// A small generator with a fixed seed (xorshift64): the same histories every time.
 struct Random(u64);

@@ -17,7 +17,7 @@ use sidecar_init::supervise::machine::{
     MISSES, Machine, Outcome, PATIENCE, PATIENCE_WITH_WORK, Phase, RELOAD_DEADLINE, SHORT_GRACE,
     START_DEADLINE, Silence, Timing,
 };
-use sidecar_init::supervise::reaper::ExitReason;
+use sidecar_init::sys::reaper::ExitReason;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);

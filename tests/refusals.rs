@@ -22,7 +22,7 @@ use interception::{Bed, INTERCEPTED};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use sidecar_init::pipelock::refusals::TABLE;
+use sidecar_init::daemon::pipelock::refusals::TABLE;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

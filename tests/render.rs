@@ -9,7 +9,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_yaml::Value;
-use sidecar_init::pipelock::render::{DENY_ALL, config_hash, render, render_deny_all};
+use sidecar_init::daemon::pipelock::render::{DENY_ALL, config_hash, render, render_deny_all};
 use sidecar_init::policy::{self, Policy};
 
 const CERT: &str = "/etc/pipelock-ca.pem";

@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_yaml::Value;
-use sidecar_init::pipelock::render::{DENY_ALL, render, render_deny_all};
-use sidecar_init::pipelock::reload;
+use sidecar_init::daemon::pipelock::render::{DENY_ALL, render, render_deny_all};
+use sidecar_init::daemon::pipelock::reload;
 use sidecar_init::policy;
 
 /// Every key that may appear, as a path; `[]` is an item of a list.

@@ -4,9 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sidecar_init::pipelock::health::Ailment;
-use sidecar_init::pipelock::http::Response;
-use sidecar_init::pipelock::{health, judge_canary, open_tunnels};
+use sidecar_init::daemon::pipelock::health::Ailment;
+use sidecar_init::daemon::pipelock::http::Response;
+use sidecar_init::daemon::pipelock::{health, judge_canary, open_tunnels};
 use sidecar_init::plain;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::cmdline::Source;
-use crate::install::read_kernel_file;
+use crate::sys::files::read_kernel_file;
 
 /// A mount that did not work.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::cmdline::StaticAddress;
-use crate::install::{Access, FileError, install};
 use crate::policy::Network;
+use crate::sys::files::{Access, FileError, install};
 
 /// The machine's own name.
 pub const HOSTNAME: &str = "pipelock";

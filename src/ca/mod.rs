@@ -2,8 +2,10 @@
 //! one that is there. Pure: entropy and time are passed in, files are read and written
 //! by others.
 
+pub mod authority;
 mod check;
 mod curve;
+pub mod custody;
 mod generate;
 mod pem;
 mod roots;

@@ -106,6 +106,24 @@ impl Refusal {
     }
 }
 
+/// All problems, each on its line with its hint below, and how many were left out.
+#[must_use]
+pub fn join_problems(problems: &[Problem], name: &str) -> String {
+    let mut lines: Vec<String> = problems
+        .iter()
+        .take(MAX_REPORTED)
+        .map(|problem| problem.display(name).to_string())
+        .collect();
+    if let Some(more) = problems
+        .len()
+        .checked_sub(MAX_REPORTED)
+        .filter(|more| *more > 0)
+    {
+        lines.push(format!("… and {more} more"));
+    }
+    lines.join("\n")
+}
+
 /// Problems as they are found; past the first [`MAX_REPORTED`] only their number,
 /// so that a manifest cannot make the report larger than itself.
 #[derive(Clone, Debug, Default)]

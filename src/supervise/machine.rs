@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::{RestartPolicy, Verdict};
-use super::reaper::ExitReason;
+use crate::sys::reaper::ExitReason;
 
 /// A daemon that is not ready by then has failed. Generous: under emulation, on two
 /// busy cores, pipelock takes several seconds.

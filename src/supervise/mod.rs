@@ -6,20 +6,9 @@
 //! decides.
 
 pub mod backoff;
-pub mod cgroup;
-pub mod connections;
-pub mod descriptors;
-pub mod landlock;
 pub mod machine;
-pub mod memory;
 pub mod prober;
-pub mod reaper;
 pub mod relay;
-pub mod sandbox;
-pub mod seccomp;
-pub mod signals;
-pub mod spawn;
-pub mod steps;
 pub mod vitals;
 pub mod watch;
 
@@ -27,7 +16,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -35,22 +23,24 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::boot::clock;
-use crate::console::{Stream, console};
-use crate::install::{Access, Room, install};
-use crate::pipelock::events::{self, Event as Line, Heard};
-use crate::pipelock::leaves::Leaves;
-use crate::pipelock::reload::{self, Plan};
+use crate::bottle::Desired;
+use crate::daemon::pipelock::events::{self, Event as Line, Heard};
+use crate::daemon::pipelock::leaves::Leaves;
+use crate::daemon::pipelock::reload::{self, Plan};
 use crate::policy::Policy;
+use crate::sandbox::enter::{self, Command, ExecReport, SpawnError};
+use crate::sandbox::landlock::Grants;
+use crate::sandbox::{self, Sandbox, Seen, cgroup};
+use crate::status::teller::Content;
 use crate::status::{CONFIG, LastExit, Port, Reporter, Revocation, Stage};
-use crate::teller::Content;
-use landlock::Grants;
+use crate::sys::console::{Stream, console};
+use crate::sys::files::{Access, Room, install};
+use crate::sys::signals::{self, Request, Signals};
+use crate::sys::steps::Steps;
+use crate::sys::{connections, memory, reaper};
 use machine::{Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing};
 use prober::{Finding, Prober, Question};
 use relay::{LastLines, Relay};
-use sandbox::{Sandbox, Seen};
-use signals::{Request, Signals};
-use spawn::{Command, ExecReport, SpawnError};
-use steps::Steps;
 use vitals::Work;
 
 /// Configurations a daemon was given that it may still announce: one is reloaded within
@@ -58,37 +48,6 @@ use vitals::Work;
 const MOST_GIVEN: usize = 64;
 /// The status is told again at most this often where only its counters have changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
-
-/// A configuration as the daemon is to run it.
-#[derive(Debug, Clone)]
-pub struct Desired {
-    /// What the manifest asks for.
-    pub policy: Policy,
-    /// The rendered configuration.
-    pub config: String,
-    /// Its SHA-256, as the daemon will report it.
-    pub config_sha256: String,
-    /// The deny-all configuration for draining.
-    pub deny_all: String,
-    /// Its SHA-256.
-    pub deny_all_sha256: String,
-    /// Extra roots for upstream connections, installed where [`Setup::trust_bundle`] says.
-    pub trust: Option<Rc<[u8]>>,
-    /// How much `check` has to note about the manifest.
-    pub notes: usize,
-}
-
-impl Desired {
-    /// Says how many notes there are: once for each manifest that is taken up.
-    pub fn count_notes(&self) {
-        if self.notes > 0 {
-            log::info!(
-                "{} note(s) about the manifest: sidecar-init check --manifest FILE prints them",
-                self.notes
-            );
-        }
-    }
-}
 
 /// Reads the manifest and everything beside it again; an error is in the console's words.
 pub type ReadDesired<'a> = dyn Fn() -> Result<(Desired, Vec<String>), String> + 'a;
@@ -945,7 +904,7 @@ impl Supervisor<'_> {
             sandbox::insist_on(&prepared.missing).map_err(io_error)?;
         }
         let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
-        let child = spawn::spawn(&command, sandbox, &prepared)
+        let child = enter::spawn(&command, sandbox, &prepared)
             .map_err(|error| (error.errno, error.to_string()))?;
         let status = &mut self.reporter.status;
         if status.daemon.pid.is_some() || self.child.is_some() {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 
-use super::connections::{begin_connect, reachable};
 use super::machine::{Answer, Silence};
-use crate::pipelock::health::Ailment;
-use crate::pipelock::{self, health};
+use crate::daemon::pipelock::health::Ailment;
+use crate::daemon::pipelock::{self, health};
+use crate::sys::connections::{begin_connect, reachable};
 
 /// No answer is read beyond this many bytes; `/metrics` is the longest, about 20 KB.
 const LONGEST_ANSWER: usize = 512 * 1024;

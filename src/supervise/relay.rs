@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::console::{Stream, console};
-use crate::pipelock;
-use crate::pipelock::said::{self, Said};
-use crate::pipelock::skim::Skim;
+use crate::daemon::pipelock;
+use crate::daemon::pipelock::said::{self, Said};
+use crate::daemon::pipelock::skim::Skim;
 use crate::plain;
+use crate::sys::console::{Stream, console};
 
 /// Longer lines are broken into pieces of this many bytes.
 const LONGEST_LINE: usize = 64 * 1024;

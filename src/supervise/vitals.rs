@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-use super::connections;
-use crate::install::read_kernel_file;
+use crate::sys::connections;
+use crate::sys::files::read_kernel_file;
 
 /// More connections than this waiting to be accepted are more than a daemon that merely
 /// stopped would collect from probes: the longest queue listen(2) gave before Linux 5.4.

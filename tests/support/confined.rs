@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use sidecar_init::supervise::landlock::Grants;
-use sidecar_init::supervise::sandbox::{Privileges, Sandbox};
-use sidecar_init::supervise::spawn::{Command, become_command};
+use sidecar_init::sandbox::enter::{Command, become_command};
+use sidecar_init::sandbox::landlock::Grants;
+use sidecar_init::sandbox::{Privileges, Sandbox};
 
 fn main() {
     let program = PathBuf::from(std::env::var_os("CONFINED").expect("CONFINED names a program"));

@@ -4,11 +4,12 @@
 
 use std::time::Instant;
 
-use sidecar_init::denials::{self, Denials};
-use sidecar_init::pipelock::events::{self, Event, Heard};
+use sidecar_init::daemon::pipelock::events::{self, Event, Heard};
+use sidecar_init::status::denials::{self, Denials};
+use sidecar_init::status::timeline;
 use sidecar_init::status::{self, Reporter};
 use sidecar_init::supervise::relay::{LastLines, Lines, Outlet};
-use sidecar_init::{plain, run, timeline};
+use sidecar_init::{command, plain};
 
 /// What nobody may read: keys of known forms, made of a digit among enough else that they
 /// are known for keys wherever they stand.
@@ -247,8 +248,8 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
         ("status.json", &json),
         ("denials.json", &denials_json),
         ("an event", &heard),
-        ("status in words", &run::describe(&told)),
-        ("the denials in words", &run::describe_denials(&refused)),
+        ("status in words", &command::describe(&told)),
+        ("the denials in words", &command::describe_denials(&refused)),
         ("the picture", &timeline::svg(&told)),
     ] {
         assert_harmless(name, text);

@@ -9,10 +9,10 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use serde::Serialize;
 
-use crate::denials::Report as Denials;
-use crate::install::Room;
 use crate::plain;
 use crate::status::Status;
+use crate::status::denials::Report as Denials;
+use crate::sys::files::Room;
 
 /// The file's name, in the run directory and in the export.
 pub const FILE: &str = "report.json";

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::install::Room;
-use crate::pipelock::events::Refusal;
-use crate::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
-use crate::pipelock::said::may_be_a_key;
+use crate::daemon::pipelock::events::Refusal;
+use crate::daemon::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
+use crate::daemon::pipelock::said::may_be_a_key;
 use crate::plain;
+use crate::sys::files::Room;
 
 /// The file's name, in the run directory and in the export.
 pub const FILE: &str = "denials.json";
@@ -362,7 +362,7 @@ pub fn parse(bytes: &[u8]) -> Option<Told> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipelock::events::{Heard, parse};
+    use crate::daemon::pipelock::events::{Heard, parse};
 
     fn refuse(denials: &mut Denials, host: &str, scanner: &str, reason: &str) {
         let line = format!(

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::StartError;
 use crate::boot::{clock, mounts};
 use crate::ca::{self, Facts};
 use crate::cli::Paths;
-use crate::exit::ExitCode;
-use crate::install::{Access, FileError, create, install, is_same_place, read_bounded};
+use crate::exit::{ExitCode, StartError};
 use crate::status::Ca;
+use crate::sys::files::{Access, FileError, create, install, is_same_place, read_bounded};
 
 /// Where a pair outlives a boot, if something writable is mounted there.
 pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
@@ -201,6 +200,7 @@ fn check_access(key: &Path, owner: Option<(u32, u32)>) -> Result<(), StartError>
 }
 
 /// The error of a pair of which one file is missing.
+#[must_use]
 pub fn half(present: &Path, missing: &Path) -> StartError {
     StartError::new(
         ExitCode::CaUnusable,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::ca;
-use crate::export::PUBLIC_ROOTS;
-use crate::install::read_bounded;
+use crate::status::export::PUBLIC_ROOTS;
+use crate::sys::files::read_bounded;
 
 /// A root certificate is 2 KB; a file with every public root 250 KB.
 const LONGEST_FILE: usize = 4 * 1024 * 1024;

@@ -1,12 +1,6 @@
 //! The story: mode, mounts, clock, manifest, network, configuration, CA, daemon,
 //! the end. Touches the kernel only through the modules it names.
 
-mod authority;
-mod commands;
-mod custody;
-mod trust;
-
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -17,57 +11,25 @@ use crate::boot::clock::{self, Plausibility};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::{self, Mode};
 use crate::boot::{mounts, network, protect};
-use crate::claim::{self, Claim, ClaimError};
+use crate::bottle::{self, Desired, trust};
+use crate::ca::{authority, custody};
 use crate::cli::Paths;
-use crate::console::{self, init_logging};
-use crate::errand;
-use crate::exit::ExitCode;
-use crate::export;
-use crate::install::{
-    Access, FileError, Room, ensure_directory, kept_from, read_bounded, read_kernel_file,
-};
-use crate::manifest;
-use crate::pipelock::render;
-use crate::policy;
+use crate::exit::{ExitCode, StartError};
+use crate::sandbox::cgroup::{self, Group};
+use crate::sandbox::{Privileges, Sandbox, insist_on};
 use crate::shutdown;
+use crate::status::export;
 use crate::status::{self, Reporter, Stage};
-use crate::supervise::cgroup::{self, Group};
 use crate::supervise::machine::{Failure, Outcome};
-use crate::supervise::memory;
-use crate::supervise::sandbox::{Privileges, Sandbox, insist_on, sees_processes};
-use crate::supervise::signals::Signals;
-use crate::supervise::{Desired, Setup, reaper, supervise};
-
-pub use commands::{
-    check, describe, describe_denials, generate_or_check_ca, healthcheck, print_status,
-    render_config,
-};
-
-/// Why a start failed: the exit code, and the words for it.
-#[derive(Debug)]
-pub struct StartError {
-    /// How the program ends.
-    pub code: ExitCode,
-    /// One or more lines for the console and the status.
-    pub text: String,
-}
-
-impl StartError {
-    fn new(code: ExitCode, text: impl fmt::Display) -> Self {
-        Self {
-            code,
-            text: text.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for StartError {}
+use crate::supervise::{Setup, supervise};
+use crate::sys::claim::{self, Claim, ClaimError};
+use crate::sys::console::{self, init_logging};
+use crate::sys::errand;
+use crate::sys::files::{Access, FileError, Room, ensure_directory, kept_from, read_kernel_file};
+use crate::sys::memory;
+use crate::sys::processes::sees_processes;
+use crate::sys::reaper;
+use crate::sys::signals::Signals;
 
 /// How starting and supervising went.
 enum Ending {
@@ -166,7 +128,7 @@ fn start(
     // Now, although its stage comes later: it waits for nothing that is read before it.
     let sandbox = Sandbox::plan(Privileges::of_this_process());
     let making = custody::begin(paths, sandbox.file_owner());
-    let (desired, warnings) = read_desired(paths).map_err(|problem| *problem)?;
+    let (desired, warnings) = bottle::read(paths).map_err(|problem| *problem)?;
     reporter.warn_of_manifest(warnings);
     reporter.follow(&desired.policy);
     desired.count_notes();
@@ -241,7 +203,7 @@ fn start(
         run_room: &run_room,
         trust_bundle: &trust::bundle_path(&paths.run_dir),
         watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
-        read: &|| read_desired(paths).map_err(|error| error.text),
+        read: &|| bottle::read(paths).map_err(|error| error.text),
         apply: &apply,
         clients: &clients,
         sandbox,
@@ -490,65 +452,6 @@ fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<
         .map_err(|error| StartError::new(ExitCode::ManifestMissing, error))
 }
 
-/// What follows on "larger than so many bytes".
-fn short_of_memory(available: u64) -> String {
-    format!(
-        ", the most that {} MiB of available memory allow\nhint: judging a manifest takes up to 18 times its \
-         size: give the machine more memory, or write a shorter one",
-        available >> 20
-    )
-}
-
-/// Everything the daemon is to run on, read from the manifest's directory.
-fn read_desired(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
-    let invalid = |text: String| Box::new(StartError::new(ExitCode::ManifestInvalid, text));
-    let available = memory::available();
-    let limit = manifest::largest(available);
-    let bytes = read_bounded(&paths.manifest, limit).map_err(|error| {
-        let why = match available {
-            Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
-                short_of_memory(available)
-            }
-            _ => String::new(),
-        };
-        Box::new(StartError::new(
-            ExitCode::ManifestMissing,
-            format!("{error}{why}"),
-        ))
-    })?;
-    let name = paths
-        .manifest
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    let judgement = policy::read(&bytes, false)
-        .map_err(|problems| invalid(commands::join_problems(&problems, &name)))?;
-    let mut warnings: Vec<String> = judgement
-        .warnings
-        .iter()
-        .map(|warning| warning.display(&name).to_string())
-        .collect();
-    if judgement.policy.allowlist.is_empty() {
-        warnings.push("the bottle allows no host: every request will be denied".to_owned());
-    }
-    let trust = trust::bundle(&trust::directory(&paths.manifest), limit).map_err(invalid)?;
-    let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
-    let config = render::render(&judgement.policy, &cert, &key);
-    let deny_all = render::render_deny_all(&judgement.policy, &cert, &key);
-    Ok((
-        Desired {
-            config_sha256: render::config_hash(&config),
-            deny_all_sha256: render::config_hash(&deny_all),
-            notes: judgement.notes.len().min(manifest::MAX_REPORTED),
-            policy: judgement.policy,
-            config,
-            deny_all,
-            trust,
-        },
-        warnings,
-    ))
-}
-
 /// A random identifier (RFC 9562, version 4) for this start. It is no secret, so an
 /// unseeded generator serves too: nothing may wait this early.
 #[allow(unsafe_code)]
@@ -631,7 +534,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("sidecar-panic-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "run::tests::panics_where_it_is_told_to"])
+            .args(["--exact", "story::tests::panics_where_it_is_told_to"])
             .args(["--nocapture", "--test-threads=1"])
             .env(DIRECTORY, &directory)
             .output()
@@ -645,7 +548,7 @@ mod tests {
         assert_eq!(told["exit_code"], 70);
         let error = told["error"].as_str().unwrap();
         assert!(
-            error.starts_with("internal error: of all things at src/run/mod.rs:"),
+            error.starts_with("internal error: of all things at src/story.rs:"),
             "{error}"
         );
         let console = String::from_utf8(output.stderr).unwrap();

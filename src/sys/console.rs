@@ -17,8 +17,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
-use crate::carrier::{Carrier, Fate};
 use crate::plain;
+use crate::sys::carrier::{Carrier, Fate};
 
 /// What waits for a slow reader before lines are dropped, in bytes.
 const QUEUE_LIMIT: usize = 256 * 1024;

@@ -1,7 +1,7 @@
 //! Tells the host, in its export, what there is to tell. The export is another's file
 //! system, and that one may stop answering for ever; so every touch of it is an errand's:
 //! one at a time, with the newest content of each name, given up after a while and sent
-//! again. Touches the kernel through [`crate::errand`].
+//! again. Touches the kernel through [`crate::sys::errand`].
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -9,10 +9,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::boot::clock;
-use crate::errand::{self, Errand};
-use crate::export::{self, PUBLIC_ROOTS};
-use crate::install::{Access, FileError, Room, read_bounded};
-use crate::{ca, denials, report, status};
+use crate::ca;
+use crate::status::export::{self, PUBLIC_ROOTS};
+use crate::status::{self, denials, report};
+use crate::sys::errand::{self, Errand};
+use crate::sys::files::{Access, FileError, Room, read_bounded};
 
 /// The export has this long to take what it is told.
 pub const PATIENCE: Duration = Duration::from_secs(3);

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
-use crate::supervise::reaper;
+use crate::sys::reaper;
 
 /// Said instead of a count: nobody will ever read it.
 const GONE: u64 = u64::MAX;

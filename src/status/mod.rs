@@ -1,6 +1,13 @@
 //! What the host sees: `status.json`, its copy in the export directory, and the last
 //! line on the console. Touches the file system.
 
+pub mod denials;
+pub mod export;
+pub mod notify;
+pub mod report;
+pub mod teller;
+pub mod timeline;
+
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -11,21 +18,21 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::boot::mode::Mode;
-use crate::claim::Claim;
-use crate::console::{Stream, console};
-use crate::denials::{self, Denials};
-use crate::errand;
+use crate::daemon::pipelock::TESTED_VERSION;
+use crate::daemon::pipelock::refusals::InForce;
+use crate::daemon::pipelock::said::Said;
 use crate::exit::ExitCode;
-use crate::install::{Access, FileError, Room};
-use crate::notify::Notifier;
-use crate::pipelock::TESTED_VERSION;
-use crate::pipelock::refusals::InForce;
-use crate::pipelock::said::Said;
 use crate::plain;
 use crate::policy::Policy;
-use crate::report;
-use crate::supervise::connections;
-use crate::teller::{self, Content, Teller};
+use crate::status::notify::Notifier;
+use crate::sys::claim::Claim;
+use crate::sys::connections;
+use crate::sys::console::{Stream, console};
+use crate::sys::errand;
+use crate::sys::files::{Access, FileError, Room};
+
+use denials::Denials;
+use teller::{Content, Teller};
 
 /// The schema's version; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -1245,8 +1252,8 @@ mod tests {
             [("a\\u0085\\u2028b", LONGEST_STAGE, LONGEST_STAGE)]
         );
         assert!(!told.json.contains('\n'));
-        let picture = crate::timeline::svg(&told);
+        let picture = crate::status::timeline::svg(&told);
         assert!(!picture.contains("<script"), "{picture}");
-        assert!(crate::timeline::waterfall(&told).len() < 1000);
+        assert!(crate::status::timeline::waterfall(&told).len() < 1000);
     }
 }

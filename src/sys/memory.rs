@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::install::read_kernel_file;
+use crate::sys::files::read_kernel_file;
 
 /// The Go runtime's soft limit, as `GOMEMLIMIT` is written; `None` where nobody says
 /// how much memory there is. `own`: the limit of the daemon's own group, where it has one.
@@ -139,7 +139,8 @@ fn outwards(names: Names, place: &Path) -> Vec<Limiting> {
 }
 
 /// A number of a file of lines with a name and a number.
-pub(super) fn flat_keyed(text: &str, name: &str) -> Option<u64> {
+#[must_use]
+pub fn flat_keyed(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (key, value) = line.split_once(' ')?;
         (key == name).then(|| value.trim().parse().ok())?

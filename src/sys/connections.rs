@@ -21,8 +21,8 @@ use nix::sys::socket::{
 use super::signals;
 use crate::plain;
 
-use super::sandbox::sees_processes;
-use crate::install::read_kernel_file;
+use super::processes::sees_processes;
+use crate::sys::files::read_kernel_file;
 
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
 const ESTABLISHED: &str = "01";

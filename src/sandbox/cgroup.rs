@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::memory::flat_keyed;
-use crate::install::read_kernel_file;
+use crate::sys::files::read_kernel_file;
+use crate::sys::memory::flat_keyed;
 
 /// Where machine mode mounts the hierarchy.
 pub const ROOT: &str = "/sys/fs/cgroup";

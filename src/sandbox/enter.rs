@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::descriptors;
-use super::sandbox::{Prepared, Sandbox, Step};
+use super::{Prepared, Sandbox, Step};
 
 /// What is executed.
 #[derive(Debug, Clone)]

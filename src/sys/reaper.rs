@@ -8,7 +8,7 @@ use std::fmt;
 
 use nix::libc;
 
-use crate::install::read_kernel_file;
+use crate::sys::files::read_kernel_file;
 
 /// Children reaped before the loop looks at anything else, so that a storm of
 /// orphans cannot keep a stop request waiting.

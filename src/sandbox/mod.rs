@@ -1,6 +1,12 @@
 //! What the daemon may be: decided before the fork, applied between fork and exec,
 //! read back from `/proc`. Touches the kernel.
 
+pub mod cgroup;
+pub mod descriptors;
+pub mod enter;
+pub mod landlock;
+pub mod seccomp;
+
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -8,11 +14,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::cgroup::Group;
-use super::landlock::{self, Grants};
-use super::seccomp::{self, Filters};
-use super::{descriptors, reaper};
-use crate::install::read_kernel_file;
+use crate::sys::files::read_kernel_file;
+use crate::sys::processes::sees_processes;
+use crate::sys::reaper;
+use cgroup::Group;
+use landlock::Grants;
+use seccomp::Filters;
 
 /// The daemon's user and group, "nobody" on every Linux.
 pub const DAEMON_ID: u32 = 65534;
@@ -503,17 +510,6 @@ fn field(status: &str, name: &str) -> Option<String> {
         let (key, value) = line.split_once(':')?;
         (key == name).then(|| value.split_whitespace().collect::<Vec<_>>().join(" "))
     })
-}
-
-/// Whether `/proc` shows processes by the numbers they have here. One of another PID
-/// namespace shows somebody else instead, and what is wrong with him is no hole of ours.
-pub fn sees_processes() -> Result<(), String> {
-    let own = std::process::id().to_string();
-    match std::fs::read_link("/proc/self") {
-        Ok(shown) if shown.as_os_str() == own.as_str() => Ok(()),
-        Ok(_) => Err("/proc is another PID namespace's".to_owned()),
-        Err(_) => Err("there is no /proc".to_owned()),
-    }
 }
 
 /// What a look at the daemon found.

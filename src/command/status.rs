@@ -1,136 +1,16 @@
-//! The commands that end by themselves: check, render, ca, status, healthcheck.
-//! Touches files and standard output.
+//! `status`: what the running init reports, for people or as JSON.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{StartError, authority};
-use crate::ca;
-use crate::claim::{self, Life};
-use crate::cli::{Paths, StatusOptions};
-use crate::denials;
-use crate::exit::ExitCode;
-use crate::install::{Access, Room, publish, read_bounded, read_up_to};
-use crate::manifest::{MAX_BYTES, MAX_REPORTED, Problem};
-use crate::pipelock::render;
-use crate::plain;
-use crate::policy::{self, Judgement};
-use crate::status::{self, Port};
-use crate::timeline;
-
-/// Judges a manifest and says so on standard output.
-pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
-    let (judgement, name) = judge(manifest, strict)?;
-    let policy = &judgement.policy;
-    for warning in &judgement.warnings {
-        print(&format!("warning: {}\n", warning.display(&name)))?;
-    }
-    for note in &judgement.notes {
-        print(&format!("note: {}\n", note.display(&name)))?;
-    }
-    print(&format!(
-        "{name}: valid; slug {}, {} host(s) allowed{}\n",
-        policy.slug,
-        policy.allowlist.len(),
-        if policy.allowlist.is_empty() {
-            ": every request will be denied"
-        } else {
-            ""
-        }
-    ))
-}
-
-/// Prints the configuration a manifest gives.
-pub fn render_config(paths: &Paths) -> Result<(), StartError> {
-    let (judgement, name) = judge(&paths.manifest, false)?;
-    for warning in &judgement.warnings {
-        let warning = warning.display(&name).to_string();
-        eprintln!("sidecar-init: warning: {}", plain::lines(&warning));
-    }
-    let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
-    print_as_it_is(&render::render(&judgement.policy, &cert, &key))
-}
-
-fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String), StartError> {
-    let missing = |error: String| StartError::new(ExitCode::ManifestMissing, error);
-    let (bytes, name) = if manifest == Path::new("-") {
-        let bytes = read_up_to(io::stdin().lock(), MAX_BYTES)
-            .map_err(|error| missing(format!("cannot read standard input: {error}")))?;
-        (bytes, "<stdin>".to_owned())
-    } else {
-        let bytes =
-            read_bounded(manifest, MAX_BYTES).map_err(|error| missing(error.to_string()))?;
-        (bytes, manifest.display().to_string())
-    };
-    match policy::read(&bytes, strict) {
-        Ok(judgement) => Ok((judgement, name)),
-        Err(problems) => Err(StartError::new(
-            ExitCode::ManifestInvalid,
-            join_problems(&problems, &name),
-        )),
-    }
-}
-
-/// All problems, each on its line with its hint below, and how many were left out.
-pub fn join_problems(problems: &[Problem], name: &str) -> String {
-    let mut lines: Vec<String> = problems
-        .iter()
-        .take(MAX_REPORTED)
-        .map(|problem| problem.display(name).to_string())
-        .collect();
-    if let Some(more) = problems
-        .len()
-        .checked_sub(MAX_REPORTED)
-        .filter(|more| *more > 0)
-    {
-        lines.push(format!("… and {more} more"));
-    }
-    lines.join("\n")
-}
-
-/// Generates a pair where there is none, checks the one there, refuses half a pair.
-pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
-    authority::insist_on_two_files(paths)?;
-    let (verb, facts) = match authority::read_pair(paths)? {
-        (Some(cert), Some(key)) => (
-            "usable",
-            authority::check(&cert, &key, &paths.cert, &paths.key)?,
-        ),
-        (None, None) => {
-            let pair = authority::generate()?;
-            let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
-            match authority::install_pair(paths, cert, key, None) {
-                Ok(()) => ("generated", pair.facts),
-                // Somebody else was faster.
-                Err(error) => match authority::read_pair(paths)? {
-                    (Some(cert), Some(key)) => (
-                        "usable",
-                        authority::check(&cert, &key, &paths.cert, &paths.key)?,
-                    ),
-                    _ => return Err(error),
-                },
-            }
-        }
-        (cert, _) => {
-            let (there, lacking) = if cert.is_some() {
-                (&paths.cert, &paths.key)
-            } else {
-                (&paths.key, &paths.cert)
-            };
-            return Err(authority::half(there, lacking));
-        }
-    };
-    print(&format!(
-        "{verb}: {}, SHA-256 {}, valid from {} until {}\n",
-        facts.subject,
-        facts.fingerprint_sha256,
-        ca::rfc3339(facts.not_before),
-        ca::rfc3339(facts.not_after)
-    ))
-}
+use super::{below, print, print_as_it_is};
+use crate::cli::StatusOptions;
+use crate::exit::{ExitCode, StartError};
+use crate::status::{self, Port, denials, timeline};
+use crate::sys::claim::{self, Life};
+use crate::sys::files::{Access, Room, publish};
 
 /// Between two looks at the status file while waiting for a generation.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -187,13 +67,13 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
 }
 
 /// The state of an init that is gone without having said so.
-const KILLED: &str = "killed";
+pub(super) const KILLED: &str = "killed";
 /// And of one that is there and does not move.
 const HUNG: &str = "hung";
 
 /// The status, corrected where its writer could not: it was killed, or it hangs; and the
 /// directory it stands in.
-fn read_status(run_dir: &Path) -> Result<(status::Told, Room), String> {
+pub(super) fn read_status(run_dir: &Path) -> Result<(status::Told, Room), String> {
     let room = Room::open(run_dir).map_err(|error| {
         if error.is_missing() {
             format!("{error}\n{}", status::NOT_THERE)
@@ -222,11 +102,6 @@ fn read_status(run_dir: &Path) -> Result<(status::Told, Room), String> {
         _ => {}
     }
     Ok((status, room))
-}
-
-/// A text of several lines, each but the first after this.
-fn below(text: &str, indent: &str) -> String {
-    text.replace('\n', &format!("\n{indent}"))
 }
 
 /// What keeps the daemon busy or silent, where something does.
@@ -395,44 +270,4 @@ pub fn describe_denials(denials: &denials::Told) -> String {
         ));
     }
     text
-}
-
-/// Succeeds when the status says ready and the init that wrote it lives.
-pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
-    let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
-    let (status, _) = read_status(run_dir).map_err(not_ready)?;
-    match status.state() {
-        "ready" | "reloading" => Ok(()),
-        KILLED => Err(not_ready(
-            "not ready: the sidecar-init that wrote the status was killed".to_owned(),
-        )),
-        state => Err(not_ready(format!(
-            "not ready: {state}{}",
-            status
-                .text("/error")
-                .map_or_else(String::new, |error| format!(": {error}"))
-        ))),
-    }
-}
-
-/// To standard output, where a terminal may be.
-fn print(text: &str) -> Result<(), StartError> {
-    print_as_it_is(&plain::lines(text))
-}
-
-fn print_as_it_is(text: &str) -> Result<(), StartError> {
-    let mut output = io::stdout().lock();
-    match output
-        .write_all(text.as_bytes())
-        .and_then(|()| output.flush())
-    {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| {
-            StartError::new(
-                ExitCode::CannotWrite,
-                format!("cannot write standard output: {error}"),
-            )
-        }),
-    }
 }

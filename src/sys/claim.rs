@@ -15,8 +15,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::install::{FileError, Room};
 use crate::supervise::watch;
+use crate::sys::files::{FileError, Room};
 
 /// The locked file, in the run directory.
 pub const FILE: &str = "lock";

@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2};
 
-use crate::supervise::reaper;
-use crate::supervise::signals::wait;
+use crate::sys::reaper;
+use crate::sys::signals::wait;
 
 /// The last byte of an answer that is whole.
 const WHOLE: u8 = b'.';

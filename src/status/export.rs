@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::policy::Policy;
-use crate::teller::Content;
+use crate::status::teller::Content;
 
 /// The CA certificate alone.
 pub const CA: &str = "pipelock-ca.pem";

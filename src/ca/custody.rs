@@ -13,12 +13,12 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
 
-use super::{StartError, authority};
+use super::authority;
 use crate::cli::Paths;
-use crate::exit::ExitCode;
+use crate::exit::{ExitCode, StartError};
 use crate::status::Ca;
-use crate::supervise::reaper::{self, ExitReason};
-use crate::supervise::signals::{Signals, wait};
+use crate::sys::reaper::{self, ExitReason};
+use crate::sys::signals::{Signals, wait};
 
 /// A stop gives the CA this long to be finished: with entropy at hand it takes
 /// milliseconds, and a pair cut off between its two files is half a pair.

@@ -1,0 +1,45 @@
+//! The commands that end by themselves. They touch files and standard output.
+
+mod ca;
+mod check;
+mod healthcheck;
+mod render;
+mod status;
+
+use std::io::{self, Write};
+
+use crate::exit::{ExitCode, StartError};
+use crate::plain;
+
+pub use ca::generate_or_check_ca;
+pub use check::check;
+pub use healthcheck::healthcheck;
+pub use render::render_config;
+pub use status::{describe, describe_denials, print_status};
+
+/// A text of several lines, each but the first after this.
+fn below(text: &str, indent: &str) -> String {
+    text.replace('\n', &format!("\n{indent}"))
+}
+
+/// To standard output, where a terminal may be.
+fn print(text: &str) -> Result<(), StartError> {
+    print_as_it_is(&plain::lines(text))
+}
+
+fn print_as_it_is(text: &str) -> Result<(), StartError> {
+    let mut output = io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| {
+            StartError::new(
+                ExitCode::CannotWrite,
+                format!("cannot write standard output: {error}"),
+            )
+        }),
+    }
+}

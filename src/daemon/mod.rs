@@ -1,0 +1,3 @@
+//! What PID 1 knows of the daemons it runs. Pure.
+
+pub mod pipelock;

@@ -1,0 +1,13 @@
+//! The kernel: files, processes, signals, memory, sockets, the console.
+
+pub mod carrier;
+pub mod claim;
+pub mod connections;
+pub mod console;
+pub mod errand;
+pub mod files;
+pub mod memory;
+pub mod processes;
+pub mod reaper;
+pub mod signals;
+pub mod steps;

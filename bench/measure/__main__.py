@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
 from . import machine, manifests, peers, report, running, starting
 from .lab import Lab
@@ -74,15 +75,15 @@ def main():
         lines = measure(lab, here, wanted)
     finally:
         lab.close()
-    suffix = "-pipelock" if real else ""
-    report.write_json(lines, described, missing, lab.root / "target/bench", suffix)
-    print(report.summary(lines, here))
-    print(report.verdicts(lines))
+    suffix, directory = "-pipelock" if real else "", lab.root / "target/bench"
+    report.write_json(lines, described, missing, directory, suffix)
+    written, pictures = report.write_report(lines, described, missing, directory, suffix)
+    print(report.summary(lines))
+    print(f"{written}: every figure and picture of this run")
     if options.document:
-        from pathlib import Path
-
-        report.write_document(Path(options.document), lines, here, described, missing, suffix)
-        print(f"{options.document}: its tables and pictures are those of this run")
+        document = Path(options.document)
+        report.renew_document(document, lines, described, missing, pictures, real)
+        print(f"{document}: what it tells of such a run is this one's")
 
 
 if __name__ == "__main__":

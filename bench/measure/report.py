@@ -1,15 +1,22 @@
-"""What a run leaves behind: JSON for programs, tables and pictures for docs/benchmarks.md."""
+"""What a run leaves behind: JSON for programs, a report with every figure and picture, and the
+one table and three pictures of docs/benchmarks.md."""
 
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 from datetime import date
 from pathlib import Path
 
 from . import peers
 from .result import spread
+
+# The lines that docs/benchmarks.md tells of a run with pipelock; of one with the stand-in, all others.
+WITH_PIPELOCK = {"1", "2", "3", "5", "6", "10"}
+# What it shows besides: line, and the picture's name there.
+SHOWN = {"2b": "ready.svg", "3": "recovery.svg", "6": "memory.svg"}
 
 
 def number(value):
@@ -57,23 +64,26 @@ def table(header, rows):
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def verdicts(lines):
-    rows = [
-        [
-            verdict.what, f"{number(verdict.measured)} {verdict.unit}", f"{number(verdict.allowed)} {verdict.unit}",
-            "held" if verdict.held else "**missed**",
-        ]  # fmt: skip
-        for line in lines
+def verdicts(line):
+    """The budgets of a line, each with what was measured."""
+    return "; ".join(
+        f"{verdict.what}: {number(verdict.measured)} of {number(verdict.allowed)} {verdict.unit}, "
+        + ("held" if verdict.held else "**missed**")
         for verdict in line.budgets
+    )
+
+
+def summary(lines):
+    """One table: every line, ours, every peer, the floor, who is in one line alone, the budgets."""
+    names = [peer.name for peer in peers.PEERS if peer.program is not None]
+    rows = [
+        # What a line is held to is said once, in its first row.
+        [*row, verdicts(line) if view is line.views[0] else ""]
+        for line in lines
+        for view in line.views
+        if (row := view_row(line, view, names))
     ]
-    return table(["budget", "measured", "allowed", "verdict"], rows) if rows else ""
-
-
-def summary(lines, here):
-    """One table: every line, ours, every peer, the floor, and who is in one line alone."""
-    names = [peer.name for peer, _ in here if peer.program is not None]
-    rows = [row for line in lines for view in line.views if (row := view_row(line, view, names))]
-    return table(["line", "floor", peers.OURS, *names, "others", "ours / floor"], rows)
+    return table(["line", "floor", peers.OURS, *names, "others", "ours / floor", "budget"], rows)
 
 
 def view_row(line, view, names):
@@ -114,7 +124,7 @@ def details(line):
     return text + "".join(f"\n{note}\n" for note in line.notes)
 
 
-def draw(lines, directory, suffix):
+def draw(lines, directory):
     """A picture for each line that compares; text stays text, and any background will do."""
     import matplotlib
 
@@ -128,7 +138,7 @@ def draw(lines, directory, suffix):
     )
     from matplotlib import pyplot
 
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for line in lines:
         names = list(line.samples)
@@ -150,7 +160,7 @@ def draw(lines, directory, suffix):
             axes.invert_yaxis()
             axes.set_xlabel(f"{line.unit}: median and quartiles" + (", more is better" if line.more_is_better else ""))
             axes.set_title(line.title, loc="left", fontsize=9, color="#777777")
-        name = f"{line.number}{suffix}.svg"
+        name = f"{line.number}.svg"
         figure.savefig(directory / name, bbox_inches="tight", transparent=True, metadata={"Date": None})
         pyplot.close(figure)
         # One line's end is as good as another's, but trailing blanks are noise in a diff.
@@ -190,22 +200,59 @@ def write_json(lines, machine, missing, directory, suffix):
     path.write_text(json.dumps(machine | {"missing": missing}, indent=1) + "\n")
 
 
-def replace_block(document, name, text):
-    """What stands between the markers of that name is replaced; the rest is somebody's prose."""
-    begin, end = f"<!-- bench {name}: begin -->", f"<!-- bench {name}: end -->"
-    before, found, rest = document.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise SystemExit(f'cannot write the document: it has no markers "{begin}" and "{end}"')
-    return f"{before}{begin}\n{text.strip()}\n{end}{after}"
-
-
-def write_document(document, lines, here, machine, missing, suffix):
-    drawn = draw(lines, document.with_suffix(""), suffix)
-    parts = [in_words(machine, missing), verdicts(lines), summary(lines, here)]
+def write_report(lines, machine, missing, directory, suffix):
+    """Every figure and every picture of this run, beside its JSON."""
+    pictures = directory / f"report{suffix}"
+    drawn = draw(lines, pictures)
+    parts = [f"# Report\n\n{in_words(machine, missing)}", summary(lines)]
     for line in lines:
         parts.append(details(line))
         if line.number in drawn:
-            parts.append(f"![{line.title}](benchmarks/{drawn[line.number]})\n")
-    block = "pipelock" if suffix else "stand-in"
-    document.write_text(replace_block(document.read_text(), block, "\n".join(part for part in parts if part)))
+            parts.append(f"![{line.title}]({pictures.name}/{drawn[line.number]})\n")
+    report = directory / f"report{suffix}.md"
+    report.write_text("\n".join(parts))
+    return report, pictures
+
+
+def replace_block(document, name, replaced):
+    """What stands between the markers of that name becomes what `replaced` makes of it; the
+    rest is somebody's prose."""
+    begin, end = f"<!-- bench {name}: begin -->", f"<!-- bench {name}: end -->"
+    before, found, rest = document.partition(begin)
+    inside, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f'cannot write the document: it has no markers "{begin}" and "{end}"')
+    return f"{before}{begin}\n{replaced(inside.strip()).strip()}\n{end}{after}"
+
+
+def line_of(row):
+    """Where a row of the summary stands: the number of its line, and the letter."""
+    found = re.match(r"\| (\d+)([a-z]?)\. ", row)
+    if not found:
+        raise SystemExit(f"cannot read the document's table: {row!r} names no line")
+    return int(found.group(1)), found.group(2)
+
+
+def renewed(table_there, lines, real):
+    """The table with this run's rows in place of those that such a run measures."""
+
+    def is_told(row):
+        return (str(line_of(row)[0]) in WITH_PIPELOCK) == real
+
+    header, rule, *rows = table_there.splitlines()
+    new_header, _, *new_rows = summary(lines).splitlines()
+    if header != new_header:
+        raise SystemExit(f"cannot renew the document's table: its columns are\n{header}\nand not\n{new_header}")
+    kept = [row for row in rows if not is_told(row)]
+    told = [row for row in new_rows if is_told(row)]
+    return "\n".join([header, rule, *sorted(kept + told, key=line_of)])
+
+
+def renew_document(document, lines, machine, missing, pictures, real):
+    text = document.read_text()
+    text = replace_block(text, "pipelock" if real else "stand-in", lambda _: in_words(machine, missing))
+    text = replace_block(text, "table", lambda there: renewed(there, lines, real))
+    document.write_text(text)
+    if real:
+        for line, name in SHOWN.items():
+            shutil.copy(pictures / f"{line}.svg", document.with_suffix("") / name)

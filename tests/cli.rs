@@ -141,8 +141,8 @@ fn notes_what_known_hosts_would_meet_and_fails_nothing_for_it() {
     let wanted = "note: <stdin>:6: bottle.egress.routes[0].host: \"pypi.org\" serves packages: scanned, what it \
                   sends takes seconds a megabyte and is refused above 5 MiB; more than 60 requests a minute are \
                   refused\n\
-                  hint: pipelock: {passthrough: [pypi.org], requests_per_minute: 600}; what is passed through is \
-                  not scanned\n\
+                  hint: under pipelock: write passthrough: [pypi.org] and write requests_per_minute: 600; what is \
+                  passed through is not scanned\n\
                   note: <stdin>:6: bottle.egress.routes[0].host: \"pypi.org\" is allowed without \
                   files.pythonhosted.org, where pip and uv fetch every file\n\
                   hint: add below bottle.egress.routes: - host: files.pythonhosted.org\n\

@@ -347,7 +347,13 @@ refuses! {
         => "manifest.yaml:5: bottle.egress.routes[0]: \"a.example\" is not a mapping with a host\nhint: write \"- host: a.example\"\nmanifest.yaml:6: bottle.egress.routes[1].host: \"b:80\" is not a host name: it has a port\nhint: write \"b\"";
     refuses_to_pass_through_what_no_route_allows:
         "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough:\n  - a.example\n  - b.example\n  - '*.a.example'\n"
-        => "manifest.yaml:6: pipelock.passthrough[1]: \"b.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: b.example\nmanifest.yaml:7: pipelock.passthrough[2]: \"*.a.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: \"*.a.example\"";
+        => "manifest.yaml:6: pipelock.passthrough[1]: \"b.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: b.example\nmanifest.yaml:7: pipelock.passthrough[2]: \"*.a.example\" is wider than the routes, which allow only some of its hosts\nhint: list the single hosts in pipelock.passthrough: a.example";
+    refuses_to_pass_through_more_than_the_routes_allow:
+        "slug: a\nbottle: {egress: {routes: [host: a.example, host: b.a.example, host: \"*.c.a.example\", host: xa.example]}}\npipelock:\n  passthrough: ['*.a.example', '*.d.example']\n"
+        => "manifest.yaml:4: pipelock.passthrough[0]: \"*.a.example\" is wider than the routes, which allow only some of its hosts\nhint: list the single hosts in pipelock.passthrough: \"*.c.a.example\", a.example, b.a.example\nmanifest.yaml:4: pipelock.passthrough[1]: \"*.d.example\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: \"*.d.example\"";
+    names_some_of_many_hosts_below_a_wildcard:
+        "slug: a\nbottle: {egress: {routes: [host: a.e.test, host: b.e.test, host: c.e.test, host: d.e.test, host: e.e.test, host: f.e.test, host: g.e.test, host: h.e.test, host: i.e.test, host: j.e.test]}}\npipelock:\n  passthrough: ['*.e.test']\n"
+        => "manifest.yaml:4: pipelock.passthrough[0]: \"*.e.test\" is wider than the routes, which allow only some of its hosts\nhint: list the single hosts in pipelock.passthrough: a.e.test, b.e.test, c.e.test, d.e.test, e.e.test, f.e.test, g.e.test, h.e.test, and 2 more";
     refuses_to_pass_through_a_url:
         "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough: [\"https://a.example/x\", 7, [a], {b: c}]\n"
         => "manifest.yaml:4: pipelock.passthrough[0]: \"https://a.example/x\" is not a host name: it is a URL\nhint: write \"a.example\"\nmanifest.yaml:4: pipelock.passthrough[1]: \"7\" is a number, not a host name\nmanifest.yaml:4: pipelock.passthrough[2]: not a host name\nmanifest.yaml:4: pipelock.passthrough[3]: not a host name";
@@ -362,13 +368,13 @@ refuses! {
         => "manifest.yaml:4: pipelock.scan_limit_mib: \"0\" is not an integer from 1 to 256";
     refuses_to_allow_the_canary:
         "slug: a\nbottle: {egress: {routes: [host: Canary.Invalid.]}}\n"
-        => "manifest.yaml:2: bottle.egress.routes[0].host: \"Canary.Invalid.\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
+        => "manifest.yaml:2: bottle.egress.routes[0].host: \"Canary.Invalid.\" is reserved for the init's own proof: pipelock has to refuse it\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
     refuses_a_wildcard_that_would_allow_the_canary:
         "slug: a\nbottle: {egress: {routes: [host: \"*.invalid\", host: \"*.CANARY.invalid\"]}}\n"
-        => "manifest.yaml:2: bottle.egress.routes[0].host: \"*.invalid\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)\nmanifest.yaml:2: bottle.egress.routes[1].host: \"*.CANARY.invalid\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
+        => "manifest.yaml:2: bottle.egress.routes[0].host: \"*.invalid\" stands for canary.invalid, which is reserved for the init's own proof: pipelock has to refuse it\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)\nmanifest.yaml:2: bottle.egress.routes[1].host: \"*.CANARY.invalid\" stands for canary.invalid, which is reserved for the init's own proof: pipelock has to refuse it\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
     refuses_an_address_for_the_canary:
         "slug: a\nbottle: {}\nnetwork:\n  hosts: {canary.invalid: 10.0.0.1}\n"
-        => "manifest.yaml:4: network.hosts.\"canary.invalid\": \"canary.invalid\" is not a host name: it would allow canary.invalid, which has to be refused: that is how the firewall is proved to be up\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
+        => "manifest.yaml:4: network.hosts.\"canary.invalid\": \"canary.invalid\" is reserved for the init's own proof: pipelock has to refuse it\nhint: remove the entry: names below \".invalid\" never resolve (RFC 2606)";
     refuses_no_requests_at_all:
         "slug: a\nbottle: {}\npipelock:\n  requests_per_minute: 0\n"
         => "manifest.yaml:4: pipelock.requests_per_minute: \"0\" is not an integer from 1 to 1000000";

@@ -212,6 +212,33 @@ fn tells_what_was_refused_without_telling_what_was_in_it() {
 }
 
 #[test]
+fn the_status_shows_what_was_cut_before_what_was_refused_more_often() {
+    let mut lines = String::new();
+    for number in 0..6 {
+        let refused = format!(
+            r#"{{"event":"blocked","method":"CONNECT","target":"no{number}.example:443","scanner":"allowlist","reason":"domain not in allowlist: no{number}.example"}}"#
+        );
+        lines += &format!("{refused}\n{refused}\n");
+    }
+    lines += r#"{"event":"blocked","method":"GET","url":"https://a.example/","scanner":"sse_stream","reason":"sse stream finding: dlp: AWS Access ID"}"#;
+    let mut init = Bed::new().with_lines(&lines).start(Place::Child);
+    init.wait_ready();
+    wait_denials(&mut init, |denials| denials["total"] == 13);
+    let output = init.bed.run(&["status"]);
+    let words = String::from_utf8(output.stdout).unwrap();
+    let told: Vec<&str> = words
+        .lines()
+        .filter(|line| line.contains(" × "))
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        ["cut", "refused", "refused", "refused", "refused"],
+        "{words}"
+    );
+}
+
+#[test]
 fn a_hundred_thousand_hostile_names_cost_neither_memory_nor_space() {
     let bed = Bed::new().with_export().with_faults("deny-hosts 100000");
     let mut init = bed.start(Place::Child);

@@ -244,10 +244,11 @@ struct Case {
     advice: &'static str,
 }
 
-const PASS: &str = "passthrough: [upstream.test]";
-const LIMIT: &str =
-    "pipelock: {scan_limit_mib: 4} scans more, slowly; or {passthrough: [upstream.test]}";
-const OVER_HTTPS: &str = "ask for it over https, and pass the host through";
+const PASS: &str = "was it meant? under pipelock: write passthrough: [upstream.test]; then nothing that goes there or comes from there is scanned";
+const LIMIT: &str = "was it meant? under pipelock: write passthrough: [upstream.test]; then nothing that goes there or comes from there is scanned; or write scan_limit_mib: 4, which scans it at less than half a megabyte a second";
+const OVER_HTTPS: &str = "was it meant? ask for it over https, and under pipelock: write passthrough: [upstream.test]; then nothing";
+const RETYPE: &str = "was it meant? give it the Content-Type of what it is, as in curl -H 'Content-Type: application/octet-stream'; or under pipelock: write passthrough: [upstream.test]; then nothing";
+const RETYPE_JSON: &str = "was it meant? give it the Content-Type of what it is; or under pipelock: write passthrough: [upstream.test]; then nothing";
 const CLIENT: &str = "the client did that";
 const NAMES: &str = "keys are looked for in every name";
 const SERVER: &str = "the server failed it";
@@ -286,11 +287,11 @@ const CASES: &[Case] = &[
     at("elsewhere.test", case("not-allowed", |w| w.curl(&[&w.http("/away")]), "blocked: redirect blocked: domain not in allowlist: elsewhere.test",
         ("allowlist", "domain not in allowlist"), "not in the allowlist", "- host: elsewhere.test")),
     at("unresolved.test", case("unresolved", |w| w.curl(&["http://unresolved.test/"]), "blocked: SSRF check failed: DNS resolution error for unresolved.test",
-        ("ssrf", "SSRF check failed"), "its name could not be resolved", "network: {dns: [ADDRESS]}")),
+        ("ssrf", "SSRF check failed"), "its name could not be resolved", "name its server in network.dns, or itself with its address in network.hosts")),
     at("private.test", case("private-address", |w| w.curl(&["http://private.test/"]), "blocked: SSRF blocked: private.test resolves to internal IP 10.9.9.9",
-        ("ssrf", "SSRF blocked"), "it is at a private address", "network: {internal_cidr: ADDRESS/32}")),
+        ("ssrf", "SSRF blocked"), "it is at a private address", "network.internal_cidr, which is one network, has to hold 10.9.9.9 as well")),
     at("limited.test", case("too-many-requests", too_many, "429 Too Many Requests",
-        ("ratelimit", "rate limit exceeded"), "too many requests in a minute", "requests_per_minute: 600")),
+        ("ratelimit", "rate limit exceeded"), "too many requests in a minute", "under pipelock: write requests_per_minute: 600")),
     case("long-url", |w| w.get(&"/x".repeat(1100)), "blocked: URL length",
         ("length", "URL length"), "the URL is longer than pipelock scans", PASS),
     case("random-url", |w| w.get("/a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuV"), "blocked: high entropy path segment",
@@ -324,9 +325,9 @@ const CASES: &[Case] = &[
     case("request-compressed", |w| w.curl(&["-H", "Content-Encoding: gzip", "--data-binary", "x", "-H", "Content-Type: text/plain", &w.https("/")]), "compressed bodies cannot be scanned",
         ("body_dlp", "request body uses Content-Encoding"), "the request is compressed, and cannot be scanned", PASS),
     case("request-unreadable", |w| w.curl(&["--data-binary", "a=%zz", &w.https("/")]), "blocked: invalid application/x-www-form-urlencoded body",
-        ("body_dlp", "invalid application/x-www-form-urlencoded body"), "the request says it is a form and is none (curl --data-binary", PASS),
+        ("body_dlp", "invalid application/x-www-form-urlencoded body"), "the request says it is a form and is none (curl --data-binary", RETYPE),
     case("request-unreadable", |w| w.post(&w.https("/"), "application/json", b"{"), "blocked: invalid JSON body",
-        ("body_dlp", "invalid JSON body"), "the request says it is JSON and is none", PASS),
+        ("body_dlp", "invalid JSON body"), "the request says it is JSON and is none", RETYPE_JSON),
     case("request-unreadable", |w| w.post(&w.https("/"), "multipart/form-data; boundary=x", b"none"), "blocked: multipart parse error",
         ("body_dlp", "multipart"), "the request's parts could not be taken apart", PASS),
     case("request-broken-off", |w| w.broken_off(&format!("POST {} HTTP/1.1\r\nHost: {INTERCEPTED}\r\nContent-Length: 100\r\n\r\nx", w.http("/"))), "",
@@ -358,7 +359,7 @@ const CASES: &[Case] = &[
     case("upstream-failed", |w| w.get("/short/text/event-stream"), "",
         ("sse_stream", "sse stream read"), "the server broke the stream off", SERVER),
     case("response-cut", |w| w.curl(&["-o", "/dev/null", &w.http(&format!("/size/{TOO_LARGE}"))]), "200 OK",
-        ("forward_http", "response cut at the limit"), "the response over plain HTTP was cut at the limit, without an error", "{scan_limit_mib: 4} scans more, slowly; or ask for it over https"),
+        ("forward_http", "response cut at the limit"), "the response over plain HTTP was cut at the limit, without an error", "was it meant? ask for it over https, and under pipelock: write passthrough: [upstream.test]; then nothing that goes there or comes from there is scanned; or write scan_limit_mib: 4, which scans it"),
     case("ca-not-trusted", |w| w.curl(&["--cacert", w.bed.scratch.join("root.pem").to_str().unwrap(), &w.https("/")]), "certificate",
         ("tls_handshake_error", "the client does not trust the CA"), "the client does not trust the CA", "client.env and ca-bundle.pem"),
     case("handshake-failed", no_tls, "200 Connection",

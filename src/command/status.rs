@@ -110,7 +110,7 @@ fn troubles(status: &status::Told) -> Vec<String> {
     let work = status.text("/daemon/working_since").map(|since| {
         format!(
             "at work since {since}: what it scans arrives late, at less than half a megabyte a second\n\
-             a host that needs no scanning has the line's speed: pipelock: {{passthrough: [HOST]}}"
+             a host that needs no scanning has the line's speed once pipelock.passthrough names it"
         )
     });
     trouble.into_iter().chain(work).collect()
@@ -243,7 +243,7 @@ pub fn describe(status: &status::Told) -> String {
     text
 }
 
-/// What was refused most, why, and what to write if it was wanted.
+/// The first of what was cut or refused, why, and what to write if it was wanted.
 #[must_use]
 pub fn describe_denials(denials: &denials::Told) -> String {
     const SHOWN: usize = 5;

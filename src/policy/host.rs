@@ -52,13 +52,15 @@ pub fn normalize(text: &str) -> Result<String, Refusal> {
         );
     }
     if name == CANARY_HOST || ["invalid", CANARY_HOST].contains(&base) && name != base {
-        return Err(refuse(
-            text,
-            &format!(
-                "it would allow {CANARY_HOST}, which has to be refused: that is how the firewall is \
-                 proved to be up"
-            ),
-        )
+        let stands_for = if name == base {
+            String::new()
+        } else {
+            format!(" stands for {CANARY_HOST}, which")
+        };
+        return Err(Refusal::new(format!(
+            "{}{stands_for} is reserved for the init's own proof: pipelock has to refuse it",
+            quoted(text)
+        ))
         .hint("remove the entry: names below \".invalid\" never resolve (RFC 2606)"));
     }
     labels(text, base)?;

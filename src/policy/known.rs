@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Policy, in_yaml, matching};
+use super::{Policy, in_yaml, matching, one_more_passed};
 use crate::manifest::{Position, Problems, Refusal, Section, quoted};
 
 /// So many routes of one manifest are looked at: a reload with a hundred thousand hosts must
@@ -34,7 +34,8 @@ pub(super) enum Use {
 
 use Use::{Downloads, Git, Images, Models, Packages, System};
 
-/// Domains, with all below them, for what no word says. They count before [`WORDS`].
+/// Domains, with all below them, for what no word says, where a label `*` is any one. The first
+/// that fits counts, before [`WORDS`].
 const DOMAINS: &[(&str, Use)] = &[
     ("codeload.github.com", Downloads),
     ("githubusercontent.com", Downloads),
@@ -46,12 +47,29 @@ const DOMAINS: &[(&str, Use)] = &[
     ("nodejs.org", Downloads),
     ("releases.hashicorp.com", Downloads),
     ("storage.googleapis.com", Downloads),
+    ("s3.amazonaws.com", Downloads),
+    ("s3.*.amazonaws.com", Downloads),
+    ("s3.dualstack.*.amazonaws.com", Downloads),
+    ("sourceforge.net", Downloads),
+    ("bootstrap.pypa.io", Downloads),
+    ("astral.sh", Downloads),
+    ("bun.sh", Downloads),
+    ("dl.deno.land", Downloads),
+    ("deno.land", Packages),
+    ("esm.sh", Packages),
+    ("unpkg.com", Packages),
+    ("cache.nixos.org", Packages),
     ("proxy.golang.org", Packages),
     ("sum.golang.org", Packages),
     ("jsr.io", Packages),
     ("hex.pm", Packages),
     ("pub.dev", Packages),
+    ("pkgs.dev.azure.com", Packages),
+    ("dev.azure.com", Git),
     ("x.ai", Models),
+    ("api.together.xyz", Models),
+    ("api.perplexity.ai", Models),
+    ("api.fireworks.ai", Models),
 ];
 
 /// Words that say what a host is for: a label of its name, or a part of one between hyphens,
@@ -73,7 +91,7 @@ const WORDS: &[(Use, &[&str])] = &[
         "githubcopilot", "openrouter", "mistral", "groq", "deepseek", "cohere", "ollama", "vllm", "litellm", "llm",
     ]),
     (Downloads, &[
-        "huggingface", "hf", "xethub", "cloudfront", "cdn", "dl", "download", "downloads",
+        "huggingface", "hf", "xethub", "cloudfront", "azureedge", "cdn", "dl", "download", "downloads",
     ]),
     (Git, &[
         "git", "github", "gitlab", "gitea", "forgejo", "codeberg", "bitbucket", "gerrit",
@@ -106,8 +124,8 @@ const SITES: &[&str] = &[
     "www",
 ];
 
-/// Domains under which everybody's web sites are, and not the host's own service.
-const PAGES: &[&str] = &["github.io", "gitlab.io"];
+/// Domains of everybody's web sites and of links to them, and not of the host's own service.
+const PAGES: &[&str] = &["github.io", "gitlab.io", "git.io"];
 
 /// A host, what its client asks besides, and for what.
 const COMPANIONS: &[(&str, &[&str], &str)] = &[
@@ -246,10 +264,12 @@ impl Known {
 pub(super) fn usage(host: &str) -> Option<Use> {
     let name = host.strip_prefix("*.").unwrap_or(host);
     let first = name.split('.').next().unwrap_or_default();
-    if SITES.contains(&first) || PAGES.iter().any(|domain| is_in(name, domain)) {
+    if SITES.contains(&first) || PAGES.iter().any(|domain| matching::is_in(name, domain)) {
         return None;
     }
-    let domain = DOMAINS.iter().find(|(domain, _)| is_in(name, domain));
+    let domain = DOMAINS
+        .iter()
+        .find(|(domain, _)| matching::is_in(name, domain));
     let usage = match domain {
         Some((_, usage)) => *usage,
         None => by_words(name)?,
@@ -268,11 +288,6 @@ fn by_words(name: &str) -> Option<Use> {
     };
     let first = name.split(['.', '-']).filter_map(line_of).min()?;
     WORDS.get(first).map(|(usage, _)| *usage)
-}
-
-fn is_in(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain)
-        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 fn is_word(part: &str, word: &str) -> bool {
@@ -301,6 +316,7 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
     let limit = tuning.scan_limit_mib.unwrap_or(SCAN_LIMIT_MIB);
     let mut troubles = Vec::new();
     let mut keys = Vec::new();
+    let mut hints = Vec::new();
     if scanned {
         troubles.push(match usage {
             Models => format!(
@@ -328,25 +344,28 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
         if usage == System {
             troubles.push("over plain HTTP it is scanned in any case".to_owned());
         }
-        keys.push(format!("passthrough: [{}]", in_yaml(host)));
+        hints.push(one_more_passed(&policy.passthrough, host));
     }
     if many_requests && tuning.requests_per_minute.is_none() {
         // A tunnel that is passed through counts as one; Yarn opens one for each package.
         let what = if scanned { "requests" } else { "connections" };
         troubles.push(format!("more than 60 {what} a minute are refused"));
-        keys.push("requests_per_minute: 600".to_owned());
+        keys.push("requests_per_minute: 600");
     }
     if long_tunnels {
         if tuning.max_tunnel_seconds.is_none() {
             troubles.push("every connection ends after 300 s".to_owned());
-            keys.push("max_tunnel_seconds: 3600".to_owned());
+            keys.push("max_tunnel_seconds: 3600");
         }
         if tuning.idle_timeout_seconds.is_none() {
             troubles.push("one on which the client only listens after 120 s".to_owned());
-            keys.push("idle_timeout_seconds: 600".to_owned());
+            keys.push("idle_timeout_seconds: 600");
         }
     }
-    if keys.is_empty() {
+    if !keys.is_empty() {
+        hints.push(format!("write {}", keys.join(", ")));
+    }
+    if hints.is_empty() {
         return None;
     }
     let gives_up = match (scanned, usage) {
@@ -356,7 +375,7 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
     };
     Some(
         Refusal::new(format!("{} {what}: {}", quoted(host), troubles.join("; ")))
-            .hint(format!("pipelock: {{{}}}{gives_up}", keys.join(", "))),
+            .hint(format!("under pipelock: {}{gives_up}", hints.join(" and "))),
     )
 }
 
@@ -401,7 +420,7 @@ mod tests {
                  repo1.maven.org maven.pkg.github.com plugins.gradle.org central.sonatype.com api.nuget.org \
                  index.rubygems.org repo.packagist.org hackage.haskell.org fastapi.metacpan.org repo.hex.pm \
                  pub.dev cdn.cocoapods.org artifactory.corp.example nexus.corp.example packages.example.org \
-                 pkgs.k8s.io",
+                 pkgs.k8s.io pkgs.dev.azure.com deno.land esm.sh unpkg.com cache.nixos.org",
                 Packages,
             ),
             (
@@ -416,12 +435,13 @@ mod tests {
                  generativelanguage.googleapis.com us-central1-aiplatform.googleapis.com \
                  cloudcode-pa.googleapis.com bedrock-runtime.us-east-1.amazonaws.com api.githubcopilot.com \
                  openrouter.ai api.mistral.ai api.groq.com api.deepseek.com api.x.ai ollama.corp.example \
+                 api.together.xyz api.perplexity.ai api.fireworks.ai \
                  llm-proxy.corp.example openai-proxy.corp.example",
                 Models,
             ),
             (
                 "github.com *.github.com gitlab.com gitlab.corp.example git.corp.example codeberg.org \
-                 bitbucket.org gitea.corp.example github.corp.example",
+                 bitbucket.org gitea.corp.example github.corp.example dev.azure.com",
                 Git,
             ),
             (
@@ -435,7 +455,10 @@ mod tests {
                  release-assets.githubusercontent.com production.cloudflare.docker.com \
                  download.docker.com static.rust-lang.org nodejs.org storage.googleapis.com huggingface.co \
                  cas-bridge.xethub.hf.co cdn.corp.example downloads.corp.example dl.k8s.io \
-                 dl-cdn.alpinelinux.org",
+                 dl-cdn.alpinelinux.org bucket.s3.eu-west-1.amazonaws.com *.s3.us-east-1.amazonaws.com \
+                 s3.eu-west-1.amazonaws.com a.bucket.s3.amazonaws.com b.s3.dualstack.eu-west-1.amazonaws.com \
+                 sourceforge.net downloads.sourceforge.net bun.sh astral.sh bootstrap.pypa.io dl.deno.land \
+                 cdn.playwright.dev playwright.azureedge.net",
                 Downloads,
             ),
         ] {
@@ -453,7 +476,10 @@ mod tests {
                      golang.org pkg.go.dev go.dev example.com a.example supervise 192.0.2.7 2001:db8::1 \
                      docs.github.com docs.npmjs.com www.npmjs.com status.openai.com statsig.anthropic.com \
                      console.anthropic.com auth.docker.io api.github.com gist.github.com somebody.github.io \
-                     notgithubusercontent.com fax.ai"
+                     notgithubusercontent.com fax.ai git.io together.example perplexity.example \
+                     fireworks.example dev.azure.example azure.com s3.corp.example s3.eu.west.amazonaws.com \
+                     ec2.eu-west-1.amazonaws.com s3.eu-west-1.amazonaws.com.example docs.astral.sh bash.sh \
+                     nixos.org notunpkg.com playwright.dev"
             .split_whitespace()
         {
             assert_eq!(usage(host), None, "{host}");
@@ -502,13 +528,27 @@ mod tests {
             note,
             "m:6: bottle.egress.routes[0].host: \"npm.corp.example\" serves packages: scanned, what it sends \
              takes seconds a megabyte and is refused above 5 MiB; more than 60 requests a minute are refused\n\
-             hint: pipelock: {passthrough: [npm.corp.example], requests_per_minute: 600}; what is passed through \
-             is not scanned"
+             hint: under pipelock: write passthrough: [npm.corp.example] and write requests_per_minute: 600; what \
+             is passed through is not scanned"
         );
         let set = "pipelock: {requests_per_minute: 600, max_tunnel_seconds: 3600, idle_timeout_seconds: 600}\n";
         let told = notes(&["*.npmjs.org"], set);
         assert!(
-            told[0].ends_with("hint: pipelock: {passthrough: [\"*.npmjs.org\"]}; what is passed through is not scanned"),
+            told[0].ends_with(
+                "hint: under pipelock: write passthrough: [\"*.npmjs.org\"]; what is passed through is not scanned"
+            ),
+            "{told:?}"
+        );
+        // What is passed through already stays so, and the key stands there once.
+        let told = notes(
+            &["npm.corp.example", "a.example"],
+            "pipelock: {passthrough: [a.example]}\n",
+        );
+        assert!(
+            told[0].ends_with(
+                "hint: under pipelock: add npm.corp.example to passthrough and write requests_per_minute: 600; what \
+                 is passed through is not scanned"
+            ),
             "{told:?}"
         );
         for (hosts, seed_phrases) in [
@@ -539,7 +579,7 @@ mod tests {
         assert!(
             told[0].ends_with(
                 "is a model's API: every connection ends after 300 s; one on which the client only listens after \
-                 120 s\nhint: pipelock: {max_tunnel_seconds: 3600, idle_timeout_seconds: 600}"
+                 120 s\nhint: under pipelock: write max_tunnel_seconds: 3600, idle_timeout_seconds: 600"
             ),
             "{told:?}"
         );
@@ -569,7 +609,7 @@ mod tests {
             told,
             [
                 "m:6: bottle.egress.routes[0].host: \"npm.a.example\" serves packages: more than 60 connections a \
-              minute are refused\nhint: pipelock: {requests_per_minute: 600}"
+              minute are refused\nhint: under pipelock: write requests_per_minute: 600"
             ]
         );
         // One below the wildcard is, and the wildcard is not by one below it.

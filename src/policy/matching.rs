@@ -35,6 +35,17 @@ pub fn passes_entry(passthrough: &[String], entry: &str) -> bool {
     }
 }
 
+/// Whether the name is the domain or below it. A label `*` of the domain stands for any one.
+#[must_use]
+pub fn is_in(name: &str, domain: &str) -> bool {
+    let mut labels = name.rsplit('.');
+    domain.rsplit('.').all(|wanted| {
+        labels
+            .next()
+            .is_some_and(|label| wanted == "*" || wanted == label)
+    })
+}
+
 /// Whether there is a `*.` before the name or before one that it is below.
 fn allows_all_below(list: &[String], name: &str) -> bool {
     let mut wildcard = String::with_capacity(name.len() + 2);
@@ -105,6 +116,28 @@ mod tests {
         }
         for entry in ["*.a.example", "*.example", "example"] {
             assert!(!allows_entry(&allowlist, entry), "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_in_a_domain_label_by_label() {
+        for (name, domain) in [
+            ("a.example", "a.example"),
+            ("b.a.example", "a.example"),
+            ("*.a.example", "a.example"),
+            ("s3.eu.a.example", "s3.*.a.example"),
+            ("x.y.s3.eu.a.example", "s3.*.a.example"),
+        ] {
+            assert!(is_in(name, domain), "{name}");
+        }
+        for (name, domain) in [
+            ("example", "a.example"),
+            ("xa.example", "a.example"),
+            ("a.example.org", "a.example"),
+            ("s3.a.example", "s3.*.a.example"),
+            ("s3.eu.west.a.example", "s3.*.a.example"),
+        ] {
+            assert!(!is_in(name, domain), "{name}");
         }
     }
 

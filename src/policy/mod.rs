@@ -286,30 +286,18 @@ impl Judge {
         let mut hosts = vec![MODEL_HOST.to_owned()];
         for (index, scalar) in given.iter().enumerate() {
             let judged = text_or_quotes(scalar, "host name", |text| host::normalize(text).is_ok())
-                .and_then(host::normalize)
-                .and_then(|host| {
-                    if matching::allows_entry(allowlist, &host) {
-                        return Ok(host);
-                    }
-                    Err(Refusal::new(format!(
-                        "{} is not allowed by any route, so nothing could be passed through to it",
-                        quoted(&host)
-                    ))
-                    .hint(format!(
-                        "add below bottle.egress.routes: - host: {}",
-                        in_yaml(&host)
-                    )))
-                });
+                .and_then(host::normalize);
+            let field = || format!("{}[{index}]", Section::Pipelock.key("passthrough"));
             match judged {
+                Ok(host) if !matching::allows_entry(allowlist, &host) => {
+                    self.refuse(Some(scalar.at), field(), || not_routed(&host, allowlist));
+                }
                 Ok(host) => {
                     // In the allowlist `*.name` stands for `name` too, and who writes it means both.
                     hosts.extend(host.strip_prefix("*.").map(str::to_owned));
                     hosts.push(host);
                 }
-                Err(refusal) => {
-                    let field = format!("{}[{index}]", Section::Pipelock.key("passthrough"));
-                    self.refuse(Some(scalar.at), field, || refusal);
-                }
+                Err(refusal) => self.refuse(Some(scalar.at), field(), || refusal),
             }
         }
         hosts.sort_unstable();
@@ -507,6 +495,57 @@ impl Judge {
 
     fn refuse(&mut self, at: Option<Position>, field: String, refusal: impl FnOnce() -> Refusal) {
         self.problems.add(|| refusal().at(at, field));
+    }
+}
+
+/// Why a host that the routes do not allow cannot be passed through, and what can be: a wildcard
+/// is no reason for a route to allow more than it does.
+fn not_routed(host: &str, allowlist: &[String]) -> Refusal {
+    const NAMED: usize = 8;
+    let is_part = |entry: &&String| {
+        host.strip_prefix("*.")
+            .is_some_and(|domain| matching::is_in(entry, domain))
+    };
+    let mut parts = allowlist.iter().filter(is_part);
+    let named: Vec<String> = parts
+        .by_ref()
+        .take(NAMED)
+        .map(|part| in_yaml(part))
+        .collect();
+    if named.is_empty() {
+        return Refusal::new(format!(
+            "{} is not allowed by any route, so nothing could be passed through to it",
+            quoted(host)
+        ))
+        .hint(format!(
+            "add below bottle.egress.routes: - host: {}",
+            in_yaml(host)
+        ));
+    }
+    let more = match parts.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    Refusal::new(format!(
+        "{} is wider than the routes, which allow only some of its hosts",
+        quoted(host)
+    ))
+    .hint(format!(
+        "list the single hosts in pipelock.passthrough: {}{more}",
+        named.join(", ")
+    ))
+}
+
+/// What to write below `pipelock` so that a host is passed through besides those that are.
+/// A second `passthrough` there would be refused, and one in the first's place would scan
+/// again what that names.
+pub(crate) fn one_more_passed(passthrough: &[String], host: &str) -> String {
+    let host = in_yaml(host);
+    // The model's host is there without being written.
+    if passthrough.iter().any(|known| known != MODEL_HOST) {
+        format!("add {host} to passthrough")
+    } else {
+        format!("write passthrough: [{host}]")
     }
 }
 

@@ -1,6 +1,7 @@
 //! What was refused, counted by host, scanner and reason in bounded memory, and told
 //! in `denials.json`. Pure but for writing that file.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,8 @@ pub struct Report {
     pub total: u64,
     /// Those of [`Report::total`] that `denials` does not name.
     pub remainder: u64,
-    /// The most frequent kinds, most frequent first.
+    /// What was cut, of which nothing else tells, and then the others; of both the most
+    /// frequent first.
     pub denials: Vec<Denial>,
     /// When this was written, RFC 3339.
     pub updated: String,
@@ -99,7 +101,7 @@ pub struct Told {
     pub boot_id: String,
     /// All denials.
     pub total: u64,
-    /// The most frequent kinds.
+    /// The kinds, in the file's order.
     pub denials: Vec<ToldDenial>,
 }
 
@@ -114,6 +116,8 @@ struct Counter {
     count: u64,
     /// The limits it met the last time.
     limits: Limits,
+    /// The private address it was refused for the last time.
+    address: Option<IpAddr>,
     /// Counted for others that had this place before.
     inherited: u64,
 }
@@ -186,6 +190,10 @@ impl Denials {
         let hash = hash(host.unwrap_or_default(), scanner, reason);
         let row = refusal.row();
         let kind = |row: Option<&Row>| row.map(|row| row.kind);
+        let address = match kind(row) {
+            Some(Kind::PrivateAddress) => refusal.address(),
+            _ => None,
+        };
         let same = |counter: &Counter| {
             counter.scanner == scanner
                 && counter.reason == reason
@@ -204,6 +212,7 @@ impl Denials {
             if *other == hash && same(counter) {
                 counter.count += 1;
                 counter.limits = self.in_force.limits();
+                counter.address = address;
                 return;
             }
         }
@@ -218,6 +227,7 @@ impl Denials {
             plain,
             count: 1,
             limits: self.in_force.limits(),
+            address,
             inherited: 0,
         };
         self.add(hash, counter);
@@ -243,7 +253,7 @@ impl Denials {
         let host = counter.host.as_deref();
         let advice = counter.row.map(|row| {
             self.in_force
-                .advice(row, host, counter.plain, counter.limits)
+                .advice(row, host, counter.plain, counter.limits, counter.address)
         });
         Denial {
             host: counter.host.clone(),
@@ -268,7 +278,9 @@ impl Denials {
         for counter in &self.counters {
             let denial = self.tell(counter);
             let before = |other: &Denial| {
-                let key = |denial: &Denial| std::cmp::Reverse(denial.count);
+                // A client that was refused knows it; one whose answer was cut has an end
+                // that looks like any.
+                let key = |denial: &Denial| (denial.verb != "cut", std::cmp::Reverse(denial.count));
                 (key(other), &other.host, &other.scanner, &other.reason)
                     < (key(&denial), &denial.host, &denial.scanner, &denial.reason)
             };
@@ -539,20 +551,149 @@ mod tests {
         let denial = denials.report().denials[0].clone();
         assert_eq!(denial.means, "the request is larger than pipelock scans");
         let said = advice(&denials);
-        assert!(said.contains("{scan_limit_mib: 20}"), "{said}");
-        assert!(said.contains("{passthrough: [a.example]}"), "{said}");
+        assert_eq!(
+            said,
+            "was it meant? under pipelock: write passthrough: [a.example]; then nothing that goes there or comes \
+             from there is scanned; or write scan_limit_mib: 20, which scans it at less than half a megabyte a \
+             second and takes several times its size in memory"
+        );
         let hosts = ["*.allowed.example", "a.example"];
         denials.judge_by(manifest("scan_limit_mib: 20", &hosts));
         assert_eq!(advice(&denials), "nothing to do: the limit is 20 MiB since");
         refuse(&mut denials, "a.example", "body_dlp", too_large);
         let said = advice(&denials);
-        assert!(said.contains("{scan_limit_mib: 80}"), "{said}");
+        assert!(
+            said.contains("or write scan_limit_mib: 80, which"),
+            "{said}"
+        );
         denials.judge_by(manifest("passthrough: [a.example]", &hosts));
         let said = advice(&denials);
         assert!(said.contains("passed through"), "{said}");
         denials.judge_by(manifest("", &["b.example"]));
         let said = advice(&denials);
         assert!(said.contains("no longer allowed"), "{said}");
+    }
+
+    #[test]
+    fn advises_a_host_more_beside_those_that_are_passed_through() {
+        let mut denials = counting();
+        let hosts = ["*.allowed.example", "a.example", "b.example"];
+        denials.judge_by(manifest("passthrough: [b.example]", &hosts));
+        for host in ["a.example", "x.allowed.example"] {
+            refuse(
+                &mut denials,
+                host,
+                "length",
+                "URL length 9999 exceeds maximum 2048",
+            );
+        }
+        assert!(
+            advice(&denials).starts_with(
+                "was it meant? under pipelock: add a.example to passthrough; then nothing"
+            ),
+            "{}",
+            advice(&denials)
+        );
+    }
+
+    #[test]
+    fn advises_the_right_type_before_no_scanning() {
+        let mut denials = counting();
+        let no_form = "invalid application/x-www-form-urlencoded body: invalid URL escape";
+        refuse(&mut denials, "a.example", "body_dlp", no_form);
+        assert_eq!(
+            advice(&denials),
+            "was it meant? give it the Content-Type of what it is, as in curl -H 'Content-Type: \
+             application/octet-stream'; or under pipelock: write passthrough: [a.example]; then nothing that goes \
+             there or comes from there is scanned"
+        );
+        denials.judge_by(manifest("passthrough: [a.example]", &["a.example"]));
+        assert!(advice(&denials).starts_with("nothing to do: "));
+    }
+
+    #[test]
+    fn advises_the_network_of_the_address_that_was_met() {
+        for (cidr, reason, wanted) in [
+            (
+                "",
+                "SSRF blocked: a.example resolves to internal IP 10.1.2.3",
+                "under network: write internal_cidr: 10.1.2.3/32",
+            ),
+            (
+                "",
+                "SSRF blocked: a.example resolves to internal IP fd00::7",
+                "under network: write internal_cidr: fd00::7/128",
+            ),
+            (
+                "",
+                "SSRF blocked: DNS returned no addresses for a.example",
+                "its network has to be network.internal_cidr; the log has its address",
+            ),
+            (
+                "10.9.0.0/16",
+                "SSRF blocked: a.example resolves to internal IP 10.1.2.3",
+                "network.internal_cidr, which is one network, has to hold 10.1.2.3 as well",
+            ),
+        ] {
+            let mut denials = counting();
+            let text = format!(
+                "version: 1\nslug: a\nbottle: {{egress: {{routes: [host: a.example]}}}}\nnetwork: {{internal_cidr: '{cidr}'}}\n"
+            );
+            let judgement = crate::policy::read(text.as_bytes(), false).unwrap();
+            denials.judge_by(InForce::of(&judgement.policy));
+            refuse(&mut denials, "a.example", "ssrf", reason);
+            assert_eq!(advice(&denials), format!("was it meant? {wanted}"));
+        }
+    }
+
+    #[test]
+    fn names_what_was_cut_before_what_was_refused_more_often() {
+        let mut denials = counting();
+        for _ in 0..3 {
+            refuse(
+                &mut denials,
+                "no.example",
+                "allowlist",
+                "domain not in allowlist: no.example",
+            );
+        }
+        for reason in [
+            "dlp: AWS Access ID",
+            "injection: Override",
+            "injection: Override",
+        ] {
+            let reason = format!("sse stream finding: {reason}");
+            refuse(&mut denials, "a.example", "sse_stream", &reason);
+        }
+        let report = denials.report();
+        let told: Vec<_> = report
+            .denials
+            .iter()
+            .map(|denial| (denial.verb, denial.count))
+            .collect();
+        assert_eq!(told, [("cut", 2), ("cut", 1), ("refused", 3)]);
+    }
+
+    #[test]
+    fn the_longest_names_with_the_longest_advice_stay_below_what_is_read() {
+        let host = format!("{}.example", vec!["a".repeat(19); 12].join("."));
+        for row in refusals::TABLE {
+            let mut denials = counting();
+            denials.judge_by(manifest("passthrough: [b.example]", &["b.example", &host]));
+            let counter = Counter {
+                host: Some(host.clone()),
+                scanner: "a".repeat(40),
+                reason: "a".repeat(96),
+                row: Some(row),
+                plain: true,
+                count: 1_000_000,
+                limits: Limits::default(),
+                address: Some("fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap()),
+                inherited: 0,
+            };
+            let one = serde_json::to_string(&denials.tell(&counter)).unwrap();
+            assert!(one.len() * TOLD < LONGEST - 1024, "{}: {one}", one.len());
+        }
     }
 
     #[test]
@@ -588,7 +729,11 @@ mod tests {
         }
         let denial = denials.report().denials[0].clone();
         assert_eq!((denial.verb, denial.count), ("cut", 2));
-        assert!(advice(&denials).contains("{scan_limit_mib: 40}"));
+        let said = advice(&denials);
+        assert!(
+            said.contains("or write scan_limit_mib: 40, which"),
+            "{said}"
+        );
         let served = br#"{"event":"forward_http","method":"GET","url":"http://a.example/x","status_code":200,"size_bytes":7,"duration_ms":1.5}"#;
         assert!(parse(served).is_none());
     }

@@ -44,7 +44,7 @@ fn case(
 }
 
 /// What most advice is.
-const PASS_THROUGH: &str = "{passthrough: [HOST]}: then nothing";
+const PASS_THROUGH: &str = "under pipelock: add HOST to passthrough; then nothing";
 
 /// A Node that knows proxy variables: older ones know none at all.
 const NODE: &str = "node -e 'const [a, b] = process.versions.node.split(\".\").map(Number); \

@@ -1,7 +1,7 @@
 //! Reads the JSON lines pipelock prints on standard output. Pure.
 
 use std::borrow::Cow;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::Deserialize;
 
@@ -153,6 +153,15 @@ impl Refusal<'_> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
         (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)).then_some(host)
+    }
+
+    /// The private address that it was refused for, which pipelock names last or the client
+    /// asked for itself. Asked of other refusals it may be any.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        let named = self.said().rsplit_once(" internal IP ");
+        let address = named.map_or(self.host(), |(_, address)| Some(address))?;
+        Some(address.parse::<IpAddr>().ok()?.to_canonical())
     }
 
     /// Why, in the fixed part of pipelock's words. What follows is cut off, because it
@@ -393,6 +402,56 @@ mod tests {
                 refusal.scanner().to_owned(),
                 refusal.reason().to_owned(),
             )),
+        }
+    }
+
+    #[test]
+    fn knows_the_private_address_of_a_refusal_and_nothing_else_of_its_end() {
+        for (host, reason, address) in [
+            (
+                "a.example",
+                "SSRF blocked: a.example resolves to internal IP 10.1.2.3",
+                Some("10.1.2.3"),
+            ),
+            (
+                "a.example",
+                "SSRF blocked: a.example resolves to internal IP fd00::7",
+                Some("fd00::7"),
+            ),
+            (
+                "a.example",
+                "SSRF blocked: a.example resolves to internal IP ::ffff:10.1.2.3",
+                Some("10.1.2.3"),
+            ),
+            (
+                "10.1.2.3",
+                "core SSRF: 10.1.2.3 is a private/internal IP address",
+                Some("10.1.2.3"),
+            ),
+            (
+                "[fd00::7]",
+                "core SSRF: fd00::7 is a private/internal IP address",
+                Some("fd00::7"),
+            ),
+            (
+                "a.example",
+                "SSRF blocked: a.example resolves to internal IP secret",
+                None,
+            ),
+            (
+                "a.example",
+                "core SSRF: a.example is a private/internal IP address",
+                None,
+            ),
+        ] {
+            let line = format!(
+                r#"{{"event":"blocked","method":"CONNECT","target":"{host}:443","scanner":"ssrf","reason":"{reason}"}}"#
+            );
+            let Some(Heard::Refusal(refusal)) = parse(line.as_bytes()) else {
+                panic!("{line}")
+            };
+            let address = address.map(|address| address.parse().unwrap());
+            assert_eq!(refusal.address(), address, "{reason}");
         }
     }
 

@@ -10,11 +10,12 @@
 //! with a warning, as `response_scanning.action` says; images lose their metadata, silently.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::policy::Policy;
 use crate::policy::matching::{allows, allows_entry, passes_entry};
+use crate::policy::{Policy, one_more_passed};
 
 /// pipelock's own limits, where the manifest sets none.
 const DEFAULT_SCAN_LIMIT_MIB: u32 = 5;
@@ -111,8 +112,10 @@ pub enum Remedy {
     Rate,
     /// `pipelock.passthrough`, for a host that is opened.
     Passthrough,
-    /// `pipelock.scan_limit_mib`, or passthrough.
+    /// Passthrough, or else `pipelock.scan_limit_mib`.
     ScanLimit,
+    /// The client can do this, or else passthrough.
+    Client(&'static str),
     /// No key of the manifest, but this.
     Otherwise(&'static str),
     /// None, because of this.
@@ -187,6 +190,10 @@ const fn told(told: Told, row: Row) -> Row {
 const NO_SECRETS: Remedy =
     Remedy::None("keys are looked for in every name, whatever the manifest says");
 const CLIENT: Remedy = Remedy::None("the client did that");
+const NO_FORM: Remedy = Remedy::Client(
+    "give it the Content-Type of what it is, as in curl -H 'Content-Type: application/octet-stream'",
+);
+const NO_JSON: Remedy = Remedy::Client("give it the Content-Type of what it is");
 const SERVER: Remedy = Remedy::None("pipelock let the request by; the server failed it");
 
 /// The table. The first row that fits is the one.
@@ -214,8 +221,8 @@ pub const TABLE: &[Row] = &[
     row(Kind::SecretInHeader, &["header_dlp"], "request header contains secret", "a header looked as if it carried a key", Remedy::Passthrough),
     row(Kind::RequestTooLarge, &["body_dlp"], "request body exceeds max_body_bytes", "the request is larger than pipelock scans", Remedy::ScanLimit),
     row(Kind::RequestCompressed, &["body_dlp"], "request body uses Content-Encoding", "the request is compressed, and cannot be scanned", Remedy::Passthrough),
-    row(Kind::RequestUnreadable, &["body_dlp"], "invalid application/x-www-form-urlencoded body", "the request says it is a form and is none (curl --data-binary says so unless it is given a Content-Type)", Remedy::Passthrough),
-    row(Kind::RequestUnreadable, &["body_dlp"], "invalid JSON body", "the request says it is JSON and is none", Remedy::Passthrough),
+    row(Kind::RequestUnreadable, &["body_dlp"], "invalid application/x-www-form-urlencoded body", "the request says it is a form and is none (curl --data-binary says so unless it is given a Content-Type)", NO_FORM),
+    row(Kind::RequestUnreadable, &["body_dlp"], "invalid JSON body", "the request says it is JSON and is none", NO_JSON),
     row(Kind::RequestBrokenOff, &["body_dlp"], "error reading", "the request broke off", CLIENT),
     row(Kind::RequestUnreadable, &["body_dlp"], "multipart", "the request's parts could not be taken apart, or are more than 100", Remedy::Passthrough),
     row(Kind::ResponseTooLarge, &["tls_response_blocked"], "response too large for scanning", "the response is larger than pipelock scans", Remedy::ScanLimit),
@@ -328,6 +335,8 @@ pub struct InForce {
     allowlist: Vec<String>,
     passthrough: Vec<String>,
     limits: Limits,
+    /// Whether there is a `network.internal_cidr`, which is one network and no list.
+    has_cidr: bool,
 }
 
 impl InForce {
@@ -348,6 +357,7 @@ impl InForce {
                 cidr: hash(&policy.internal_cidr),
                 dns: hash(&policy.network.dns),
             },
+            has_cidr: policy.internal_cidr.is_some(),
         }
     }
 
@@ -370,16 +380,37 @@ impl InForce {
     }
 
     /// What to do if the request was wanted. `then` are the limits it met, `plain` says that
-    /// it was plain HTTP.
+    /// it was plain HTTP, `address` is the private one it was refused for, where that is known.
     #[must_use]
-    pub fn advice(&self, row: &Row, host: Option<&str>, plain: bool, then: Limits) -> Advice {
+    pub fn advice(
+        &self,
+        row: &Row,
+        host: Option<&str>,
+        plain: bool,
+        then: Limits,
+        address: Option<IpAddr>,
+    ) -> Advice {
         let now = self.limits;
         let allowed = host.is_some_and(|host| allows_entry(&self.allowlist, host));
         let passed = host.is_some_and(|host| passes_entry(&self.passthrough, host));
-        let passthrough = || match host {
-            _ if plain => "ask for it over https, and pass the host through".to_owned(),
-            Some(host) => format!("{{passthrough: [{}]}}", quoted(host)),
-            None => "passthrough, with the host's name".to_owned(),
+        let passthrough = || {
+            let key = match host {
+                Some(host) => {
+                    format!(
+                        "under pipelock: {}",
+                        one_more_passed(&self.passthrough, host)
+                    )
+                }
+                None => "name the host in pipelock.passthrough".to_owned(),
+            };
+            let what = match (plain, passed) {
+                (false, _) => key,
+                (true, false) => format!("ask for it over https, and {key}"),
+                (true, true) => {
+                    "ask for it over https, where the host is passed through".to_owned()
+                }
+            };
+            format!("{what}; {GIVES_UP}")
         };
         match row.remedy {
             Remedy::Route if allowed => Advice::Done("it is allowed since".to_owned()),
@@ -397,13 +428,15 @@ impl InForce {
                 now.per_minute
             )),
             Remedy::Rate => Advice::Do(format!(
-                "was it meant? allow more: pipelock: {{requests_per_minute: {}}}",
+                "was it meant? under pipelock: write requests_per_minute: {}",
                 now.per_minute.saturating_mul(2).max(600)
             )),
-            Remedy::Passthrough | Remedy::ScanLimit if !plain && passed => {
+            Remedy::Passthrough | Remedy::ScanLimit | Remedy::Client(_) if !plain && passed => {
                 Advice::Done("the host is passed through, unscanned, since".to_owned())
             }
-            Remedy::Passthrough | Remedy::ScanLimit if host.is_some() && !allowed => {
+            Remedy::Passthrough | Remedy::ScanLimit | Remedy::Client(_)
+                if host.is_some() && !allowed =>
+            {
                 Advice::Done("the host is no longer allowed".to_owned())
             }
             Remedy::ScanLimit
@@ -411,23 +444,20 @@ impl InForce {
             {
                 Advice::Done(format!("the limit is {} MiB since", now.scan_mib))
             }
-            Remedy::Passthrough if plain => Advice::Do(format!(
-                "was it meant? {}: {GIVES_UP}",
-                passthrough()
-            )),
-            Remedy::Passthrough => Advice::Do(format!(
-                "was it meant? pipelock: {}: {GIVES_UP}",
-                passthrough()
-            )),
+            Remedy::Passthrough => Advice::Do(format!("was it meant? {}", passthrough())),
+            Remedy::Client(first) => {
+                Advice::Do(format!("was it meant? {first}; or {}", passthrough()))
+            }
             Remedy::ScanLimit => {
                 let limit = if plain { now.plain_mib } else { now.scan_mib };
                 let more = limit.saturating_mul(4).min(crate::policy::MAX_SCAN_LIMIT_MIB);
+                // Second: what is worth asking for is mostly too large to be waited for.
                 let raise = if more > limit {
-                    format!("pipelock: {{scan_limit_mib: {more}}} scans more, slowly; or ")
+                    format!("; or write scan_limit_mib: {more}, which {COSTS}")
                 } else {
                     String::new()
                 };
-                Advice::Do(format!("was it meant? {raise}{}: {GIVES_UP}", passthrough()))
+                Advice::Do(format!("was it meant? {}{raise}", passthrough()))
             }
             Remedy::Resolver if now.dns != then.dns => {
                 Advice::Done("network.dns was changed since".to_owned())
@@ -436,11 +466,24 @@ impl InForce {
                 Advice::Done("network.internal_cidr was changed since".to_owned())
             }
             Remedy::Resolver => Advice::Do(
-                "was it meant? name its server: network: {dns: [ADDRESS]}, or its address below network.hosts".to_owned(),
+                "was it meant? name its server in network.dns, or itself with its address in network.hosts".to_owned(),
             ),
-            Remedy::InternalCidr => Advice::Do(
-                "was it meant? allow its network: network: {internal_cidr: ADDRESS/32}".to_owned(),
-            ),
+            Remedy::InternalCidr => Advice::Do(match (address, self.has_cidr) {
+                (Some(address), false) => format!(
+                    "was it meant? under network: write internal_cidr: {address}/{}",
+                    if address.is_ipv4() { 32 } else { 128 }
+                ),
+                (Some(address), true) => format!(
+                    "was it meant? network.internal_cidr, which is one network, has to hold {address} as well"
+                ),
+                (None, false) => {
+                    "was it meant? its network has to be network.internal_cidr; the log has its address".to_owned()
+                }
+                (None, true) => {
+                    "was it meant? network.internal_cidr, which is one network, has to hold its address as well; \
+                     the log has that".to_owned()
+                }
+            }),
             Remedy::Otherwise(what) => Advice::Do(what.to_owned()),
             Remedy::None(why) => Advice::None(why),
         }
@@ -456,14 +499,9 @@ fn hash(value: &impl Hash) -> u64 {
 /// What passing a host through gives up.
 const GIVES_UP: &str = "then nothing that goes there or comes from there is scanned";
 
-/// A host in a YAML list.
-fn quoted(host: &str) -> String {
-    if host.contains(['*', ':']) {
-        format!("\"{host}\"")
-    } else {
-        host.to_owned()
-    }
-}
+/// And what a larger limit costs.
+const COSTS: &str =
+    "scans it at less than half a megabyte a second and takes several times its size in memory";
 
 /// What is to be done about a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! ignores and its clients do not. Pure.
 
 use super::x509::CertificateProblem;
-use super::{CaError, Facts, KeyProblem, Warning, pem, sec1, x509};
+use super::{CaError, Facts, KeyProblem, Warning, key, pem, x509};
 
 /// Checks that pipelock can sign with this pair and that clients can accept it at `now`,
 /// Unix seconds. Both files are read up to the end of their first PEM block, as pipelock
@@ -15,7 +15,7 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
         return Err(CaError::Certificate(CertificateProblem::HoldsKey));
     }
     let key_block = pem::first_block(key_pem).map_err(|e| CaError::Key(KeyProblem::Pem(e)))?;
-    let key = sec1::parse_block(&key_block).map_err(CaError::Key)?;
+    let key = key::parse_block(&key_block).map_err(CaError::Key)?;
 
     if !cert.is_authority {
         return Err(CaError::Certificate(CertificateProblem::NotAuthority));
@@ -23,7 +23,7 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
     if !cert.may_sign {
         return Err(CaError::Certificate(CertificateProblem::MayNotSign));
     }
-    if key.curve != cert.curve || !key.matches(cert.public_point).map_err(CaError::Key)? {
+    if key.curve != cert.curve || !key.matches(&cert.public_point).map_err(CaError::Key)? {
         return Err(CaError::Mismatch);
     }
     judge_validity(&cert, now).map_err(CaError::Certificate)?;
@@ -36,7 +36,7 @@ pub fn check(cert_pem: &[u8], key_pem: &[u8], now: u64) -> Result<Facts, CaError
 }
 
 /// Both ends belong to the validity (RFC 5280, 4.1.2.5).
-fn judge_validity(cert: &x509::Certificate<'_>, now: u64) -> Result<(), CertificateProblem> {
+fn judge_validity(cert: &x509::Certificate, now: u64) -> Result<(), CertificateProblem> {
     let (not_before, not_after) = (cert.not_before, cert.not_after);
     if now < not_before {
         Err(CertificateProblem::NotYetValid { not_before, now })

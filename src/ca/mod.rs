@@ -4,25 +4,26 @@
 
 pub mod authority;
 mod check;
-mod curve;
 pub mod custody;
 mod generate;
+mod key;
 mod pem;
 mod roots;
-mod sec1;
 mod x509;
 
 pub use check::check;
 pub use generate::{ENTROPY_BYTES, generate};
+pub use key::KeyProblem;
 pub use pem::PemProblem;
 pub use roots::{Roots, roots};
-pub use sec1::KeyProblem;
 pub use x509::CertificateProblem;
 
 use std::fmt;
 use std::time::Duration;
 
-use p256::pkcs8::der::DateTime;
+use x509_cert::der::DateTime;
+use x509_cert::der::oid::ObjectIdentifier;
+use x509_cert::der::oid::db::rfc5912;
 use zeroize::Zeroizing;
 
 /// A generated CA, ready to be written to two files.
@@ -76,6 +77,19 @@ pub enum Curve {
     P521,
 }
 
+impl Curve {
+    /// The curve of this name, if pipelock reads it.
+    fn named(name: ObjectIdentifier) -> Option<Self> {
+        match name {
+            rfc5912::SECP_224_R_1 => Some(Self::P224),
+            rfc5912::SECP_256_R_1 => Some(Self::P256),
+            rfc5912::SECP_384_R_1 => Some(Self::P384),
+            rfc5912::SECP_521_R_1 => Some(Self::P521),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Curve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -124,7 +138,7 @@ pub enum CaError {
         now: u64,
     },
     /// Encoding the certificate failed.
-    Certify(rcgen::Error),
+    Certify(x509_cert::builder::Error),
     /// Encoding the private key failed; the source is dropped, for it saw the key.
     EncodeKey,
     /// The certificate file cannot be used.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
 
 const BEGIN: &[u8] = b"-----BEGIN ";
@@ -132,37 +133,12 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
 
 /// RFC 4648, section 4, padding required; line ends and blanks anywhere.
 fn decode_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    // Never grows, so that no copy of a key is left behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() / 4 * 3 + 3));
-    let mut group = Zeroizing::new(0_u32);
-    let (mut digits, mut padding) = (0, 0);
-    for &byte in text {
-        let digit = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            b'=' if digits >= 2 => {
-                padding += 1;
-                0
-            }
-            b' ' | b'\t' | b'\r' | b'\n' => continue,
-            _ => return None,
-        };
-        if padding > 0 && byte != b'=' || padding > 2 {
-            return None;
-        }
-        *group = *group << 6 | u32::from(digit);
-        digits += 1;
-        if digits == 4 {
-            let [_, decoded @ ..] = group.to_be_bytes();
-            bytes.extend(decoded.iter().take(3 - padding));
-            *group = 0;
-            digits = 0;
-        }
-    }
-    (digits == 0).then_some(bytes)
+    // Decoded where it is and never grown, so that no copy of a key is left behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
+    bytes.extend(text.iter().filter(|byte| !b" \t\r\n".contains(byte)));
+    let length = Base64::decode_in_place(&mut bytes).ok()?.len();
+    bytes.truncate(length);
+    Some(bytes)
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

@@ -3,17 +3,19 @@
 
 use std::fmt;
 
-use p256::elliptic_curve::sec1::ToSec1Point as _;
-use p256::pkcs8::der::asn1::{AnyRef, BitStringRef, OctetStringRef};
-use p256::pkcs8::der::{self, Reader as _, SliceReader, Tag, Tagged as _};
+use p256::elliptic_curve::sec1::{ModulusSize, ToSec1Point};
+use p256::elliptic_curve::{AffinePoint, CurveArithmetic, FieldBytes, FieldBytesSize, SecretKey};
+use p256::pkcs8::PrivateKeyInfoRef;
+use sec1::{EcParameters, EcPrivateKey};
+use x509_cert::der::asn1::AnyRef;
+use x509_cert::der::oid::db::rfc5912;
+use x509_cert::der::{Decode as _, ErrorKind, Tag};
+use x509_cert::spki::AlgorithmIdentifier;
 use zeroize::Zeroizing;
 
 use super::Curve;
-use super::curve::is_public_point_of;
 use super::pem::{Block, PemProblem};
-use super::x509::{
-    EC_PUBLIC_KEY, algorithm_name, context_constructed, curve_of, inside, object_identifier,
-};
+use super::x509::algorithm_name;
 
 /// Why a key file cannot serve as pipelock's CA key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,36 +106,33 @@ impl PrivateKey<'_> {
     /// Whether `point`, uncompressed, is the public half. Derived from the secret, as
     /// pipelock does, and not compared with what the key file says it is.
     pub(super) fn matches(&self, point: &[u8]) -> Result<bool, KeyProblem> {
-        let secret = self.padded_scalar()?;
-        let matches = if self.curve == Curve::P256 {
-            p256::SecretKey::from_slice(&secret)
-                .ok()
-                .map(|secret| secret.public_key().to_sec1_point(false).as_bytes() == point)
-        } else {
-            is_public_point_of(self.curve, &secret, point)
+        let derived = match self.curve {
+            Curve::P224 => public_point::<p224::NistP224>(self.scalar),
+            Curve::P256 => public_point::<p256::NistP256>(self.scalar),
+            Curve::P384 => public_point::<p384::NistP384>(self.scalar),
+            Curve::P521 => public_point::<p521::NistP521>(self.scalar),
         };
-        matches.ok_or(KeyProblem::Scalar(self.curve))
+        let derived = derived.ok_or(KeyProblem::Scalar(self.curve))?;
+        Ok(derived == point)
     }
+}
 
-    /// The scalar at its curve's length. Like Go this takes more leading zeros than SEC1
-    /// allows, and fewer.
-    fn padded_scalar(&self) -> Result<Zeroizing<Vec<u8>>, KeyProblem> {
-        let size = match self.curve {
-            Curve::P224 => 28,
-            Curve::P256 => 32,
-            Curve::P384 => 48,
-            Curve::P521 => 66,
-        };
-        let significant = self.scalar.iter().skip_while(|&&byte| byte == 0);
-        let length = significant.clone().count();
-        if length == 0 || length > size {
-            return Err(KeyProblem::Scalar(self.curve));
-        }
-        let mut padded = Zeroizing::new(Vec::with_capacity(size));
-        padded.resize(size - length, 0);
-        padded.extend(significant);
-        Ok(padded)
-    }
+/// The uncompressed public point of a secret, if it is in the curve's range. Like Go this
+/// takes more leading zeros than SEC1 allows, and fewer.
+fn public_point<C>(scalar: &[u8]) -> Option<Vec<u8>>
+where
+    C: CurveArithmetic,
+    AffinePoint<C>: ToSec1Point<C>,
+    FieldBytesSize<C>: ModulusSize,
+{
+    let zeros = scalar.iter().take_while(|&&byte| byte == 0).count();
+    let significant = scalar.get(zeros..)?;
+    let mut padded = Zeroizing::new(FieldBytes::<C>::default());
+    let start = padded.len().checked_sub(significant.len())?;
+    padded.get_mut(start..)?.copy_from_slice(significant);
+    let secret = SecretKey::<C>::from_bytes(&padded).ok()?;
+    let point = secret.public_key().as_affine().to_sec1_point(false);
+    Some(point.as_bytes().to_vec())
 }
 
 /// Reads the key of a PEM block, whatever its label: so does pipelock.
@@ -141,14 +140,35 @@ pub(super) fn parse_block<'a>(block: &'a Block<'_>) -> Result<PrivateKey<'a>, Ke
     if block.encrypted {
         return Err(KeyProblem::Encrypted);
     }
-    match read(&block.der) {
-        Ok(parsed) => parsed,
-        // What the DER library says is dropped: it has seen the key.
-        Err(_) => Err(foreign_block(block.label)),
+    if let Ok((pkcs8, _)) = PrivateKeyInfoRef::from_der_partial(&block.der) {
+        return Err(pkcs8_problem(&pkcs8.algorithm));
+    }
+    // What the DER library says is not handed on: it has seen the key.
+    let (key, rest) = EcPrivateKey::from_der_partial(&block.der)
+        .map_err(|error| foreign_problem(block.label, error.kind()))?;
+    if !rest.is_empty() {
+        return Err(KeyProblem::TrailingData);
+    }
+    let EcParameters::NamedCurve(name) = key.parameters.ok_or(KeyProblem::NoCurve)?;
+    let curve = Curve::named(name).ok_or_else(|| KeyProblem::Curve(algorithm_name(name)))?;
+    Ok(PrivateKey {
+        curve,
+        scalar: key.private_key,
+    })
+}
+
+fn pkcs8_problem(algorithm: &AlgorithmIdentifier<AnyRef<'_>>) -> KeyProblem {
+    if algorithm.oid != rfc5912::ID_EC_PUBLIC_KEY {
+        return KeyProblem::Algorithm(algorithm_name(algorithm.oid));
+    }
+    match algorithm.parameters_oid() {
+        Ok(name) if Curve::named(name).is_none() => KeyProblem::Curve(algorithm_name(name)),
+        _ => KeyProblem::Pkcs8,
     }
 }
 
-fn foreign_block(label: &[u8]) -> KeyProblem {
+/// What a block is that does not read as a key.
+fn foreign_problem(label: &[u8], error: ErrorKind) -> KeyProblem {
     match label {
         b"CERTIFICATE" | b"TRUSTED CERTIFICATE" => KeyProblem::IsCertificate,
         b"PUBLIC KEY" | b"RSA PUBLIC KEY" => KeyProblem::IsPublicKey,
@@ -156,61 +176,14 @@ fn foreign_block(label: &[u8]) -> KeyProblem {
         b"ENCRYPTED PRIVATE KEY" => KeyProblem::Encrypted,
         b"OPENSSH PRIVATE KEY" => KeyProblem::Algorithm("an OpenSSH key".to_owned()),
         b"DSA PRIVATE KEY" => KeyProblem::Algorithm("DSA".to_owned()),
+        b"RSA PRIVATE KEY" => KeyProblem::Algorithm("RSA".to_owned()),
+        _ if error == SPECIFIED_CURVE => KeyProblem::ExplicitCurve,
         _ => KeyProblem::Malformed,
     }
 }
 
-type Parsed<'a> = Result<PrivateKey<'a>, KeyProblem>;
-
-/// The outer error is of encoding, the inner one of meaning.
-fn read(der: &[u8]) -> der::Result<Parsed<'_>> {
-    let mut file = SliceReader::new(der)?;
-    let mut key = inside(file.decode()?, Tag::Sequence)?;
-    let version: u8 = key.decode()?;
-    let second: AnyRef<'_> = key.decode()?;
-    match second.tag() {
-        Tag::OctetString => {}
-        Tag::Integer => return Ok(Err(KeyProblem::Algorithm("RSA".to_owned()))),
-        Tag::Sequence => return read_pkcs8(second).map(Err),
-        other => return Err(other.unexpected_error(Some(Tag::OctetString)).into()),
-    }
-    if version != 1 {
-        return Ok(Err(KeyProblem::Malformed));
-    }
-    let scalar = second.decode_as::<&OctetStringRef>()?.as_bytes();
-    let mut curve = Err(KeyProblem::NoCurve);
-    while !key.is_finished() {
-        let field: AnyRef<'_> = key.decode()?;
-        if field.tag() == context_constructed(0) {
-            let parameters: AnyRef<'_> = SliceReader::new(field.value())?.decode()?;
-            curve = if parameters.tag() == Tag::ObjectIdentifier {
-                let name = parameters.value();
-                curve_of(name).ok_or_else(|| KeyProblem::Curve(algorithm_name(name)))
-            } else {
-                Err(KeyProblem::ExplicitCurve)
-            };
-        } else if field.tag() == context_constructed(1) {
-            // Go ignores what this says, but not how it is encoded.
-            SliceReader::new(field.value())?.decode::<BitStringRef<'_>>()?;
-        }
-    }
-    if !file.is_finished() {
-        return Ok(Err(KeyProblem::TrailingData));
-    }
-    Ok(curve.map(|curve| PrivateKey { curve, scalar }))
-}
-
-fn read_pkcs8(algorithm: AnyRef<'_>) -> der::Result<KeyProblem> {
-    let mut algorithm = inside(algorithm, Tag::Sequence)?;
-    let kind = object_identifier(&mut algorithm)?;
-    if kind != EC_PUBLIC_KEY {
-        return Ok(KeyProblem::Algorithm(algorithm_name(kind)));
-    }
-    let curve: AnyRef<'_> = algorithm.decode()?;
-    let known = curve.tag() != Tag::ObjectIdentifier || curve_of(curve.value()).is_some();
-    Ok(if known {
-        KeyProblem::Pkcs8
-    } else {
-        KeyProblem::Curve(algorithm_name(curve.value()))
-    })
-}
+/// A domain's parameters where its name belongs (RFC 5480, 2.1.1).
+const SPECIFIED_CURVE: ErrorKind = ErrorKind::TagUnexpected {
+    expected: Some(Tag::ObjectIdentifier),
+    actual: Tag::Sequence,
+};

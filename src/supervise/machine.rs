@@ -243,13 +243,8 @@ pub enum Outcome {
     GaveUp(Failure),
 }
 
-/// What is to happen once the daemon is gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Then {
-    Restart(Option<(Failure, Option<Duration>)>),
-    Halt,
-    Stop,
-}
+/// A failure that a daemon is brought down for, and how long it had been ready.
+type Cause = Option<(Failure, Option<Duration>)>;
 
 #[derive(Debug, Clone)]
 enum State {
@@ -276,14 +271,14 @@ enum State {
         until: Instant,
         next_count: Option<Instant>,
         counting: bool,
-        then: Then,
     },
+    /// What follows is known from `stopping` and `halted`, and from the cause.
     Stopping {
         /// `None` once it was killed.
         kill_at: Option<Instant>,
         /// Set once it was killed and nobody waits for it to be replaced.
         abandon_at: Option<Instant>,
-        then: Then,
+        cause: Cause,
     },
     Ended,
 }
@@ -492,7 +487,7 @@ impl Machine {
     pub fn brought_down_for(&self) -> Option<&Failure> {
         match &self.state {
             State::Stopping {
-                then: Then::Restart(Some((failure, _))),
+                cause: Some((failure, _)),
                 ..
             } => Some(failure),
             _ => None,
@@ -597,7 +592,7 @@ impl Machine {
             }
             Event::ReloadRefused => match &self.state {
                 State::Ready { reload, .. } if *reload != Reload::None => {
-                    self.bring_down(self.timing.grace, Then::Restart(None), now)
+                    self.bring_down(self.timing.grace, None, now)
                 }
                 _ => vec![],
             },
@@ -627,20 +622,16 @@ impl Machine {
         let again = std::mem::replace(&mut self.stopping, true);
         match &mut self.state {
             State::Idle | State::Waiting { .. } | State::Halted => self.end(Outcome::Stopped),
-            State::Starting { .. } => self.bring_down(self.timing.grace, Then::Stop, now),
-            State::Ready { .. } => self.drain(Then::Stop, now),
+            State::Starting { .. } => self.bring_down(self.timing.grace, None, now),
+            State::Ready { .. } => self.drain(now),
             // Asked twice while draining: whoever asks again wants it now.
-            State::Draining { .. } if again => self.bring_down(self.timing.grace, Then::Stop, now),
-            State::Draining { then, .. } => {
-                *then = Then::Stop;
-                vec![]
-            }
+            State::Draining { .. } if again => self.bring_down(self.timing.grace, None, now),
+            State::Draining { .. } => vec![],
             State::Stopping {
                 kill_at,
                 abandon_at,
-                then,
+                ..
             } => {
-                *then = Then::Stop;
                 if kill_at.is_none() && abandon_at.is_none() {
                     *abandon_at = Some(now + ABANDON);
                 }
@@ -662,10 +653,11 @@ impl Machine {
             }
             State::Starting { .. } | State::Ready { .. } | State::Draining { .. } => {
                 // An emergency brake: pipelock writes nothing that a kill could spoil.
-                self.bring_down(Duration::ZERO, Then::Halt, now)
+                self.bring_down(Duration::ZERO, None, now)
             }
-            State::Stopping { then, kill_at, .. } => {
-                *then = Then::Halt;
+            State::Stopping { cause, kill_at, .. } => {
+                // Whoever halts it does not want to hear why it would have gone.
+                *cause = None;
                 if kill_at.take().is_some() {
                     return vec![Action::Kill];
                 }
@@ -677,12 +669,8 @@ impl Machine {
 
     fn resume(&mut self, now: Instant) -> Vec<Action> {
         self.halted = false;
-        match &mut self.state {
+        match self.state {
             State::Halted => self.start(now),
-            State::Stopping { then, .. } if *then == Then::Halt => {
-                *then = Then::Restart(None);
-                vec![]
-            }
             _ => vec![],
         }
     }
@@ -696,21 +684,16 @@ impl Machine {
         };
         match &mut self.state {
             // It may have read the old file already, and may not be asked to reload yet.
-            State::Starting { .. } => self.bring_down(grace, Then::Restart(None), now),
+            State::Starting { .. } => self.bring_down(grace, None, now),
             State::Ready { reload, .. } => match change {
                 Change::Grow => {
                     *reload = Reload::Installed(now + RELOAD_DEADLINE);
                     vec![Action::InstallConfig]
                 }
-                Change::Restart { revokes: false } => self.drain(Then::Restart(None), now),
-                Change::Restart { revokes: true } => {
-                    self.bring_down(grace, Then::Restart(None), now)
-                }
+                Change::Restart { revokes: false } => self.drain(now),
+                Change::Restart { revokes: true } => self.bring_down(grace, None, now),
             },
-            State::Draining { then, .. } if revokes => {
-                let then = then.clone();
-                self.bring_down(grace, then, now)
-            }
+            State::Draining { .. } if revokes => self.bring_down(grace, None, now),
             State::Stopping {
                 kill_at: Some(at), ..
             } if revokes => {
@@ -739,15 +722,10 @@ impl Machine {
         let ready_for = self.ready_for(now);
         // What is no firewall, or not ours, has nothing to finish: no grace.
         match &mut self.state {
-            State::Starting { .. } | State::Ready { .. } => self.bring_down(
-                Duration::ZERO,
-                Then::Restart(Some((Failure::Unfit(why), ready_for))),
-                now,
-            ),
-            State::Draining { then, .. } => {
-                let then = then.clone();
-                self.bring_down(Duration::ZERO, then, now)
+            State::Starting { .. } | State::Ready { .. } => {
+                self.bring_down(Duration::ZERO, Some((Failure::Unfit(why), ready_for)), now)
             }
+            State::Draining { .. } => self.bring_down(Duration::ZERO, None, now),
             State::Stopping {
                 kill_at,
                 abandon_at,
@@ -766,7 +744,7 @@ impl Machine {
         let ready_for = self.ready_for(now);
         self.bring_down(
             SHORT_GRACE.min(self.timing.grace),
-            Then::Restart(Some((failure, ready_for))),
+            Some((failure, ready_for)),
             now,
         )
     }
@@ -850,9 +828,8 @@ impl Machine {
             (State::Starting { .. } | State::Ready { .. }, Answer::Unfit(why)) => {
                 self.unfit(why, now)
             }
-            (State::Draining { then, .. }, Answer::Tunnels(0)) => {
-                let then = then.clone();
-                self.bring_down(self.timing.grace, then, now)
+            (State::Draining { .. }, Answer::Tunnels(0)) => {
+                self.bring_down(self.timing.grace, None, now)
             }
             (
                 State::Draining {
@@ -888,7 +865,7 @@ impl Machine {
                 let failure = overload.map_or(Failure::NotReady(why), Failure::Overloaded);
                 self.bring_down(
                     SHORT_GRACE.min(self.timing.grace),
-                    Then::Restart(Some((failure, None))),
+                    Some((failure, None)),
                     now,
                 )
             }
@@ -899,7 +876,7 @@ impl Machine {
             State::Ready {
                 reload: Reload::Installed(until) | Reload::Proving(until),
                 ..
-            } if now >= *until => self.bring_down(self.timing.grace, Then::Restart(None), now),
+            } if now >= *until => self.bring_down(self.timing.grace, None, now),
             State::Ready {
                 next_probe, quiet, ..
             } if next_probe.is_some_and(|at| now >= at) => {
@@ -908,9 +885,8 @@ impl Machine {
                 let patience = if works { PATIENCE_WITH_WORK } else { PATIENCE };
                 vec![Action::ProbeLiveness(patience)]
             }
-            State::Draining { until, then, .. } if now >= *until => {
-                let then = then.clone();
-                self.bring_down(self.timing.grace, then, now)
+            State::Draining { until, .. } if now >= *until => {
+                self.bring_down(self.timing.grace, None, now)
             }
             State::Draining { next_count, .. } if next_count.is_some_and(|at| now >= at) => {
                 *next_count = None;
@@ -954,25 +930,24 @@ impl Machine {
         vec![]
     }
 
-    fn drain(&mut self, then: Then, now: Instant) -> Vec<Action> {
+    fn drain(&mut self, now: Instant) -> Vec<Action> {
         if self.timing.drain.is_zero() {
-            return self.bring_down(self.timing.grace, then, now);
+            return self.bring_down(self.timing.grace, None, now);
         }
         self.state = State::Draining {
             until: now + self.timing.drain,
             next_count: None,
             counting: false,
-            then,
         };
         vec![Action::InstallDenyAll]
     }
 
-    fn bring_down(&mut self, grace: Duration, then: Then, now: Instant) -> Vec<Action> {
+    fn bring_down(&mut self, grace: Duration, cause: Cause, now: Instant) -> Vec<Action> {
         let killed = grace.is_zero();
         self.state = State::Stopping {
             kill_at: (!killed).then(|| now + grace),
             abandon_at: (killed && self.stopping).then(|| now + ABANDON),
-            then,
+            cause,
         };
         vec![if killed {
             Action::Kill
@@ -983,20 +958,21 @@ impl Machine {
 
     /// The daemon that was told to go has gone.
     fn gone(&mut self, now: Instant) -> Vec<Action> {
-        let (State::Draining { then, .. } | State::Stopping { then, .. }) = self.state.clone()
-        else {
-            return vec![];
+        let cause = match &mut self.state {
+            State::Stopping { cause, .. } => cause.take(),
+            _ => None,
         };
-        match then {
-            _ if self.stopping => self.end(Outcome::Stopped),
-            Then::Stop => self.end(Outcome::Stopped),
-            Then::Restart(Some((failure, ready_for))) => self.fail(failure, ready_for, now),
-            Then::Restart(None) | Then::Halt if self.halted => {
-                self.state = State::Halted;
-                vec![]
-            }
-            Then::Restart(None) | Then::Halt => self.start(now),
+        if self.stopping {
+            return self.end(Outcome::Stopped);
         }
+        if let Some((failure, ready_for)) = cause {
+            return self.fail(failure, ready_for, now);
+        }
+        if self.halted {
+            self.state = State::Halted;
+            return vec![];
+        }
+        self.start(now)
     }
 
     /// No daemon is left, and it was not meant to go.

@@ -21,7 +21,7 @@
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
 //! | [`ca`] | the certificate authority that pipelock intercepts with | the file system |
 //! | [`daemon`] | all we know of a daemon: pipelock | nothing |
-//! | [`supervise`] | one daemon, kept running | through `sandbox` and `sys` |
+//! | [`supervise`] | the daemons of a bundle, kept running | through `sandbox` and `sys` |
 //! | [`sandbox`] | what a daemon may be, a file for each mechanism, and its read-back | the kernel |
 //! | [`status`] | what the host, its service manager and its clients are told | the file system |
 //! | [`plain`] | what others wrote, fit to be printed | nothing |

@@ -6,6 +6,7 @@
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod instance;
 pub mod leaves;
 pub mod refusals;
 pub mod reload;

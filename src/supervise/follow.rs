@@ -1,0 +1,114 @@
+//! What a changed manifest does to the daemons that run.
+
+use super::Supervisor;
+use super::machine::{Change, Event};
+use crate::boot::clock;
+use crate::bottle::Desired;
+use crate::ca::rfc3339;
+use crate::daemon::pipelock::reload::{self, Plan};
+use crate::status::Revocation;
+
+impl Supervisor<'_> {
+    /// Reads the manifest again; one that cannot be used leaves the old one in force.
+    pub(super) fn read_manifest(&mut self) {
+        self.changed = true;
+        let (new, warnings) = match (self.setup.read)() {
+            Ok(read) => read,
+            Err(why) => return self.keep_the_old(why),
+        };
+        self.reporter.status.manifest_error = None;
+        self.reporter.warn_of_manifest(warnings);
+        if new.policy == self.desired.policy && new.trust == self.desired.trust {
+            log::debug!("the manifest asks for the same as before");
+            return;
+        }
+        if let Err(error) = (self.setup.apply)(&new) {
+            self.reporter.warn(error);
+        }
+        self.reporter.export((self.setup.clients)(&new));
+        let mut plan = reload::plan(&self.desired.policy, &new.policy);
+        if new.trust != self.desired.trust && matches!(plan, Plan::Nothing | Plan::Reload) {
+            plan = Plan::RESTART;
+        }
+        let generation = self.take_up(new);
+        self.carry_out(plan, generation);
+    }
+
+    fn keep_the_old(&mut self, why: String) {
+        let known = &mut self.reporter.status.manifest_error;
+        if known.as_ref() != Some(&why) {
+            log::error!("the changed manifest is not used, the old one stays in force:\n{why}");
+        }
+        *known = Some(why);
+    }
+
+    /// From now on this is wanted; its generation.
+    fn take_up(&mut self, new: Desired) -> u64 {
+        for unit in self.roster.each() {
+            unit.set_timing(&new.policy);
+        }
+        let config = &mut self.reporter.status.config;
+        config.generation += 1;
+        let generation = config.generation;
+        config.desired_sha256 = Some(new.config_sha256.clone());
+        self.reporter.follow(&new.policy);
+        new.count_notes();
+        self.desired = new;
+        generation
+    }
+
+    fn carry_out(&mut self, plan: Plan, generation: u64) {
+        match plan {
+            Plan::Nothing => {
+                log::info!("generation {generation}: the daemon's configuration is unchanged");
+                let (roster, mut around) = self.parts();
+                for unit in roster.each() {
+                    unit.keep(generation, &mut around);
+                }
+            }
+            Plan::Reload => {
+                log::info!("generation {generation}: the allowlist changed; reloading pipelock");
+                self.roster.push(&Event::ConfigChanged(Change::Grow));
+            }
+            Plan::Restart { revoked, scanned } => {
+                let revokes = !revoked.is_empty() || !scanned.is_empty();
+                if revokes {
+                    self.revoke(generation, revoked, scanned);
+                }
+                log::info!("generation {generation}: restarting pipelock");
+                self.roster
+                    .push(&Event::ConfigChanged(Change::Restart { revokes }));
+            }
+        }
+    }
+
+    fn revoke(&mut self, generation: u64, revoked: Vec<String>, scanned: Vec<String>) {
+        for (hosts, what) in [
+            (&revoked, "revoked"),
+            (&scanned, "no longer passed through unscanned"),
+        ] {
+            if !hosts.is_empty() {
+                log::info!("generation {generation}: {} {what}", some_of(hosts));
+            }
+        }
+        let nobody_runs = !self.roster.any_runs();
+        self.reporter.status.revocation = Some(Revocation {
+            generation,
+            hosts: revoked,
+            more: 0,
+            scanned,
+            scanned_more: 0,
+            done_at: nobody_runs.then(|| rfc3339(clock::now())),
+        });
+    }
+}
+
+/// The first hosts of many.
+fn some_of(hosts: &[String]) -> String {
+    const SOME: usize = 20;
+    let some = hosts.get(..SOME).unwrap_or(hosts).join(", ");
+    match hosts.len().saturating_sub(SOME) {
+        0 => some,
+        more => format!("{some} and {more} more"),
+    }
+}

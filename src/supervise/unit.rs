@@ -1,0 +1,679 @@
+//! One daemon: its state machine, its process, and what is asked of it. Touches the kernel
+//! through `sandbox` and `sys`.
+//!
+//! What happens to it becomes an [`Event`], the machine answers with actions, and
+//! [`Unit::settle`] performs them; nothing else decides.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::machine::{
+    Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing,
+};
+use super::prober::{Finding, Prober, Question};
+use super::relay::{LastLines, Relay};
+use super::vitals::{self, Work};
+use super::{Context, watch};
+use crate::boot::clock;
+use crate::ca::rfc3339;
+use crate::daemon::pipelock::events::{self, Heard};
+use crate::daemon::pipelock::instance::{Fact, Instance};
+use crate::daemon::pipelock::leaves::Leaves;
+use crate::policy::Policy;
+use crate::sandbox::enter::{self, Command, ExecReport, SpawnError};
+use crate::sandbox::{self, Seen, cgroup};
+use crate::status::{CONFIG, LastExit, Port, Stage};
+use crate::sys::console::Stream;
+use crate::sys::files::{Access, install};
+use crate::sys::reaper::ExitReason;
+use crate::sys::{connections, memory};
+
+/// A daemon that was forked and is not reaped.
+struct Running {
+    pid: i32,
+    output: Relay,
+    error: Relay,
+    /// `None` once it is known that the exec worked.
+    exec_report: Option<ExecReport>,
+    exec_error: Option<SpawnError>,
+    /// Where it listens: a changed manifest may already want another address.
+    listen: SocketAddr,
+    /// What its control group had counted by then.
+    oom_kills: u64,
+    work: Work,
+    /// What it was given: the wanted one at its start or at the last reload.
+    generation: u64,
+    instance: Instance,
+}
+
+/// A daemon that is to run, whether it does this moment or not.
+pub struct Unit {
+    machine: Machine,
+    prober: Prober,
+    child: Option<Running>,
+    /// The configuration's file as it was when it was last found to be ours.
+    installed: Option<watch::Mark>,
+    /// What was installed last is the deny-all configuration.
+    denies_all: bool,
+    last_lines: LastLines,
+    events: VecDeque<Event>,
+    outcome: Option<Outcome>,
+    proved_once: bool,
+    spawned: u64,
+    /// Something to tell the host that no event brought.
+    changed: bool,
+}
+
+impl Unit {
+    /// One that rests until [`Event::Begin`].
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            machine: Machine::new(timing(policy)),
+            prober: Prober::new(policy.listen),
+            child: None,
+            installed: None,
+            denies_all: false,
+            last_lines: LastLines::default(),
+            events: VecDeque::new(),
+            outcome: None,
+            proved_once: false,
+            spawned: 0,
+            changed: true,
+        }
+    }
+
+    /// What it is doing.
+    pub fn phase(&self) -> Phase {
+        self.machine.phase()
+    }
+
+    /// How its supervision ended, once it has.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Its process, while there is one that is not reaped.
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| child.pid)
+    }
+
+    /// Queues what happened, for [`Unit::settle`].
+    pub fn push(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Feeds the machine until it has nothing more to say; whether there is something to
+    /// tell the host.
+    pub fn settle(&mut self, around: &mut Context) -> bool {
+        let mut changed = std::mem::take(&mut self.changed);
+        while let Some(event) = self.events.pop_front() {
+            changed = true;
+            log::trace!("event {event:?}");
+            for action in self.machine.step(event, Instant::now()) {
+                log::trace!("action {action:?}");
+                self.perform(action, around);
+            }
+        }
+        changed
+    }
+
+    /// What the daemon says, and whether it could be executed.
+    pub fn speech(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.child.iter().flat_map(|child| {
+            let relays = [&child.output, &child.error].into_iter();
+            relays
+                .filter_map(|relay| relay.as_fd().filter(|_| relay.has_room()))
+                .chain(child.exec_report.as_ref().map(AsFd::as_fd))
+        })
+    }
+
+    /// The connection whose answer is waited for.
+    pub fn question(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.prober.interest()
+    }
+
+    /// When [`Unit::advance`] or [`Unit::tick`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = [self.machine.deadline(), self.prober.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Goes on with what was asked.
+    pub fn advance(&mut self, now: Instant, around: &mut Context) {
+        if let Some(finding) = self.prober.advance(now) {
+            self.found(finding, around);
+        }
+    }
+
+    /// Lets the machine do what is due.
+    pub fn tick(&mut self, now: Instant) {
+        if self.machine.deadline().is_some_and(|due| now >= due) {
+            self.push(Event::Tick);
+        }
+    }
+
+    /// Takes over what a changed manifest says of timing.
+    pub fn set_timing(&mut self, policy: &Policy) {
+        self.machine.set_timing(timing(policy));
+    }
+
+    /// The manifest of this generation asks for the configuration that it has already.
+    pub fn keep(&mut self, generation: u64, around: &mut Context) {
+        if let Some(child) = &mut self.child
+            && child.generation + 1 == generation
+        {
+            child.generation = generation;
+            if self.machine.phase() == Phase::Ready && !self.machine.is_reloading() {
+                around.reporter.status.config.applied_generation = generation;
+            }
+        }
+    }
+
+    /// The clock was set by so many milliseconds.
+    pub fn clock_stepped(&mut self, by_ms: i64) {
+        if let Some(child) = &mut self.child {
+            child.instance.leaves.stepped(by_ms);
+        }
+        self.renew_leaves();
+    }
+
+    /// Looks whether what it left and what it was given is as it should be.
+    pub fn look(&mut self, around: &mut Context) {
+        self.look_after_config(around);
+        self.look_at_port(around);
+    }
+
+    /// Its process has ended, for this reason.
+    pub fn ended(&mut self, reason: ExitReason, around: &mut Context) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let starved = end_its_processes(&child, around);
+        for relay in [&mut child.output, &mut child.error] {
+            relay.finish(&mut self.last_lines, &mut |line| {
+                if let Some(Heard::Refusal(refusal)) = events::parse(line) {
+                    around.reporter.denials.count(&refusal);
+                }
+            });
+        }
+        if let Some(mut report) = child.exec_report.take()
+            && let Some(Err(error)) = report.outcome()
+        {
+            child.exec_error = Some(error);
+        }
+        self.prober.reset(around.desired.policy.listen);
+        self.tell_end(around);
+        if let Some(error) = child.exec_error {
+            self.push(Event::SpawnFailed(error.errno, error.to_string()));
+            return;
+        }
+        let text = match (&starved, self.machine.brought_down_for()) {
+            (Some(limit), _) => format!("{reason}: out of memory, {limit}"),
+            (None, Some(failure)) => format!("{reason}, brought down: {failure}"),
+            (None, None) => reason.to_string(),
+        };
+        log::info!("pipelock (pid {}) {text}", child.pid);
+        around.reporter.status.last_exit = Some(LastExit {
+            code: reason.shell_code(),
+            text,
+            at: rfc3339(clock::now()),
+        });
+        self.push(match starved {
+            Some(limit) => Event::OutOfMemory(reason, limit),
+            None => Event::Exited(reason),
+        });
+    }
+
+    /// What is true now that no process of it is left.
+    fn tell_end(&self, around: &mut Context) {
+        let status = &mut around.reporter.status;
+        status.last_lines = self.last_lines.said();
+        status.daemon.pid = None;
+        status.daemon.sandbox_verified = false;
+        status.daemon.working_since = None;
+        status.config.applied_sha256 = None;
+        if let Some(revocation) = status.revocation.as_mut().filter(|r| r.done_at.is_none()) {
+            revocation.done_at = Some(rfc3339(clock::now()));
+        }
+    }
+
+    /// Carries the daemon's output, and learns whether it could be executed at all.
+    pub fn hear(&mut self, around: &mut Context) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let mut lines = Vec::new();
+        child.error.carry(&mut self.last_lines, &mut |_| {});
+        child.output.carry(
+            &mut self.last_lines,
+            &mut |line| match events::parse(line) {
+                Some(Heard::Event(event)) => lines.push(event),
+                Some(Heard::Refusal(refusal)) => around.reporter.denials.count(&refusal),
+                None => {}
+            },
+        );
+        match child.exec_report.as_mut().and_then(ExecReport::outcome) {
+            None => {}
+            Some(Ok(())) => {
+                child.exec_report = None;
+                let pid = child.pid;
+                self.check_sandbox(pid, around);
+            }
+            Some(Err(error)) => {
+                child.exec_report = None;
+                child.exec_error = Some(error);
+            }
+        }
+        for line in lines {
+            self.heard(line, around);
+        }
+    }
+
+    fn check_sandbox(&mut self, pid: i32, around: &mut Context) {
+        match around.setup.sandbox.read_back(pid) {
+            Seen::Confined => {
+                around.reporter.status.daemon.sandbox_verified = true;
+                self.push(Event::Confined);
+            }
+            Seen::Holes(mismatch) => self.push(Event::Unfit(mismatch.to_string())),
+            Seen::Ended => {}
+            Seen::Nothing(why) if around.setup.require_sandbox => {
+                self.push(Event::Unfit(format!(
+                    "the daemon's sandbox could not be read back: {why}"
+                )));
+            }
+            Seen::Nothing(why) => {
+                around.reporter.warn(format!(
+                    "the daemon's sandbox was applied but could not be read back: {why}"
+                ));
+                self.push(Event::Confined);
+            }
+        }
+    }
+
+    fn heard(&mut self, line: events::Event, around: &mut Context) {
+        let Some(child) = &self.child else {
+            return;
+        };
+        let file = around.setup.config.to_string_lossy();
+        let wanted = &around.desired.config_sha256;
+        for fact in child.instance.hear(line, wanted, &file) {
+            let applied = &mut around.reporter.status.config.applied_sha256;
+            match fact {
+                Fact::RunsOn(sha256) => *applied = Some(sha256),
+                Fact::Announced => self.events.push_back(Event::Announced),
+                Fact::Reloaded => self.events.push_back(Event::ReloadAcknowledged),
+                Fact::DeniesAll => self.events.push_back(Event::DenyAllAcknowledged),
+                Fact::Refused(why) => {
+                    log::warn!("pipelock refused the reload ({why}); restarting it instead");
+                    self.events.push_back(Event::ReloadRefused);
+                }
+                Fact::Unfit(why) => {
+                    log::error!("{why}");
+                    *applied = None;
+                    self.events.push_back(Event::Unfit(why));
+                }
+            }
+        }
+    }
+
+    /// Looks at the port at once; what it finds is told with what is told anyway.
+    pub fn judge_port(&mut self, around: &mut Context) {
+        self.look_at_port(around);
+        self.changed = false;
+    }
+
+    /// While halted: whether nothing gets through is for the port to say, for a process that
+    /// left the daemon's session may have it still.
+    fn look_at_port(&mut self, around: &mut Context) {
+        let halted = self.machine.phase() == Phase::Halted;
+        let port = around.reporter.served.filter(|_| halted).map(Port::look);
+        if port == around.reporter.status.port {
+            return;
+        }
+        self.changed = true;
+        if let Some(port) = &port {
+            let words = Port::in_words(&port.address, port.closed, port.detail.as_deref());
+            match port.closed {
+                Some(true) => log::warn!("halted; {words} until SIGUSR2"),
+                _ => log::error!("halted, {words}"),
+            }
+        }
+        around.reporter.status.port = port;
+    }
+
+    /// Puts the configuration back where somebody else changed its file. What pipelock
+    /// makes of it meanwhile it announces itself.
+    fn look_after_config(&mut self, around: &mut Context) {
+        let Some(child) = &self.child else {
+            return;
+        };
+        // One that is being stopped is followed by another start, which looks itself.
+        if self.machine.phase() == Phase::Stopping {
+            return;
+        }
+        let path = around.setup.config;
+        let mark = watch::mark(path);
+        if mark.is_some() && mark == self.installed {
+            return;
+        }
+        let access = config_access(around);
+        let wanted = if self.denies_all {
+            child.instance.deny_all()
+        } else {
+            &around.desired.config
+        };
+        let room = around.setup.run_room;
+        if room.is_installed(CONFIG, wanted.as_bytes(), access) {
+            self.installed = mark;
+            return;
+        }
+        self.changed = true;
+        let put_back = room.install(CONFIG, wanted.as_bytes(), access);
+        let path = path.display();
+        around.reporter.warn(match put_back {
+            Ok(()) => format!("somebody else changed {path}; it was put back"),
+            Err(error) => format!("somebody else changed {path}, and it stays so: {error}"),
+        });
+    }
+
+    /// Adds to an answer what can be seen of the daemon beside it.
+    fn found(&mut self, mut finding: Finding, around: &mut Context) {
+        let ready = self.machine.phase() == Phase::Ready;
+        if let Some(child) = &self.child {
+            match &mut finding.answer {
+                Answer::Tunnels(count) => {
+                    *count = connections::established(child.listen).max(*count);
+                }
+                Answer::Fit if connections::listens(child.pid, child.listen) == Some(false) => {
+                    let why = format!("another process listens on {}", child.listen);
+                    finding.answer = Answer::Silent(Silence::because(why));
+                }
+                _ => {}
+            }
+        }
+        if ready {
+            self.note_work(around);
+        }
+        if let (Answer::Silent(silence), Some(child)) = (&mut finding.answer, &self.child)
+            && (ready || silence.late)
+        {
+            silence.used = vitals::processor_time(child.pid);
+            silence.overload = vitals::overload(child.pid, child.listen);
+        }
+        if let Some(version) = finding.version {
+            around.reporter.note_version(version);
+        }
+        if let Answer::Unfit(why) = &finding.answer {
+            log::error!("{why}");
+        }
+        self.push(Event::Answered(finding.answer));
+    }
+
+    /// Tells since when the daemon has been at work: whoever waits for what it scans looks here.
+    fn note_work(&mut self, around: &mut Context) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let Some(used) = vitals::processor_time(child.pid) else {
+            return;
+        };
+        child.work.note(used, Instant::now(), clock::now());
+        let since = child.work.since().map(rfc3339);
+        let told = &mut around.reporter.status.daemon.working_since;
+        self.changed |= *told != since;
+        *told = since;
+    }
+
+    /// Lets a daemon that serves forget certificates its clients would refuse; one that
+    /// does not yet is asked when it does.
+    fn renew_leaves(&mut self) {
+        if let Some(child) = &mut self.child
+            && child.instance.leaves.suffer()
+            && self.machine.phase() == Phase::Ready
+            && !self.machine.is_reloading()
+        {
+            log::info!("reloading pipelock, for its certificates are dated by the old clock");
+            child.instance.leaves = Leaves::default();
+            // The same configuration once more: every reload empties the cache.
+            self.push(Event::ConfigChanged(Change::Grow));
+        }
+    }
+
+    fn perform(&mut self, action: Action, around: &mut Context) {
+        match action {
+            Action::Spawn => {
+                if let Err((errno, why)) = self.spawn(around) {
+                    self.push(Event::SpawnFailed(errno, why));
+                }
+            }
+            Action::Terminate => self.signal(Signal::SIGTERM),
+            Action::Kill => self.signal(Signal::SIGKILL),
+            Action::ProbeFitness => self.ask(Question::Fitness, PATIENCE, around),
+            Action::ProbeLiveness(patience) => self.ask(Question::Liveness, patience, around),
+            Action::CountTunnels => self.ask(Question::Tunnels, PATIENCE, around),
+            Action::InstallConfig => self.give_config(around),
+            Action::InstallDenyAll => {
+                if let Err(why) = self.install_deny_all(around) {
+                    around.reporter.warn(why);
+                }
+            }
+            Action::AnnounceReady => self.announce_ready(around),
+            Action::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn announce_ready(&mut self, around: &mut Context) {
+        let status = &mut around.reporter.status;
+        // Not the newest there is: another may have been read in this very moment.
+        let generation = self
+            .child
+            .as_ref()
+            .map_or(status.config.applied_generation, |child| child.generation);
+        status.config.applied_generation = generation;
+        self.renew_leaves();
+        if self.proved_once {
+            log::info!("ready again, generation {generation}");
+            return;
+        }
+        self.proved_once = true;
+        around.reporter.finish_stages();
+        let policy = &around.desired.policy;
+        log::info!(
+            "ready: pipelock {} listens on {}, refuses what is not allowed; {} host(s) allowed",
+            around
+                .reporter
+                .status
+                .daemon
+                .version
+                .as_deref()
+                .unwrap_or("?"),
+            policy.listen,
+            policy.allowlist.len()
+        );
+    }
+
+    fn give_config(&mut self, around: &mut Context) {
+        let generation = around.reporter.status.config.generation;
+        if let Err(why) = self.install_config(around) {
+            around.reporter.warn(why);
+        } else if let Some(child) = &mut self.child {
+            child.generation = generation;
+            child.instance.give(&around.desired.config_sha256);
+        }
+    }
+
+    fn install_config(&mut self, around: &Context) -> Result<(), String> {
+        self.installed = None;
+        self.denies_all = false;
+        let config = around.desired.config.as_bytes();
+        let room = around.setup.run_room;
+        room.install(CONFIG, config, config_access(around))
+            .map_err(|error| error.to_string())
+    }
+
+    fn install_deny_all(&mut self, around: &Context) -> Result<(), String> {
+        let Some(child) = &self.child else {
+            return Ok(());
+        };
+        self.installed = None;
+        self.denies_all = true;
+        let deny_all = child.instance.deny_all().as_bytes();
+        let room = around.setup.run_room;
+        room.install(CONFIG, deny_all, config_access(around))
+            .map_err(|error| error.to_string())?;
+        let applied = around.reporter.status.config.applied_sha256.as_deref();
+        if child.instance.drains_on(applied) {
+            // pipelock drops a reload of what it runs on, so nobody would acknowledge.
+            self.push(Event::DenyAllAcknowledged);
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, around: &mut Context) -> Result<(), (i32, String)> {
+        let io_error = |why: String| (nix::libc::EIO, why);
+        let (setup, desired) = (around.setup, around.desired);
+        // Each time: the file is the daemon's, and the last one may have changed it. But
+        // no more than needed: the disk may have filled up since.
+        let (config, access) = (desired.config.as_bytes(), config_access(around));
+        if !setup.run_room.is_installed(CONFIG, config, access) {
+            self.install_config(around).map_err(io_error)?;
+        }
+        self.denies_all = false;
+        let command = prepare_command(around).map_err(io_error)?;
+        let sandbox = &setup.sandbox;
+        let prepared = sandbox
+            .prepare(&setup.grants(desired.policy.listen.port()))
+            .map_err(io_error)?;
+        // As this start finds it: the program may be another one by now.
+        around.reporter.tell_missing(&prepared.missing);
+        if setup.require_sandbox {
+            sandbox::insist_on(&prepared.missing).map_err(io_error)?;
+        }
+        let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
+        let child = enter::spawn(&command, sandbox, &prepared)
+            .map_err(|error| (error.errno, error.to_string()))?;
+        if self.child.is_some() {
+            log::error!("internal error: a daemon was started beside another");
+        }
+        let status = &mut around.reporter.status;
+        status.restarts = self.spawned;
+        self.spawned += 1;
+        status.daemon.pid = Some(child.pid);
+        status.daemon.uid = Some(sandbox.uid);
+        around.reporter.served = Some(desired.policy.listen);
+        log::debug!("pipelock has pid {}", child.pid);
+        self.prober.reset(desired.policy.listen);
+        self.child = Some(Running {
+            pid: child.pid,
+            output: Relay::new(child.stdout, Stream::Output),
+            error: Relay::new(child.stderr, Stream::Error),
+            exec_report: Some(child.exec_report),
+            exec_error: None,
+            listen: desired.policy.listen,
+            generation: around.reporter.status.config.generation,
+            oom_kills,
+            work: Work::default(),
+            instance: Instance::new(
+                desired.config_sha256.clone(),
+                desired.deny_all.clone(),
+                desired.deny_all_sha256.clone(),
+            ),
+        });
+        if !self.proved_once && around.reporter.status.stage == Stage::Spawn {
+            around.reporter.enter(Stage::Ready);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, question: Question, patience: Duration, around: &mut Context) {
+        if let Some(finding) = self.prober.ask(question, patience, Instant::now()) {
+            self.found(finding, around);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child
+            && !signal_group(child.pid, signal)
+        {
+            // Between fork and setsid it leads no group. It is not reaped yet, so the
+            // number is still its own; ESRCH cannot be.
+            let _ = kill(Pid::from_raw(child.pid), signal);
+        }
+    }
+
+    /// Notes for the status what the machine knows.
+    pub fn report(&self, around: &mut Context) {
+        let machine = &self.machine;
+        let status = &mut around.reporter.status;
+        status.state = match machine.phase() {
+            Phase::Idle => "starting".to_owned(),
+            Phase::Ready if machine.is_reloading() => "reloading".to_owned(),
+            phase => phase.as_str().to_owned(),
+        };
+        status.halted = machine.is_halted();
+        status.failures = machine.failures();
+        status.error = machine.last_failure().map(ToString::to_string);
+        let trouble = machine.trouble();
+        if trouble != status.daemon.trouble.as_deref() {
+            match trouble {
+                Some(trouble) => log::warn!("pipelock is {trouble}"),
+                None if machine.phase() == Phase::Ready => log::info!("pipelock answers again"),
+                None => {}
+            }
+            status.daemon.trouble = trouble.map(ToOwned::to_owned);
+        }
+    }
+}
+
+/// Kills what an ended daemon left in its process group and its control group: no helper may
+/// outlive it beside its successor. The limit of memory, where that is what ended it.
+fn end_its_processes(child: &Running, around: &Context) -> Option<String> {
+    signal_group(child.pid, Signal::SIGKILL);
+    let group = around.setup.sandbox.group.as_ref()?;
+    // Those that left for a session of their own, too.
+    group.kill_everybody();
+    (group.oom_kills() > child.oom_kills).then(|| group.describe_limit())
+}
+
+fn config_access(around: &Context) -> Access {
+    Access::private(around.setup.sandbox.file_owner())
+}
+
+/// The daemon's command line and environment, with the files that these name in their places.
+fn prepare_command(around: &Context) -> Result<Command, String> {
+    let setup = around.setup;
+    let own = setup.sandbox.group.as_ref().map(cgroup::Group::limit);
+    let mut environment: Vec<String> = memory::go_memory_limit(own)
+        .into_iter()
+        .map(|limit| format!("GOMEMLIMIT={limit}"))
+        .collect();
+    if let Some(roots) = &around.desired.trust {
+        install(setup.trust_bundle, roots, Access::PUBLIC).map_err(|error| error.to_string())?;
+        environment.push(format!("SSL_CERT_FILE={}", setup.trust_bundle.display()));
+    }
+    let listen = around.desired.policy.listen.to_string();
+    let config = setup.config.to_string_lossy();
+    let arguments = ["run", "--config", &config, "--listen", &listen];
+    Command::new(setup.daemon, &arguments, &environment)
+        .map_err(|error| format!("cannot start {}: {error}", setup.daemon.display()))
+}
+
+fn timing(policy: &Policy) -> Timing {
+    Timing {
+        grace: policy.supervisor.grace,
+        drain: policy.supervisor.drain,
+        probe: policy.supervisor.probe,
+    }
+}
+
+/// To everybody in the daemon's process group; false where it does not exist.
+fn signal_group(pid: i32, signal: Signal) -> bool {
+    kill(Pid::from_raw(-pid), signal).is_ok()
+}

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use lexopt::prelude::*;
 
 use crate::boot::clock::BUILD_EPOCH;
+use crate::environment;
+use crate::exit::ExitCode;
 
-/// What `--help` prints; the man page is made from the same text.
-pub const HELP: &str = "\
+/// Commands and options, as `--help` prints them first.
+const COMMANDS_AND_OPTIONS: &str = "\
 sidecar-init, PID 1 of the sidecar bundle: turns a manifest into a running,
 supervised, locked-down pipelock, or says precisely why it cannot.
 
@@ -41,23 +43,41 @@ options:
   --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
   -V, --version                     version, commit and time of this build
+";
 
-environment:
-  SIDECAR_LOG                       run: error, warn, info (the default), debug, trace
-  NOTIFY_SOCKET                     run: who hears of readiness, reload and end, as in
-                                    sd_notify(3): /path, @name or vsock:CID:PORT
-  WATCHDOG_USEC                     run: tell NOTIFY_SOCKET twice in this time
-
+/// The signals, after everything that is given to a start.
+const SIGNALS: &str = "\
 signals to a running sidecar-init:
   TERM INT QUIT PWR  stop           USR1  halt: nothing gets through
   HUP  read the manifest again      USR2  resume
-
-exit codes:
-  0 stopped on request    64 usage              65 manifest invalid
-  66 manifest missing     69 daemon cannot live 70 internal error
-  71 operating system     73 cannot write       78 CA pair unusable
-  126 daemon not executable   127 daemon not found   1 healthcheck: not ready
 ";
+
+/// Where on its line `--help` says what a name means.
+const MEANING: usize = 36;
+
+/// What `--help` prints; the man page and the tables of docs/operations.md are made from the
+/// same text.
+#[must_use]
+pub fn help() -> String {
+    let environment: String = environment::ALL
+        .iter()
+        .map(|variable| named(variable.name, variable.means))
+        .collect();
+    let codes: String = ExitCode::ALL
+        .iter()
+        .map(|code| named(&code.number().to_string(), &[code.means()]))
+        .collect();
+    format!("{COMMANDS_AND_OPTIONS}\nenvironment:\n{environment}\n{SIGNALS}\nexit codes:\n{codes}")
+}
+
+/// A name and what it means, beside it and below that.
+fn named(name: &str, means: &[&str]) -> String {
+    let mut name = format!("  {name}");
+    means
+        .iter()
+        .map(|line| format!("{:MEANING$}{line}\n", std::mem::take(&mut name)))
+        .collect()
+}
 
 /// What `--version` prints. The commit is "unknown" where no git checkout was built, and in
 /// a test's build.
@@ -94,7 +114,7 @@ pub enum Command {
         /// Where `status.json` is.
         run_dir: PathBuf,
     },
-    /// Print [`HELP`].
+    /// Print [`help`].
     Help,
     /// Print the version.
     Version,
@@ -335,7 +355,7 @@ mod tests {
             "--timeline",
             "--svg",
         ]) {
-            assert!(HELP.contains(word), "{word}");
+            assert!(help().contains(word), "{word}");
         }
     }
 }

@@ -2,57 +2,62 @@
 
 use std::fmt;
 
-/// How the program ends, as a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ExitCode {
-    /// Stopped on request, or done.
-    Success = 0,
-    /// `healthcheck`: not ready.
-    NotReady = 1,
-    /// Unusable arguments (`EX_USAGE`).
-    Usage = 64,
-    /// The manifest is invalid (`EX_DATAERR`).
-    ManifestInvalid = 65,
-    /// The manifest is missing or unreadable (`EX_NOINPUT`).
-    ManifestMissing = 66,
-    /// The daemon cannot live (`EX_UNAVAILABLE`).
-    DaemonUnavailable = 69,
-    /// A defect of this program (`EX_SOFTWARE`).
-    Internal = 70,
-    /// The operating system refused something (`EX_OSERR`).
-    OperatingSystem = 71,
-    /// A file could not be written (`EX_CANTCREAT`).
-    CannotWrite = 73,
-    /// The CA pair is unusable (`EX_CONFIG`).
-    CaUnusable = 78,
-    /// The daemon is there but not executable.
-    NotExecutable = 126,
-    /// The daemon is not there.
-    NotFound = 127,
+/// Each code once: its name, its number, and what it means to who reads it. `--help` prints
+/// this table, and the man page and docs/operations.md are made from that.
+macro_rules! codes {
+    ($($(#[$source:meta])* $name:ident = $number:literal, $means:literal;)*) => {
+        /// How the program ends, as a number.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum ExitCode {
+            $(#[doc = $means] $(#[$source])* $name = $number,)*
+        }
+
+        impl ExitCode {
+            /// All there are.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// What it means.
+            #[must_use]
+            pub fn means(self) -> &'static str {
+                match self {
+                    $(Self::$name => $means,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    Success = 0, "stopped on request, or done";
+    NotReady = 1, "healthcheck: not ready";
+    /// (`EX_USAGE`)
+    Usage = 64, "the arguments cannot be used";
+    /// (`EX_DATAERR`)
+    ManifestInvalid = 65, "the manifest is invalid";
+    /// (`EX_NOINPUT`)
+    ManifestMissing = 66, "the manifest is missing or cannot be read";
+    /// (`EX_UNAVAILABLE`)
+    DaemonUnavailable = 69, "the daemon cannot live";
+    /// (`EX_SOFTWARE`)
+    Internal = 70, "an internal error: a defect of sidecar-init";
+    /// (`EX_OSERR`)
+    OperatingSystem = 71, "the operating system refused something";
+    /// (`EX_CANTCREAT`)
+    CannotWrite = 73, "a file could not be written";
+    /// (`EX_CONFIG`)
+    CaUnusable = 78, "the CA pair is unusable";
+    NotExecutable = 126, "the daemon is not executable";
+    NotFound = 127, "the daemon is not there";
 }
 
 impl ExitCode {
-    const ALL: [Self; 12] = [
-        Self::Success,
-        Self::NotReady,
-        Self::Usage,
-        Self::ManifestInvalid,
-        Self::ManifestMissing,
-        Self::DaemonUnavailable,
-        Self::Internal,
-        Self::OperatingSystem,
-        Self::CannotWrite,
-        Self::CaUnusable,
-        Self::NotExecutable,
-        Self::NotFound,
-    ];
-
     /// The code with this number, where there is one.
     #[must_use]
     pub fn from_number(number: i32) -> Option<Self> {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|code| i32::from(code.number()) == number)
     }
 

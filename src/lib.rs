@@ -13,6 +13,7 @@
 //! | room | job | touches |
 //! |---|---|---|
 //! | [`cli`] | arguments to a command | nothing |
+//! | [`environment`] | the variables that are read | the environment |
 //! | [`story`] | a run, from the first step to the result | through the others |
 //! | [`command`] | check, render, ca, status, healthcheck | files, standard output |
 //! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
@@ -35,6 +36,7 @@ pub mod ca;
 pub mod cli;
 pub mod command;
 pub mod daemon;
+pub mod environment;
 pub mod exit;
 pub mod manifest;
 pub mod plain;

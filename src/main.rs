@@ -71,7 +71,7 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         Command::Status(options) => command::print_status(&options),
         Command::Healthcheck { run_dir } => command::healthcheck(&run_dir),
         Command::Help => {
-            print!("{}", cli::HELP);
+            print!("{}", cli::help());
             Ok(())
         }
         Command::Version => {

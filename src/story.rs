@@ -14,6 +14,7 @@ use crate::boot::{mounts, network, protect};
 use crate::bottle::{self, Desired, trust};
 use crate::ca::{authority, custody};
 use crate::cli::Paths;
+use crate::environment;
 use crate::exit::{ExitCode, StartError};
 use crate::sandbox::cgroup::{self, Group};
 use crate::sandbox::{Privileges, Sandbox, insist_on};
@@ -51,10 +52,7 @@ pub fn run(paths: &Paths) -> ! {
             .unwrap_or_default(),
         Mode::Container | Mode::Child => Arguments::default(),
     };
-    let filter = arguments
-        .log
-        .clone()
-        .or_else(|| std::env::var("SIDECAR_LOG").ok());
+    let filter = arguments.log.clone().or_else(|| environment::LOG.text());
     init_logging(filter.as_deref());
     let mut reporter = Reporter::new(started, boot_id());
     reporter.set_mode(mode);

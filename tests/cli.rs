@@ -430,7 +430,7 @@ fn the_man_page_says_what_help_says() {
     assert_eq!(
         String::from_utf8(made.stdout).unwrap(),
         page,
-        "renew it: scripts/man > docs/sidecar-init.1"
+        "renew it: scripts/man --renew"
     );
     for word in [
         "\\-\\-svg FILE",
@@ -439,5 +439,34 @@ fn the_man_page_says_what_help_says() {
         "\n.SH EXIT CODES\n",
     ] {
         assert!(page.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn the_documentation_has_the_variables_and_exit_codes_of_help() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/operations.md")).unwrap();
+    let help = out(&init(&["--help"]));
+    for (section, name) in [("environment", "SIDECAR_LOG"), ("exit codes", "126")] {
+        let made = Command::new(root.join("scripts/man"))
+            .args(["--table", section, env!("CARGO_BIN_EXE_sidecar-init")])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let table = String::from_utf8(made.stdout).unwrap();
+        assert!(table.contains(name), "{table}");
+        let marked = format!("<!-- made by scripts/man: {section} -->\n{table}\n");
+        assert!(
+            document.contains(&marked),
+            "docs/operations.md has another table\nhint: scripts/man --renew\n{table}"
+        );
+        // A row for each entry: none was lost on the way.
+        let entries = help
+            .lines()
+            .skip_while(|line| *line != format!("{section}:"))
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .filter(|line| !line.starts_with("   "));
+        assert_eq!(table.lines().count() - 2, entries.count(), "{table}");
     }
 }

@@ -14,6 +14,8 @@ use nix::sys::socket::{
 };
 use nix::time::{ClockId, clock_gettime};
 
+use crate::environment::{NOTIFY_SOCKET, Variable, WATCHDOG_PID, WATCHDOG_USEC};
+
 /// A connection over vsock takes a few hundred microseconds where somebody listens;
 /// for one that is not answered, PID 1 waits this long and gives the message up.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -79,12 +81,12 @@ pub struct Notifier {
 impl Notifier {
     /// From the environment: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
     pub fn from_environment(main_pid: Option<u32>) -> Result<Self, AddressError> {
-        let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|text| !text.is_empty()) else {
+        let Some(socket) = NOTIFY_SOCKET.value().filter(|text| !text.is_empty()) else {
             return Ok(Self::default());
         };
-        let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
-        let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
-        let watchdog = number("WATCHDOG_USEC").filter(|usec| *usec > 0 && ours);
+        let number = |variable: Variable| variable.text()?.parse::<u64>().ok();
+        let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == u64::from(std::process::id()));
+        let watchdog = number(WATCHDOG_USEC).filter(|usec| *usec > 0 && ours);
         Ok(Self {
             address: Some(parse(&socket.to_string_lossy())?),
             main_pid,

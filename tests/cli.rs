@@ -113,6 +113,32 @@ fn reports_every_mistake_at_once_with_line_and_hint_and_exits_65() {
 }
 
 #[test]
+fn reports_a_hundred_mistakes_and_counts_the_rest_once() {
+    let manifest = |bad: usize| {
+        let routes = "{host: 'a b'},".repeat(bad);
+        format!("slug: tried\nbottle: {{egress: {{routes: [{routes}]}}}}\n")
+    };
+    for (bad, last) in [
+        (
+            100,
+            "<stdin>:2: bottle.egress.routes[99].host: \"a b\" is not a host name: it has a space",
+        ),
+        (101, "<stdin>: … and 1 more"),
+        (250, "<stdin>: … and 150 more"),
+    ] {
+        let answer = init_in(
+            Path::new("/"),
+            &["check", "--manifest", "-"],
+            manifest(bad).as_bytes(),
+        );
+        assert_eq!(answer.status.code(), Some(65));
+        let told = err(&answer);
+        assert_eq!(told.lines().count(), bad.min(101), "{told}");
+        assert_eq!(told.lines().last(), Some(last));
+    }
+}
+
+#[test]
 fn takes_unknown_keys_of_the_bottle_for_errors_only_when_strict() {
     let manifest = "version: 1\nslug: dev\nbottle: {colour: green}\n";
     let lenient = init_in(

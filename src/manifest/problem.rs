@@ -68,6 +68,18 @@ pub struct Position {
     pub column: u32,
 }
 
+impl Position {
+    /// The place at this line and column, or the last that can be told.
+    #[must_use]
+    pub fn new(line: usize, column: usize) -> Self {
+        let small = |n| u32::try_from(n).unwrap_or(u32::MAX);
+        Self {
+            line: small(line),
+            column: small(column),
+        }
+    }
+}
+
 /// A message with its optional hint, not yet tied to a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -109,18 +121,10 @@ impl Refusal {
 /// All problems, each on its line with its hint below, and how many were left out.
 #[must_use]
 pub fn join_problems(problems: &[Problem], name: &str) -> String {
-    let mut lines: Vec<String> = problems
+    let lines: Vec<String> = problems
         .iter()
-        .take(MAX_REPORTED)
         .map(|problem| problem.display(name).to_string())
         .collect();
-    if let Some(more) = problems
-        .len()
-        .checked_sub(MAX_REPORTED)
-        .filter(|more| *more > 0)
-    {
-        lines.push(format!("… and {more} more"));
-    }
     lines.join("\n")
 }
 
@@ -164,13 +168,8 @@ impl Problems {
     /// shown last.
     #[must_use]
     pub fn into_sorted(mut self) -> Vec<Problem> {
-        // A few hundred at most: not worth 5 KiB of the standard library's stable sort.
-        let mut sorted: Vec<Problem> = Vec::with_capacity(self.kept.len());
-        for problem in self.kept {
-            let place = (problem.line, problem.column);
-            let at = sorted.partition_point(|other| (other.line, other.column) <= place);
-            sorted.insert(at, problem);
-        }
+        let mut sorted = self.kept;
+        sorted.sort_by_key(|problem| (problem.line, problem.column));
         if sorted.len() > MAX_REPORTED {
             self.more += sorted.len() - MAX_REPORTED;
             sorted.truncate(MAX_REPORTED);
@@ -207,4 +206,111 @@ pub fn escaped(value: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Problems on these lines; on line 0 something is missing.
+    fn problems(lines: impl IntoIterator<Item = usize>) -> Problems {
+        let mut problems = Problems::default();
+        for (found, line) in lines.into_iter().enumerate() {
+            let at = Some(Position::new(line, 1)).filter(|_| line > 0);
+            problems.add(|| Refusal::new(format!("found {found}")).at(at, format!("key{line}")));
+        }
+        problems
+    }
+
+    fn shown(problems: Problems) -> Vec<String> {
+        let text = join_problems(&problems.into_sorted(), "m");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn as_many_as_are_reported_are_all_there_and_one_more_is_counted() {
+        let all = shown(problems(1..=MAX_REPORTED));
+        assert_eq!(all.len(), MAX_REPORTED);
+        assert!(all[MAX_REPORTED - 1].starts_with("m:100: "), "{all:?}");
+        for more in [1, 2, 150] {
+            let some = shown(problems(1..=MAX_REPORTED + more));
+            assert_eq!(some.len(), MAX_REPORTED + 1);
+            assert_eq!(some[..MAX_REPORTED], all);
+            assert_eq!(some[MAX_REPORTED], format!("m: … and {more} more"));
+        }
+    }
+
+    #[test]
+    fn two_lists_have_one_limit_and_one_count() {
+        for (a, b, more) in [(60, 40, 0), (60, 41, 1), (100, 100, 100), (130, 120, 150)] {
+            let mut both = problems(1..=a);
+            both.append(problems(1..=b));
+            let shown = shown(both);
+            assert_eq!(shown.len(), MAX_REPORTED + usize::from(more > 0));
+            if more > 0 {
+                assert_eq!(shown[MAX_REPORTED], format!("m: … and {more} more"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_comes_first_and_then_the_order_of_the_file() {
+        let mut all = problems([7, 0, 3, 7, 0]);
+        all.add(|| Refusal::new("before").at(Some(Position::new(3, 0)), "key3".to_owned()));
+        assert_eq!(
+            shown(all),
+            [
+                "m: key0: found 1",
+                "m: key0: found 4",
+                "m:3: key3: before",
+                "m:3: key3: found 2",
+                "m:7: key7: found 0",
+                "m:7: key7: found 3",
+            ]
+        );
+        let some = problems([3]);
+        assert!(some.names("key3") && !some.names("key") && !some.is_empty());
+        assert!(Problems::default().is_empty());
+    }
+
+    #[test]
+    fn no_text_is_made_for_what_is_only_counted() {
+        let mut all = problems(1..=MAX_REPORTED);
+        all.add(|| unreachable!());
+        assert_eq!(all.into_sorted().len(), MAX_REPORTED + 1);
+    }
+
+    #[test]
+    fn a_value_is_escaped_and_cut() {
+        for (value, wanted) in [
+            ("", ""),
+            ("it's", "it's"),
+            ("a\"b\\c", "a\\\"b\\\\c"),
+            ("\u{1b}[2J\n\u{202e}", "\\u{1b}[2J\\n\\u{202e}"),
+            (&"\u{fc}".repeat(MAX_SHOWN), &"\u{fc}".repeat(MAX_SHOWN)),
+            (&"x".repeat(MAX_SHOWN + 1), &("x".repeat(MAX_SHOWN) + "…")),
+        ] {
+            assert_eq!(escaped(value), wanted);
+            assert_eq!(quoted(value), format!("\"{wanted}\""));
+        }
+    }
+
+    #[test]
+    fn a_problem_says_file_line_field_and_hint_where_there_are_any() {
+        let refusal = || Refusal::new("wrong");
+        let at = Some(Position::new(2, 3));
+        for (problem, wanted) in [
+            (refusal().at(None, String::new()), "m: wrong"),
+            (refusal().at(at, String::new()), "m:2: wrong"),
+            (refusal().at(at, "a.b".into()), "m:2: a.b: wrong"),
+            (
+                refusal().hint("right").at(None, "a".into()),
+                "m: a: wrong\nhint: right",
+            ),
+        ] {
+            assert_eq!(problem.display("m").to_string(), wanted);
+        }
+        let far = Position::new(usize::MAX, usize::MAX);
+        assert_eq!((far.line, far.column), (u32::MAX, u32::MAX));
+    }
 }

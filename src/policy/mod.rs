@@ -14,8 +14,8 @@ use known::Known;
 
 pub use crate::manifest::Problem;
 use crate::manifest::{
-    self, Kind, Manifest, Position, Problems, Reading, Refusal, Route, Scalar, Section, escaped,
-    quoted,
+    self, Bottle, Kind, Manifest, Position, Problems, Reading, Refusal, Route, Scalar, Section,
+    escaped, quoted,
 };
 pub use host::CANARY_HOST;
 
@@ -187,9 +187,7 @@ impl Judge {
         let Manifest {
             version,
             slug,
-            has_bottle,
-            supervise,
-            routes,
+            bottle,
             network,
             pipelock,
             supervisor,
@@ -197,16 +195,19 @@ impl Judge {
         let top = Section::Manifest;
         self.judge(top, "version", version.as_ref(), judge_version);
         let slug = self.required(top, "slug", slug.as_ref(), judge_slug);
-        if !has_bottle && self.complete {
+        if bottle.is_none() && self.complete {
             self.missing(
                 "bottle",
                 "write \"bottle: {}\" for one that may reach nothing",
             );
         }
+        let Bottle {
+            supervise, egress, ..
+        } = bottle.unwrap_or_default();
         let supervise = self
             .judge(Section::Bottle, "supervise", supervise.as_ref(), judge_bool)
             .unwrap_or(false);
-        let mut allowlist = self.routes(routes);
+        let mut allowlist = self.routes(egress.routes);
         let seed_phrase_detection = !allowlist.iter().any(|host| host == MODEL_HOST);
         if supervise
             && let Err(place) = allowlist.binary_search_by(|h| h.as_str().cmp(SUPERVISE_HOST))
@@ -233,15 +234,15 @@ impl Judge {
     }
 
     /// The valid hosts, in byte order, each once.
-    fn routes(&mut self, routes: Vec<Route>) -> Vec<String> {
+    fn routes(&mut self, routes: Vec<(Position, Route)>) -> Vec<String> {
         let mut hosts = Vec::with_capacity(routes.len());
-        for (index, route) in routes.into_iter().enumerate() {
+        for (index, (at, route)) in routes.into_iter().enumerate() {
             let section = Section::Route(index);
             let host = self.host(section, "host", route.host.as_ref());
-            let capital = self.host(section, "Host", route.capital_host.as_deref());
+            let capital = self.host(section, "Host", route.Host.as_deref());
             match (host, capital) {
                 (Some(Ok(host)), Some(Ok(capital))) if host != capital => {
-                    self.refuse(Some(route.at), section.path(), || {
+                    self.refuse(Some(at), section.path(), || {
                         Refusal::new(format!(
                             "host is {} and Host is {}",
                             quoted(&host),
@@ -251,15 +252,15 @@ impl Judge {
                     });
                 }
                 (Some(Ok(host)), _) | (None, Some(Ok(host))) => {
-                    let given = route.host.as_ref().or(route.capital_host.as_deref());
-                    let at = given.map_or(route.at, |scalar| scalar.at);
+                    let given = route.host.as_ref().or(route.Host.as_deref());
+                    let at = given.map_or(at, |scalar| scalar.at);
                     self.known.look_at(&host, at, section);
                     hosts.push(host);
                 }
                 (Some(Err(())), _) | (_, Some(Err(()))) => {}
                 (None, None) => self.warnings.add(|| {
                     Refusal::new("the route has no host, and is passed over")
-                        .at(Some(route.at), section.path())
+                        .at(Some(at), section.path())
                 }),
             }
         }

@@ -1,0 +1,189 @@
+//! Text to parser events with their positions, within bounds of look-ahead and depth.
+
+use std::cell::Cell;
+use std::iter::Chain;
+use std::rc::Rc;
+use std::str::Chars;
+
+use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScanError};
+
+use super::problem::{Position, Problem, Refusal, escaped};
+use super::text::start_of_collection;
+
+/// How many characters the parser may take in without giving an event. It keeps
+/// all tokens of a flow collection that might yet turn out to be a mapping's key,
+/// a hundred bytes for each; this bounds them.
+const MAX_LOOKAHEAD: usize = 256 * 1024;
+
+/// How deeply a value may be nested. The parser's own limit for brackets; it has
+/// none for indentation, and remembers every level.
+pub(super) const MAX_DEPTH: usize = 255;
+
+/// The events of a text. After a syntax error, or once it was ended, there are none.
+pub(super) struct Events<'a> {
+    parser: Parser<'a, BufferedInput<Source<'a>>>,
+    taken: Rc<Cell<usize>>,
+    /// What was passed over before the parser's first line, and put into it.
+    lines_before: usize,
+    columns_before: usize,
+    columns_added: usize,
+    /// Where the latest event was.
+    last: Marker,
+    ended: bool,
+}
+
+impl<'a> Events<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        // A flow collection at the very start may yet be a key, and the parser would
+        // hold all of a JSON manifest in tokens; right after `---` it cannot be one.
+        let (prefix, skipped) = match start_of_collection(text) {
+            Some(start) => ("--- ", start),
+            None => ("", 0),
+        };
+        let (before, text) = text.split_at_checked(skipped).unwrap_or(("", text));
+        let taken = Rc::new(Cell::new(0));
+        let source = Source {
+            chars: prefix.chars().chain(text.chars()),
+            taken: taken.clone(),
+        };
+        let last_line = before.rsplit('\n').next().unwrap_or_default();
+        Self {
+            parser: Parser::new_from_iter(source),
+            taken,
+            lines_before: before.matches('\n').count(),
+            columns_before: last_line.chars().count(),
+            columns_added: prefix.len(),
+            last: Marker::new(0, 1, 0),
+            ended: false,
+        }
+    }
+
+    /// Reads no further.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    pub(super) fn have_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn place(&self, at: Marker) -> Position {
+        let mut column = at.col() + 1;
+        if at.line() == 1 {
+            column = (column + self.columns_before)
+                .saturating_sub(self.columns_added)
+                .max(1);
+        }
+        Position::new(at.line() + self.lines_before, column)
+    }
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Result<(Event<'a>, Position), Problem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let event = self.parser.next_event();
+        // Past the limit the parser saw an end that is not there: no event counts.
+        let too_long = self.taken.replace(0) > MAX_LOOKAHEAD;
+        let (at, refusal) = match event {
+            Some(_) if too_long => (self.last, too_long_for_one_event()),
+            Some(Ok((event, span))) => {
+                self.last = span.start;
+                return Some(Ok((event, self.place(span.start))));
+            }
+            Some(Err(error)) => (*error.marker(), syntax(&error)),
+            None => {
+                self.ended = true;
+                return None;
+            }
+        };
+        self.ended = true;
+        Some(Err(refusal.at(Some(self.place(at)), String::new())))
+    }
+}
+
+/// The characters of a manifest; ends early when the parser takes too many of
+/// them for one event.
+struct Source<'a> {
+    chars: Chain<Chars<'a>, Chars<'a>>,
+    taken: Rc<Cell<usize>>,
+}
+
+impl Iterator for Source<'_> {
+    type Item = char;
+
+    fn next(&mut self) -> Option<char> {
+        let taken = self.taken.get();
+        if taken > MAX_LOOKAHEAD {
+            return None;
+        }
+        self.taken.set(taken + 1);
+        self.chars.next()
+    }
+}
+
+fn too_long_for_one_event() -> Refusal {
+    Refusal::new(format!(
+        "a value, comment or list entry after this is longer than {MAX_LOOKAHEAD} characters"
+    ))
+}
+
+fn syntax(error: &ScanError) -> Refusal {
+    match error.info() {
+        "recursion limit exceeded" => too_deep(),
+        info => Refusal::new(format!("not YAML: {}", escaped(info))),
+    }
+}
+
+pub(super) fn too_deep() -> Refusal {
+    Refusal::new(format!("nested deeper than {MAX_DEPTH} levels"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether all of the text was read.
+    fn is_read(text: &str) -> bool {
+        Events::of(text).all(|event| event.is_ok())
+    }
+
+    #[test]
+    fn one_event_may_take_so_many_characters_and_no_more() {
+        // A comment is taken for one event, and with it the end, which is looked at three times.
+        let comment = |taken| format!("#{}", "x".repeat(taken - 4));
+        assert!(is_read(&comment(MAX_LOOKAHEAD)));
+        assert!(!is_read(&comment(MAX_LOOKAHEAD + 1)));
+    }
+
+    #[test]
+    fn places_are_those_of_the_file() {
+        for (text, line, column) in [
+            ("{a: 1}", 1, 1),
+            (" {a: 1}", 1, 2),
+            ("# c\n\n  {a: 1}", 3, 3),
+            ("a: 1", 1, 1),
+            ("\n a: 1", 2, 2),
+            ("--- {a: 1}", 1, 5),
+        ] {
+            let start = Events::of(text)
+                .map(Result::unwrap)
+                .find(|(event, _)| matches!(event, Event::MappingStart(..)));
+            assert_eq!(start.unwrap().1, Position::new(line, column), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_follows_an_error_or_an_end() {
+        let mut events = Events::of("a: ]\nb: 1");
+        assert!(events.by_ref().any(|event| event.is_err()));
+        assert!(events.next().is_none() && events.have_ended());
+        let mut events = Events::of("a: 1");
+        assert!(events.next().is_some() && !events.have_ended());
+        events.end();
+        assert!(events.next().is_none() && events.have_ended());
+    }
+}

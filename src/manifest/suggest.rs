@@ -1,0 +1,88 @@
+//! Did you mean: the known key nearest to a mistyped one.
+
+/// The known key nearest to a mistyped one, if it is near at all.
+pub(super) fn nearest(
+    key: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
+    // Longer ones are near to nothing, and distance costs the product of lengths.
+    if key.len() > 40 {
+        return None;
+    }
+    let folded = key.to_ascii_lowercase().replace('-', "_");
+    known
+        .map(|candidate| (distance(&folded, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's distance, in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            *cell = (diagonal + usize::from(x != y))
+                .min(above + 1)
+                .min(left + 1);
+            left = *cell;
+            diagonal = above;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distance_is_the_fewest_letters_to_change() {
+        for (a, b, wanted) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("abc", "abd", 1),
+            ("abc", "ab", 1),
+            ("abc", "xabc", 1),
+            ("ab", "ba", 2),
+            ("kitten", "sitting", 3),
+            ("saturday", "sunday", 3),
+        ] {
+            assert_eq!(distance(a, b), wanted, "{a} {b}");
+            assert_eq!(distance(b, a), wanted, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_is_suggested_up_to_a_third_of_its_letters_away() {
+        let known = ["host", "internal", "internal_cidr", "dns"];
+        for (key, wanted) in [
+            ("host", Some("host")),
+            ("HOST", Some("host")),
+            ("hots", Some("host")),
+            ("hoxx", Some("host")),
+            ("hxxx", None),
+            ("internal-cidr", Some("internal_cidr")),
+            ("internal_cid", Some("internal_cidr")),
+            // Three of eight letters are near, four are not.
+            ("xxxernal", Some("internal")),
+            ("xxxxrnal", None),
+            ("dnx", Some("dns")),
+            ("dxx", None),
+            ("", None),
+            (&"x".repeat(1_000_000), None),
+        ] {
+            assert_eq!(nearest(key, known.into_iter()), wanted, "{key:.20}");
+        }
+        // The first of two that are as near.
+        assert_eq!(nearest("ac", ["ab", "ad"].into_iter()), Some("ab"));
+    }
+}

@@ -1,0 +1,287 @@
+//! A key's value: what the schema may ask for, and what is said where something else stands.
+
+use super::problem::{Position, Refusal, escaped, quoted};
+use super::reader::{Node, Reader};
+use super::scalar::{Kind, Scalar};
+use super::schema::{Mapping, Section};
+
+/// The most entries that a list of single values may have: `a,` is two bytes of text and
+/// sixty of memory, more than [`super::SHARE_OF_MEMORY`] reckons with.
+const MAX_LISTED: usize = 4096;
+
+/// The value of a key, not yet read. Whichever way it is read, what is of another shape is
+/// reported and passed over, and nothing in its place is as if the key were not there.
+pub(super) struct Value<'r, 'a> {
+    reader: &'r mut Reader<'a>,
+    section: Section,
+    key: &'r str,
+}
+
+impl<'r, 'a> Value<'r, 'a> {
+    pub(super) fn of(reader: &'r mut Reader<'a>, section: Section, key: &'r str) -> Self {
+        Self {
+            reader,
+            section,
+            key,
+        }
+    }
+
+    /// Passes over it.
+    pub(super) fn skip(self) {
+        self.reader.skip();
+    }
+
+    /// One value; a null is one as well.
+    pub(super) fn scalar(mut self) -> Option<Scalar> {
+        match self.reader.item()? {
+            Node::Scalar(scalar) => Some(scalar),
+            node => {
+                self.refuse(node, Shape::Value);
+                None
+            }
+        }
+    }
+
+    /// As [`Self::scalar`], for a key that is rare among many.
+    pub(super) fn boxed_scalar(self) -> Option<Box<Scalar>> {
+        self.scalar().map(Box::new)
+    }
+
+    /// A section with known keys, if it is there.
+    pub(super) fn mapping<T: Mapping>(mut self, section: Section) -> Option<T> {
+        self.enter(Shape::Mapping)
+            .then(|| self.reader.mapping(section))
+    }
+
+    /// A section with known keys.
+    pub(super) fn section<T: Mapping>(self, section: Section) -> T {
+        self.mapping(section).unwrap_or_default()
+    }
+
+    /// A list of mappings with known keys, each with where it starts.
+    pub(super) fn mappings<T: Mapping>(
+        mut self,
+        section: fn(usize) -> Section,
+    ) -> Vec<(Position, T)> {
+        let mut mappings = Vec::new();
+        if !self.enter(Shape::List) {
+            return mappings;
+        }
+        while let Some(node) = self.reader.item() {
+            let section = section(mappings.len());
+            mappings.push(match node {
+                Node::Mapping(at) => (at, self.reader.mapping(section)),
+                node => {
+                    self.reader.refuse(node, || section.path(), no_route);
+                    Default::default()
+                }
+            });
+        }
+        mappings
+    }
+
+    /// Any names with one value each, in the order of the file.
+    pub(super) fn pairs(mut self, section: Section) -> Vec<(Scalar, Scalar)> {
+        let mut pairs = Vec::new();
+        if !self.enter(Shape::Mapping) {
+            return pairs;
+        }
+        while let Some(name) = self.reader.key(section) {
+            if let Some(value) = Value::of(self.reader, section, &name.text).scalar() {
+                pairs.push((name, value));
+            }
+        }
+        pairs
+    }
+
+    /// A list of single values, at most [`MAX_LISTED`]; another entry is reported as not what
+    /// is `wanted`.
+    pub(super) fn list(mut self, wanted: &str) -> Vec<Scalar> {
+        let mut scalars = Vec::new();
+        if !self.enter(Shape::List) {
+            return scalars;
+        }
+        let mut index = 0;
+        while let Some(node) = self.reader.item() {
+            let field = || format!("{}[{index}]", self.section.key(self.key));
+            match node {
+                Node::Scalar(scalar) if index < MAX_LISTED => scalars.push(scalar),
+                Node::Scalar(_) if index > MAX_LISTED => {}
+                node => self.reader.refuse(node, field, |node| {
+                    Refusal::new(match node {
+                        Node::Scalar(_) => {
+                            format!("a list may have {MAX_LISTED} entries, and here are more")
+                        }
+                        _ => format!("not {wanted}"),
+                    })
+                }),
+            }
+            index += 1;
+        }
+        scalars
+    }
+
+    /// Whether what is wanted stands here; if so, it is entered.
+    fn enter(&mut self, wanted: Shape) -> bool {
+        match (self.reader.item(), wanted) {
+            (Some(Node::Mapping(_)), Shape::Mapping) | (Some(Node::Sequence(_)), Shape::List) => {
+                true
+            }
+            (Some(node), _) => {
+                self.refuse(node, wanted);
+                false
+            }
+            (None, _) => false,
+        }
+    }
+
+    /// Reports what stands here instead, unless it is nothing.
+    fn refuse(&mut self, node: Node, wanted: Shape) {
+        if !matches!(&node, Node::Scalar(scalar) if scalar.kind() == Kind::Null) {
+            let field = || self.section.key(self.key);
+            self.reader
+                .refuse(node, field, |node| misplaced(node, wanted));
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Value,
+    Mapping,
+    List,
+}
+
+fn misplaced(node: &Node, wanted: Shape) -> Refusal {
+    let wanted_there = match wanted {
+        Shape::Value => "one value",
+        Shape::Mapping => "a mapping",
+        Shape::List => "a list",
+    };
+    let stands = |what: &str| Refusal::new(format!("{what} stands where {wanted_there} is wanted"));
+    match node {
+        Node::Scalar(scalar) if wanted == Shape::List => {
+            stands(&quoted(&scalar.text)).hint(format!("write [{}]", escaped(&scalar.text)))
+        }
+        Node::Scalar(scalar) => stands(&quoted(&scalar.text)),
+        Node::Sequence(_) => stands("a list"),
+        Node::Mapping(_) => stands("a mapping"),
+        Node::Refused(_, refusal) => refusal.clone(),
+    }
+}
+
+fn no_route(node: &Node) -> Refusal {
+    match node {
+        Node::Scalar(scalar) if scalar.kind() == Kind::Null => {
+            Refusal::new("an empty entry; a route is a mapping with a host")
+                .hint("write \"- host: name.example\", or remove the entry")
+        }
+        Node::Scalar(scalar) => Refusal::new(format!(
+            "{} is not a mapping with a host",
+            quoted(&scalar.text)
+        ))
+        .hint(format!("write \"- host: {}\"", escaped(&scalar.text))),
+        _ => Refusal::new("a list is not a mapping with a host"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Problem, parse};
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let shown = |problem: &Problem| problem.display("m").to_string();
+        let problems = parse(text.as_bytes()).problems.into_sorted();
+        problems.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn what_stands_where_another_shape_is_wanted_is_said_and_nothing_is_no_fault() {
+        for (value, where_one, where_mapping, where_list) in [
+            (
+                "x",
+                "",
+                "\"x\" stands where a mapping is wanted",
+                "\"x\" stands where a list is wanted\nhint: write [x]",
+            ),
+            (
+                "'~'",
+                "",
+                "\"~\" stands where a mapping is wanted",
+                "\"~\" stands where a list is wanted\nhint: write [~]",
+            ),
+            ("~", "", "", ""),
+            ("", "", "", ""),
+            (
+                "[x]",
+                "a list stands where one value is wanted",
+                "a list stands where a mapping is wanted",
+                "",
+            ),
+            (
+                "{}",
+                "a mapping stands where one value is wanted",
+                "",
+                "a mapping stands where a list is wanted",
+            ),
+        ] {
+            for (key, wanted) in [
+                ("slug", where_one),
+                ("network", where_mapping),
+                ("network.hosts", where_mapping),
+                ("network.dns", where_list),
+                ("pipelock.passthrough", where_list),
+            ] {
+                let text = match key.split_once('.') {
+                    Some((section, key)) => format!("{section}:\n  {key}: {value}\n"),
+                    None => format!("\n{key}: {value}\n"),
+                };
+                let wanted = Some(wanted).filter(|wanted| !wanted.is_empty());
+                let wanted: Vec<_> = wanted
+                    .map(|w| format!("m:2: {key}: {w}"))
+                    .into_iter()
+                    .collect();
+                assert_eq!(problems(&text), wanted, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_route_is_told_how_to_write_one() {
+        let manifest = |entry: &str| format!("bottle:\n  egress:\n    routes:\n    - {entry}\n");
+        let empty = "an empty entry; a route is a mapping with a host\nhint: write \"- host: name.example\", or \
+                     remove the entry";
+        for (entry, wanted) in [
+            ("", empty),
+            ("~", empty),
+            (
+                "a.example",
+                "\"a.example\" is not a mapping with a host\nhint: write \"- host: a.example\"",
+            ),
+            (
+                "''",
+                "\"\" is not a mapping with a host\nhint: write \"- host: \"",
+            ),
+            ("[x]", "a list is not a mapping with a host"),
+        ] {
+            let wanted = format!("m:4: bottle.egress.routes[0]: {wanted}");
+            assert_eq!(problems(&manifest(entry)), [wanted], "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_has_as_many_entries_as_are_allowed_and_says_once_that_there_are_more() {
+        let listed = |count| format!("network: {{dns: [{}]}}", "a,".repeat(count));
+        let kept = |count| parse(listed(count).as_bytes()).manifest.network.dns.len();
+        assert_eq!(problems(&listed(MAX_LISTED)), [""; 0]);
+        assert_eq!(kept(MAX_LISTED), MAX_LISTED);
+        for more in [1, 2] {
+            assert_eq!(
+                problems(&listed(MAX_LISTED + more)),
+                ["m:1: network.dns[4096]: a list may have 4096 entries, and here are more"]
+            );
+            assert_eq!(kept(MAX_LISTED + more), MAX_LISTED);
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! pipelock loads any string and compares it with the host of a request; what it
 //! could never match, and what could leave its quotes in YAML, is refused here.
 
+use std::fmt::{self, Display};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::manifest::{Refusal, quoted};
@@ -68,7 +69,7 @@ pub fn normalize(text: &str) -> Result<String, Refusal> {
         let length = name.len();
         return Err(refuse(
             text,
-            &format!("it has {length} characters, more than {MAX_NAME}"),
+            format!("it has {length} characters, more than {MAX_NAME}"),
         ));
     }
     Ok(name.to_owned())
@@ -91,7 +92,7 @@ pub fn is_address(host: &str) -> bool {
     host.parse::<std::net::IpAddr>().is_ok()
 }
 
-fn refuse(text: &str, cause: &str) -> Refusal {
+fn refuse(text: &str, cause: impl Display) -> Refusal {
     Refusal::new(format!("{} is not a host name: {cause}", quoted(text)))
 }
 
@@ -115,44 +116,77 @@ fn ipv6(text: &str, address: Ipv6Addr) -> Result<String, Refusal> {
     Ok(canonical)
 }
 
-/// Refuses what cannot be in a host name, with the most telling cause first.
+/// What no host name has, the most telling first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Foreign {
+    ControlCharacter,
+    Url,
+    Space,
+    Quote,
+    Backslash,
+    UserName,
+    Path,
+    PercentSign,
+    BracketsOrPort,
+    Port,
+}
+
+impl Foreign {
+    fn found_in(text: &str) -> Option<Self> {
+        let has = |any: &[char]| text.contains(any);
+        [
+            (text.chars().any(char::is_control), Self::ControlCharacter),
+            (text.contains("://"), Self::Url),
+            (text.chars().any(char::is_whitespace), Self::Space),
+            (has(&['"', '\'', '`']), Self::Quote),
+            (has(&['\\']), Self::Backslash),
+            (has(&['@']), Self::UserName),
+            (has(&['/', '?', '#']), Self::Path),
+            (has(&['%']), Self::PercentSign),
+            (has(&['[', ']']) && has(&[':']), Self::BracketsOrPort),
+            (has(&[':']), Self::Port),
+        ]
+        .into_iter()
+        .find_map(|(found, what)| found.then_some(what))
+    }
+}
+
+impl Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ControlCharacter => "it has a control character",
+            Self::Url => "it is a URL",
+            Self::Space => "it has a space",
+            Self::Quote => "it has a quote",
+            Self::Backslash => "it has a backslash",
+            Self::UserName => "it has a user name",
+            Self::Path => "it has a path",
+            Self::PercentSign => "it has a zone or a percent sign",
+            Self::BracketsOrPort => "it has brackets or a port",
+            Self::Port => "it has a port",
+        })
+    }
+}
+
+/// Refuses what cannot be in a host name.
 fn characters(text: &str) -> Result<(), Refusal> {
-    let cause = if text.chars().any(char::is_control) {
-        "it has a control character"
-    } else if text.contains("://") {
-        "it is a URL"
-    } else if text.chars().any(char::is_whitespace) {
-        "it has a space"
-    } else if text.contains(['"', '\'', '`']) {
-        "it has a quote"
-    } else if text.contains('\\') {
-        "it has a backslash"
-    } else if text.contains('@') {
-        "it has a user name"
-    } else if text.contains(['/', '?', '#']) {
-        "it has a path"
-    } else if text.contains('%') {
-        "it has a zone or a percent sign"
-    } else if text.contains(['[', ']']) && text.contains(':') {
-        "it has brackets or a port"
-    } else if text.contains(':') {
-        "it has a port"
-    } else if !text.is_ascii() {
-        let refusal = refuse(text, "it is not ASCII, and names are compared as A-labels");
-        return Err(match to_a_labels(text) {
-            Some(name) => refusal.hint(format!("write \"{name}\"")),
-            None => refusal.hint("write its A-label, the form that starts with \"xn--\""),
+    if let Some(foreign) = Foreign::found_in(text) {
+        let refusal = refuse(text, foreign);
+        return Err(match host_inside(text) {
+            Some(host) => refusal.hint(format!("write \"{host}\"")),
+            None if foreign == Foreign::Port => {
+                refusal.hint("write the name alone; every port is allowed")
+            }
+            None => refusal,
         });
-    } else {
+    }
+    if text.is_ascii() {
         return Ok(());
-    };
-    let refusal = refuse(text, cause);
-    Err(match host_inside(text) {
-        Some(host) => refusal.hint(format!("write \"{host}\"")),
-        None if cause == "it has a port" => {
-            refusal.hint("write the name alone; every port is allowed")
-        }
-        None => refusal,
+    }
+    let refusal = refuse(text, "it is not ASCII, and names are compared as A-labels");
+    Err(match to_a_labels(text) {
+        Some(name) => refusal.hint(format!("write \"{name}\"")),
+        None => refusal.hint("write its A-label, the form that starts with \"xn--\""),
     })
 }
 
@@ -193,7 +227,7 @@ fn labels(text: &str, name: &str) -> Result<(), Refusal> {
         if let Some(c) = label.chars().find(|&c| !is_name_character(c)) {
             return Err(refuse(
                 text,
-                &format!(
+                format!(
                     "{} is not a letter, digit, hyphen or underscore",
                     quoted(&c.to_string())
                 ),
@@ -202,7 +236,7 @@ fn labels(text: &str, name: &str) -> Result<(), Refusal> {
         if label.len() > MAX_LABEL {
             return Err(refuse(
                 text,
-                &format!(
+                format!(
                     "a label has {} characters, more than {MAX_LABEL}",
                     label.len()
                 ),
@@ -327,6 +361,162 @@ fn digit(value: u32) -> Option<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn cause(text: &str) -> String {
+        let refusal = normalize(text).unwrap_err();
+        let (_, cause) = refusal.message.split_once(" is not a host name: ").unwrap();
+        cause.to_owned()
+    }
+
+    fn hint(text: &str) -> Option<String> {
+        normalize(text).unwrap_err().hint
+    }
+
+    #[test]
+    fn a_label_and_a_name_have_as_many_characters_as_the_dns_takes() {
+        let label = |length: usize| "a".repeat(length);
+        let name = |last| [label(63), label(63), label(63), label(last)].join(".");
+        assert_eq!(normalize(&label(63)), Ok(label(63)));
+        assert_eq!(cause(&label(64)), "a label has 64 characters, more than 63");
+        let longest = name(61);
+        assert_eq!(longest.len(), 253);
+        assert_eq!(normalize(&longest), Ok(longest.clone()));
+        // The final dot does not count.
+        assert_eq!(normalize(&format!("{longest}.")), Ok(longest));
+        assert_eq!(cause(&name(62)), "it has 254 characters, more than 253");
+        // The wildcard does.
+        let wild = format!("*.{}", name(59));
+        assert_eq!(normalize(&wild), Ok(wild.clone()));
+        let longer = format!("*.{}", name(60));
+        assert_eq!(cause(&longer), "it has 254 characters, more than 253");
+    }
+
+    #[test]
+    fn what_is_allowed_has_one_form() {
+        for (text, wanted) in [
+            ("a", "a"),
+            ("A.B.", "a.b"),
+            ("a-b_c.x0", "a-b_c.x0"),
+            ("1.a", "1.a"),
+            ("a.1b", "a.1b"),
+            ("a.0xg", "a.0xg"),
+            ("_a.b", "_a.b"),
+            ("*.a", "*.a"),
+            ("*.A.b.", "*.a.b"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("2001:DB8::1", "2001:db8::1"),
+            ("a.invalid", "a.invalid"),
+            ("*.a.invalid", "*.a.invalid"),
+            ("a.canary.invalid", "a.canary.invalid"),
+            ("invalid", "invalid"),
+        ] {
+            assert_eq!(normalize(text).as_deref(), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_allowed_has_a_cause() {
+        let bare = "a bare wildcard would have to allow every host, and matches none";
+        let part = "a wildcard is only read as the whole first label";
+        let number = "it ends in a number, but is no IPv4 address in its usual form";
+        let hyphen = "a label starts or ends with a hyphen";
+        for (text, wanted) in [
+            ("", "it has an empty label"),
+            (".", "it has an empty label"),
+            (".a", "it has an empty label"),
+            ("a..b", "it has an empty label"),
+            ("*", bare),
+            ("*.", bare),
+            ("**", part),
+            ("*a", part),
+            ("a.*", part),
+            ("*.*.a", part),
+            ("*.10.0.0.1", "a wildcard cannot stand before an IP address"),
+            ("-a", hyphen),
+            ("a-", hyphen),
+            ("a.-", hyphen),
+            ("a.1", number),
+            ("a.0x1F", number),
+            ("a.0x", number),
+            ("10.0.0.256", number),
+            ("a$", "\"$\" is not a letter, digit, hyphen or underscore"),
+            ("::ffff:10.0.0.1", "it is an IPv4 address in IPv6 form"),
+        ] {
+            assert_eq!(cause(text), wanted, "{text}");
+        }
+        for text in [
+            "canary.invalid",
+            "CANARY.invalid.",
+            "*.invalid",
+            "*.canary.invalid",
+        ] {
+            let message = normalize(text).unwrap_err().message;
+            assert!(message.contains("pipelock has to refuse it"), "{text}");
+        }
+        assert_eq!(
+            hint("2001:db8:0::1").as_deref(),
+            Some("write \"2001:db8::1\"")
+        );
+    }
+
+    #[test]
+    fn the_most_telling_of_several_causes_is_named() {
+        for (text, wanted) in [
+            ("\u{1b}://\t", Some(Foreign::ControlCharacter)),
+            ("a://b c", Some(Foreign::Url)),
+            ("a \"@", Some(Foreign::Space)),
+            ("'a\\", Some(Foreign::Quote)),
+            ("`a@b", Some(Foreign::Quote)),
+            ("\"a/", Some(Foreign::Quote)),
+            ("a\\b@c", Some(Foreign::Backslash)),
+            ("a@b/c", Some(Foreign::UserName)),
+            ("a/b%", Some(Foreign::Path)),
+            ("a?b:1", Some(Foreign::Path)),
+            ("a#b:1", Some(Foreign::Path)),
+            ("a%b:1", Some(Foreign::PercentSign)),
+            ("[a]:1", Some(Foreign::BracketsOrPort)),
+            ("a]:1", Some(Foreign::BracketsOrPort)),
+            ("a:1", Some(Foreign::Port)),
+            ("[a]", None),
+            ("a.b-c_*", None),
+            ("\u{fc}", None),
+        ] {
+            assert_eq!(Foreign::found_in(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_inside_is_suggested_if_it_is_one_without_further_change() {
+        for (text, wanted) in [
+            ("https://u:p@A.example:1/x?y#z", Some("write \"a.example\"")),
+            (" a.example\t", Some("write \"a.example\"")),
+            ("'a.example'", Some("write \"a.example\"")),
+            ("a.example:1", Some("write \"a.example\"")),
+            ("*.a.example/", Some("write \"*.a.example\"")),
+            ("[2001:db8::1]:1", Some("write \"2001:db8::1\"")),
+            ("fe80::1%eth0", Some("write \"fe80::1\"")),
+            ("https://", None),
+            ("a b/c", None),
+            (
+                "10.1:80",
+                Some("write the name alone; every port is allowed"),
+            ),
+            (":80", Some("write the name alone; every port is allowed")),
+            ("10.1/8", None),
+            ("b\u{fc}cher/x", None),
+        ] {
+            assert_eq!(hint(text).as_deref(), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_hosts_entry_is_a_name_alone() {
+        assert_eq!(host_name("A.example.").as_deref(), Ok("a.example"));
+        for text in ["*.a", "10.0.0.1", "::1", "a b"] {
+            assert!(host_name(text).is_err(), "{text}");
+        }
+        assert!(is_address("10.0.0.1") && is_address("::1") && !is_address("a.example"));
+    }
 
     #[test]
     fn writes_a_labels_as_the_idna_codec_does() {

@@ -151,6 +151,92 @@ mod tests {
     }
 
     #[test]
+    fn each_field_of_a_policy_has_its_own_answer() {
+        type Change = fn(&mut Policy);
+        let old = policy(
+            &["a.example", "*.x.example", "y.x.example"],
+            "passthrough: [a.example]",
+        );
+        let cases: [(&str, Change, Plan); 16] = [
+            ("nothing", |_| {}, Plan::Nothing),
+            ("slug", |new| new.slug.push('b'), Plan::Nothing),
+            (
+                "network",
+                |new| new.network.internal = Some("b".into()),
+                Plan::Nothing,
+            ),
+            ("supervisor", |new| new.supervisor.grace *= 2, Plan::Nothing),
+            (
+                "a host more",
+                |new| new.allowlist.push("z.example".into()),
+                Plan::Reload,
+            ),
+            (
+                "a host less that a wildcard stands for",
+                |new| new.allowlist.retain(|host| host != "y.x.example"),
+                Plan::Reload,
+            ),
+            (
+                "a host less",
+                |new| new.allowlist.retain(|host| host != "a.example"),
+                restart(&["a.example"], &[]),
+            ),
+            (
+                "a host for another",
+                |new| new.allowlist = vec!["z.example".into()],
+                restart(&["*.x.example", "a.example", "y.x.example"], &[]),
+            ),
+            (
+                "seed phrases",
+                |new| new.seed_phrase_detection ^= true,
+                Plan::RESTART,
+            ),
+            (
+                "internal network",
+                |new| new.internal_cidr = Some("10.0.0.0/8".into()),
+                Plan::RESTART,
+            ),
+            (
+                "tuning",
+                |new| new.tuning.scan_limit_mib = Some(20),
+                Plan::RESTART,
+            ),
+            ("listen", |new| new.listen.set_port(9999), Plan::RESTART),
+            (
+                "passed through as well",
+                |new| new.passthrough.push("y.x.example".into()),
+                Plan::RESTART,
+            ),
+            (
+                "passed through no more",
+                |new| new.passthrough.retain(|host| host != "a.example"),
+                restart(&[], &["a.example"]),
+            ),
+            (
+                "passed through no more, and not allowed either",
+                |new| {
+                    new.passthrough.retain(|host| host != "a.example");
+                    new.allowlist.retain(|host| host != "a.example");
+                },
+                restart(&["a.example"], &[]),
+            ),
+            (
+                "a host less and another limit",
+                |new| {
+                    new.allowlist.retain(|host| host != "a.example");
+                    new.tuning.requests_per_minute = Some(600);
+                },
+                restart(&["a.example"], &[]),
+            ),
+        ];
+        for (what, change, wanted) in cases {
+            let mut new = old.clone();
+            change(&mut new);
+            assert_eq!(plan(&old, &new), wanted, "{what}");
+        }
+    }
+
+    #[test]
     fn what_leaves_the_passthrough_is_told_unless_it_is_revoked_anyway() {
         let hosts = &["a.example", "*.x.example"];
         let old = policy(hosts, "passthrough: [a.example, \"*.x.example\"]");

@@ -87,7 +87,7 @@ pub fn run(paths: &Paths) -> ! {
         Ok(ending) => ending,
         Err(error) => Ending::Failed(error),
     };
-    "stopping".clone_into(&mut reporter.status.state);
+    reporter.ending();
     reporter.status.reaped += shutdown::end_everything(mode, &signals);
     let code = conclude(&mut reporter, ending);
     shutdown::end(Some(mode), code.number())
@@ -522,7 +522,7 @@ mod tests {
         let room = Room::open(Path::new(&directory)).unwrap();
         reporter.tell_in(&room, None).unwrap();
         reporter.finish_stages();
-        "ready".clone_into(&mut reporter.status.state);
+        reporter.status.state = status::State::Ready.into();
         reporter.publish();
         panic!("of all things");
     }

@@ -518,6 +518,65 @@ fn tells_a_service_manager_when_it_is_ready_reloads_and_stops() {
     }
 }
 
+/// Of every `STATUS=` among these the state, which is its first word.
+fn states(messages: &[String]) -> Vec<&str> {
+    let lines = messages.iter().flat_map(|message| message.lines());
+    lines
+        .filter_map(|line| line.strip_prefix("STATUS="))
+        .map(|words| words.split([':', ';']).next().unwrap())
+        .collect()
+}
+
+#[test]
+fn tells_no_state_that_is_not_documented_and_stopping_before_every_end() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status.md")).unwrap();
+    let row = page.lines().find(|line| line.starts_with("| `state` |"));
+    let row = row.unwrap().split(';').next().unwrap();
+    let documented: Vec<&str> = row.split('`').skip(3).step_by(2).collect();
+    assert!(documented.contains(&"stopping"), "{documented:?}");
+    for (faults, manifest, last, all) in [
+        ("", None, "stopped", &["starting", "ready", "stopping"][..]),
+        // Stopped at a start, which has no daemon yet.
+        (
+            "",
+            Some("version: 1\n"),
+            "failed",
+            &["starting", "stopping"],
+        ),
+        (
+            "allow-everything",
+            None,
+            "failed",
+            &["starting", "backoff", "stopping"],
+        ),
+    ] {
+        let bed = Bed::new().with_faults(faults);
+        if let Some(manifest) = manifest {
+            bed.replace_manifest(manifest);
+        }
+        let path = bed.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let bed = bed.with_environment("NOTIFY_SOCKET", path.to_str().unwrap());
+        let mut init = bed.start(Place::Child);
+        if last == "stopped" {
+            init.wait_ready();
+            init.signal(Signal::SIGTERM);
+        }
+        let heard = messages(&socket, &format!("STATUS={last}"));
+        let told = states(&heard);
+        for state in &told {
+            assert!(documented.contains(state), "{state}: {told:?}");
+        }
+        for state in all {
+            assert!(told.contains(state), "{state}: {heard:?}");
+        }
+        let before = told.iter().rev().find(|state| **state != last);
+        assert_eq!(before, Some(&"stopping"), "{heard:?}");
+        let end = init.wait_end();
+        assert_eq!(end.result["state"], last);
+    }
+}
+
 #[test]
 fn keeps_a_watchdog_quiet_over_an_abstract_socket() {
     let name = format!("sidecar-init-test-{}", std::process::id());

@@ -241,6 +241,24 @@ fn a_hostile_status_is_neither_obeyed_nor_a_reason_to_panic() {
 }
 
 #[test]
+fn a_status_with_a_field_of_another_type_is_none() {
+    let bed = planted(r#"{"schema":1,"state":"ready","restarts":"3","config":{}}"#);
+    for (arguments, code) in [
+        (&["status"][..], 69),
+        (&["status", "--json"], 69),
+        (&["healthcheck"], 1),
+        (&["status", "--wait-generation", "0", "--timeout", "0"], 69),
+    ] {
+        let output = bed.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        let why = "status.json: invalid type: string \"3\", expected u64";
+        assert!(said.contains(why), "{arguments:?}: {said}");
+        assert_eq!(output.stdout, b"");
+    }
+}
+
+#[test]
 fn a_timeout_may_be_longer_than_time() {
     let mut init = Bed::new().start(Place::Child);
     init.wait_ready();

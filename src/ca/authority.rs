@@ -12,7 +12,7 @@ use crate::boot::{clock, mounts};
 use crate::ca::{self, Facts};
 use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
-use crate::status::Ca;
+use crate::status::{Ca, CaSource};
 use crate::sys::files::{Access, FileError, create, install, is_same_place, read_bounded};
 
 /// Where a pair outlives a boot, if something writable is mounted there.
@@ -36,20 +36,20 @@ pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Ca, String),
         fingerprint_sha256: facts.fingerprint_sha256,
         not_before: ca::rfc3339(facts.not_before),
         not_after: ca::rfc3339(facts.not_after),
-        source: source.to_owned(),
+        source: source.into(),
     };
     Ok((ca, facts.certificate_pem))
 }
 
-fn find_or_make(
-    paths: &Paths,
-    owner: Option<(u32, u32)>,
-) -> Result<(Facts, &'static str), StartError> {
+fn find_or_make(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Facts, CaSource), StartError> {
     insist_on_two_files(paths)?;
     match read_pair(paths)? {
         (Some(cert), Some(key)) => {
             check_access(&paths.key, owner)?;
-            Ok((check(&cert, &key, &paths.cert, &paths.key)?, "provided"))
+            Ok((
+                check(&cert, &key, &paths.cert, &paths.key)?,
+                CaSource::Provided,
+            ))
         }
         (None, None) => keep_or_generate(paths, owner),
         (Some(_), None) => Err(half(&paths.cert, &paths.key)),
@@ -60,7 +60,7 @@ fn find_or_make(
 fn keep_or_generate(
     paths: &Paths,
     owner: Option<(u32, u32)>,
-) -> Result<(Facts, &'static str), StartError> {
+) -> Result<(Facts, CaSource), StartError> {
     let state = Path::new(STATE_DIRECTORY);
     let (kept_cert, kept_key) = (
         state.join("pipelock-ca.pem"),
@@ -70,7 +70,7 @@ fn keep_or_generate(
     if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
         let facts = check(&cert, &key, &kept_cert, &kept_key)?;
         install_pair(paths, facts.certificate_pem.as_bytes(), &key, owner)?;
-        return Ok((facts, "kept"));
+        return Ok((facts, CaSource::Kept));
     }
     let pair = generate()?;
     let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
@@ -83,7 +83,7 @@ fn keep_or_generate(
             .map_err(cannot_write)?;
     }
     install_pair(paths, cert, key, owner)?;
-    Ok((pair.facts, "generated"))
+    Ok((pair.facts, CaSource::Generated))
 }
 
 /// A new pair from the kernel's entropy and the clock.

@@ -16,7 +16,7 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2};
 use super::authority;
 use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
-use crate::status::Ca;
+use crate::status::{Ca, Word};
 use crate::sys::reaper::{self, ExitReason};
 use crate::sys::signals::{Signals, wait};
 
@@ -157,7 +157,7 @@ fn tell(ca: &Ca, certificate: &str) -> String {
         ca.fingerprint_sha256.as_str(),
         &ca.not_before,
         &ca.not_after,
-        &ca.source,
+        &ca.source.to_string(),
         certificate,
     ]
     .join("\n")
@@ -169,7 +169,7 @@ fn told(answer: &str) -> Option<(Ca, String)> {
         fingerprint_sha256: fields.next()?,
         not_before: fields.next()?,
         not_after: fields.next()?,
-        source: fields.next()?,
+        source: Word::of(fields.next()?),
     };
     Some((ca, fields.next()?))
 }

@@ -3,22 +3,23 @@
 use std::path::Path;
 
 use super::below;
-use super::status::{KILLED, read_status};
 use crate::exit::{ExitCode, StartError};
+use crate::status::told::{Condition, StatusFile};
+use crate::status::{State, Word};
 
 /// Succeeds when the status says ready and the init that wrote it lives.
 pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
-    let (status, _) = read_status(run_dir).map_err(not_ready)?;
-    match status.state() {
-        "ready" | "reloading" => Ok(()),
-        KILLED => Err(not_ready(
+    let (file, _) = StatusFile::read(run_dir).map_err(|error| not_ready(error.to_string()))?;
+    match &file.condition {
+        Condition::Told(Word::Known(State::Ready | State::Reloading)) => Ok(()),
+        Condition::Killed => Err(not_ready(
             "not ready: the sidecar-init that wrote the status was killed".to_owned(),
         )),
-        state => Err(not_ready(format!(
-            "not ready: {state}{}",
-            status
-                .text("/error")
+        condition => Err(not_ready(format!(
+            "not ready: {condition}{}",
+            file.status
+                .error
                 .map_or_else(String::new, |error| format!(": {error}"))
         ))),
     }

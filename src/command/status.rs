@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::{below, print, print_as_it_is};
 use crate::cli::StatusOptions;
 use crate::exit::{ExitCode, StartError};
-use crate::status::{self, Port, denials, timeline};
-use crate::sys::claim::{self, Life};
-use crate::sys::files::{Access, Room, publish};
+use crate::status::denials::{self, Tally};
+use crate::status::told::{Condition, StatusFile};
+use crate::status::{State, Status, Word, timeline};
+use crate::sys::files::{Access, publish};
 
 /// Between two looks at the status file while waiting for a generation.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -20,169 +19,150 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, below(&why, "  "));
     // None is longer than there is time.
     let end = Instant::now().checked_add(Duration::from_secs(options.timeout_seconds));
-    let (status, room) = loop {
-        let (status, room) = read_status(&options.run_dir).map_err(unavailable)?;
+    let (file, room) = loop {
+        let (file, room) =
+            StatusFile::read(&options.run_dir).map_err(|error| unavailable(error.to_string()))?;
         let Some(wanted) = options.wait_generation else {
-            break (status, room);
+            break (file, room);
         };
-        let applied = status.number("/config/applied_generation");
-        if applied >= wanted && status.state() == "ready" {
-            break (status, room);
+        let config = &file.status.config;
+        let applied = config.applied_generation;
+        if applied >= wanted && file.is(State::Ready) {
+            break (file, room);
         }
-        let over = matches!(status.state(), "stopped" | "failed" | KILLED);
+        let over = file.is(State::Stopped)
+            || file.is(State::Failed)
+            || file.condition == Condition::Killed;
         if over || end.is_some_and(|end| Instant::now() >= end) {
+            let why = file.status.manifest_error.as_ref();
             return Err(unavailable(format!(
                 "generation {wanted} is not in force: state {}, wanted {}, in force {applied}{}",
-                status.state(),
-                status.number("/config/generation"),
-                status
-                    .text("/manifest_error")
-                    .map_or_else(String::new, |why| format!("\n{why}")),
+                file.condition,
+                config.generation,
+                why.map_or_else(String::new, |why| format!("\n{why}")),
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
     };
     if options.json {
-        return print(&format!("{}\n", status.json));
+        return print(&format!("{}\n", file.json()));
     }
-    if let Some(file) = &options.svg {
-        let picture = timeline::svg(&status);
-        if file == Path::new("-") {
+    if let Some(path) = &options.svg {
+        let picture = timeline::svg(&file.status);
+        if path == Path::new("-") {
             return print_as_it_is(&picture);
         }
-        return publish(file, picture.as_bytes(), Access::PUBLIC)
+        return publish(path, picture.as_bytes(), Access::PUBLIC)
             .map_err(|error| StartError::new(ExitCode::CannotWrite, error));
     }
-    print(&describe(&status))?;
+    print(&describe(&file))?;
     // Another start's are none of this one's.
     if let Some(denials) = denials::read(&room)
-        && status.text("/boot_id") == Some(&denials.boot_id)
+        && denials.boot_id == file.status.boot_id
     {
         print(&describe_denials(&denials))?;
     }
     if options.timeline {
-        print(&timeline::waterfall(&status))?;
+        print(&timeline::waterfall(&file.status))?;
     }
     Ok(())
 }
 
-/// The state of an init that is gone without having said so.
-pub(super) const KILLED: &str = "killed";
-/// And of one that is there and does not move.
-const HUNG: &str = "hung";
-
-/// The status, corrected where its writer could not: it was killed, or it hangs; and the
-/// directory it stands in.
-pub(super) fn read_status(run_dir: &Path) -> Result<(status::Told, Room), String> {
-    let room = Room::open(run_dir).map_err(|error| {
-        if error.is_missing() {
-            format!("{error}\n{}", status::NOT_THERE)
-        } else {
-            error.to_string()
-        }
-    })?;
-    let mut status = status::read(&room, run_dir)?;
-    match (status.state(), claim::look(&room)) {
-        ("stopped" | "failed", _) => {}
-        (_, Some(Life::Gone)) => {
-            status.correct("/state", KILLED.into());
-            status.correct("/daemon/pid", Value::Null);
-        }
-        // A start has stages that take their time, and none of them is called ready.
-        ("starting" | "stopping", _) => {}
-        (_, Some(Life::Hangs(silent))) => {
-            let why = format!(
-                "sidecar-init has not been heard of for {} s; it was {} then",
-                silent.as_secs(),
-                status.state()
-            );
-            status.correct("/state", HUNG.into());
-            status.correct("/error", why.into());
-        }
-        _ => {}
-    }
-    Ok((status, room))
-}
-
 /// What keeps the daemon busy or silent, where something does.
-fn troubles(status: &status::Told) -> Vec<String> {
-    let trouble = status.text("/daemon/trouble").map(str::to_owned);
-    let work = status.text("/daemon/working_since").map(|since| {
+fn troubles(status: &Status) -> Vec<String> {
+    let work = status.daemon.working_since.as_ref().map(|since| {
         format!(
             "at work since {since}: what it scans arrives late, at less than half a megabyte a second\n\
              a host that needs no scanning has the line's speed once pipelock.passthrough names it"
         )
     });
-    trouble.into_iter().chain(work).collect()
+    status.daemon.trouble.iter().cloned().chain(work).collect()
 }
 
-/// How many of a list the status does not name.
-fn more(status: &status::Told, pointer: &str) -> String {
-    match status.number(pointer) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
+/// Hosts, and how many the status does not name.
+fn hosts(named: &[String], more: u64) -> String {
+    let named = named.join(", ");
+    match more {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 
+/// What a status without that field leaves open.
+fn known(text: &str) -> &str {
+    if text.is_empty() { "?" } else { text }
+}
+
 /// A state in which no daemon is meant to serve.
-fn resting(status: &status::Told, state: &str) -> String {
-    let Some(address) = status.text("/port/address") else {
-        return match state {
-            "halted" => "halted; its port is not judged yet".to_owned(),
-            _ => format!("{state}; no pipelock was started"),
+fn resting(status: &Status) -> String {
+    let state = &status.state;
+    let halted = *state == State::Halted;
+    let Some(port) = &status.port else {
+        return if halted {
+            "halted; its port is not judged yet".to_owned()
+        } else {
+            format!("{state}; no pipelock was started")
         };
     };
-    let closed = status.truth("/port/closed");
-    let words = Port::in_words(address, closed, status.text("/port/detail"));
-    let mark = if closed == Some(true) { ";" } else { "," };
-    let until = if state == "halted" && closed == Some(true) {
+    let closed = port.closed == Some(true);
+    let mark = if closed { ";" } else { "," };
+    let until = if halted && closed {
         " until SIGUSR2"
     } else {
         ""
     };
-    format!("{state}{mark} {words}{until}")
+    format!("{state}{mark} {}{until}", port.in_words())
+}
+
+fn condition(file: &StatusFile) -> String {
+    match &file.condition {
+        Condition::Told(Word::Known(State::Halted | State::Stopped | State::Failed)) => {
+            resting(&file.status)
+        }
+        Condition::Told(Word::Known(State::Ready)) => {
+            "ready; what is not allowed is refused".to_owned()
+        }
+        Condition::Told(state) => state.to_string(),
+        Condition::Hung => "hung; what it allowed then may still get through".to_owned(),
+        // The kernel ends pipelock with its init; what pipelock started has no such tie.
+        Condition::Killed => {
+            "killed, and its pipelock with it; nobody looked whether its port is closed".to_owned()
+        }
+    }
 }
 
 /// A status in words. No line of it but the first begins at the margin.
 #[must_use]
-pub fn describe(status: &status::Told) -> String {
+pub fn describe(file: &StatusFile) -> String {
     const INDENT: &str = "               ";
-    let known = |pointer: &str| status.text(pointer).unwrap_or("?");
+    let status = &file.status;
     let head = format!(
         "{}: {}",
-        status.text("/slug").unwrap_or("(no manifest yet)"),
-        match status.state() {
-            state @ ("halted" | "stopped" | "failed") => resting(status, state),
-            "ready" => "ready; what is not allowed is refused".to_owned(),
-            HUNG => "hung; what it allowed then may still get through".to_owned(),
-            // The kernel ends pipelock with its init; what pipelock started has no such tie.
-            KILLED => "killed, and its pipelock with it; nobody looked whether its port is closed"
-                .to_owned(),
-            other => other.to_owned(),
-        }
+        status.slug.as_deref().unwrap_or("(no manifest yet)"),
+        condition(file)
     );
     let mut text = format!("{}\n", below(&head, INDENT));
     let mut line = |name: &str, value: String| {
         let value = below(&value, INDENT);
         text.push_str(&format!("  {name:<12} {value}\n"));
     };
-    if let Some(error) = status.text("/error") {
-        line("error", error.to_owned());
+    if let Some(error) = &status.error {
+        line("error", error.clone());
     }
-    if let Some(error) = status.text("/manifest_error") {
+    if let Some(error) = &status.manifest_error {
         line("manifest", format!("the newest is not used: {error}"));
     }
-    let pid = match status.number("/daemon/pid") {
-        0 => ", not running".to_owned(),
-        pid => format!(", pid {pid}"),
-    };
+    let daemon = &status.daemon;
     line(
         "pipelock",
         format!(
-            "{}{pid}, {} restart(s), {} failure(s)",
-            status.text("/daemon/version").unwrap_or("version unknown"),
-            status.number("/restarts"),
-            status.number("/failures")
+            "{}, {}, {} restart(s), {} failure(s)",
+            daemon.version.as_deref().unwrap_or("version unknown"),
+            daemon
+                .pid
+                .map_or_else(|| "not running".to_owned(), |pid| format!("pid {pid}")),
+            status.restarts,
+            status.failures
         ),
     );
     for sentence in troubles(status) {
@@ -192,60 +172,57 @@ pub fn describe(status: &status::Told) -> String {
         "config",
         format!(
             "generation {}, in force {}",
-            status.number("/config/generation"),
-            status.number("/config/applied_generation")
+            status.config.generation, status.config.applied_generation
         ),
     );
-    if let Some(fingerprint) = status.text("/ca/fingerprint_sha256") {
+    if let Some(ca) = &status.ca {
         line(
             "CA",
             format!(
-                "SHA-256 {fingerprint}, {}, until {}",
-                known("/ca/source"),
-                known("/ca/not_after")
+                "SHA-256 {}, {}, until {}",
+                known(&ca.fingerprint_sha256),
+                known(&ca.source.to_string()),
+                known(&ca.not_after)
             ),
         );
     }
-    let not_scanned = status.texts("/not_scanned");
-    if !not_scanned.is_empty() {
-        let more = more(status, "/not_scanned_more");
-        line("not scanned", format!("{}{more}", not_scanned.join(", ")));
+    if !status.not_scanned.is_empty() {
+        let not_scanned = hosts(&status.not_scanned, status.not_scanned_more);
+        line("not scanned", not_scanned);
     }
-    let limit = status.number("/scan_limit_mib");
-    if limit > 0 {
+    if let Some(limit) = status.scan_limit_mib {
         line(
             "scan limit",
             format!("{limit} MiB; a larger body is refused"),
         );
     }
-    let done = status.text("/revocation/done_at");
-    let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
-    for (name, hosts, others) in [
-        ("revoked", "/revocation/hosts", "/revocation/more"),
-        (
-            "scanned now",
-            "/revocation/scanned",
-            "/revocation/scanned_more",
-        ),
-    ] {
-        let hosts = status.texts(hosts);
-        if !hosts.is_empty() {
-            let more = more(status, others);
-            line(name, format!("{}{more} {done}", hosts.join(", ")));
+    if let Some(revocation) = &status.revocation {
+        let done = revocation.done_at.as_ref();
+        let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
+        for (name, named, more) in [
+            ("revoked", &revocation.hosts, revocation.more),
+            ("scanned now", &revocation.scanned, revocation.scanned_more),
+        ] {
+            if !named.is_empty() {
+                line(name, format!("{} {done}", hosts(named, more)));
+            }
         }
     }
-    if let Some(exit) = status.text("/last_exit/text") {
-        line("last exit", format!("{exit} at {}", known("/last_exit/at")));
+    if let Some(exit) = &status.last_exit {
+        line(
+            "last exit",
+            format!("{} at {}", known(&exit.text), known(&exit.at)),
+        );
     }
-    for warning in status.texts("/warnings") {
-        line("warning", warning.to_owned());
+    for warning in &status.warnings {
+        line("warning", warning.clone());
     }
     text
 }
 
 /// The first of what was cut or refused, why, and what to write if it was wanted.
 #[must_use]
-pub fn describe_denials(denials: &denials::Told) -> String {
+pub fn describe_denials(denials: &Tally) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {

@@ -1,6 +1,7 @@
 //! What was refused, counted by host, scanner and reason in bounded memory, and told
-//! in `denials.json`. Pure but for writing that file.
+//! in `denials.json`. Pure but for reading that file.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use crate::daemon::pipelock::events::Refusal;
 use crate::daemon::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
 use crate::daemon::pipelock::said::may_be_a_key;
 use crate::plain;
+use crate::status::schema::Word;
 use crate::sys::files::Room;
 
 /// The file's name, in the run directory and in the export.
@@ -39,21 +41,23 @@ const JUDGE_THE_HOST: [&str; 9] = [
 ];
 
 /// One kind of denial.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
     /// The host that was asked for. `*` stands for labels that may be a secret; absent
     /// where pipelock does not say, or the name itself may hold what was refused.
     pub host: Option<String>,
     /// What refused it, in pipelock's word.
+    #[serde(default)]
     pub scanner: String,
     /// Why, in the fixed part of pipelock's words.
+    #[serde(default)]
     pub reason: String,
     /// At least this many times.
     pub count: u64,
     /// What it is; `None` for what is not known.
-    pub kind: Option<Kind>,
+    pub kind: Option<Word<Kind>>,
     /// What happened to the request: it was refused, cut, or failed.
-    pub verb: &'static str,
+    pub verb: Cow<'static, str>,
     /// What it means, for a person.
     pub means: String,
     /// What to do if the request was wanted, by the manifest in force when this was written;
@@ -61,48 +65,25 @@ pub struct Denial {
     pub advice: Option<String>,
 }
 
-/// What of [`Denial`] people are told.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ToldDenial {
-    /// The host.
-    pub host: Option<String>,
-    /// How often.
-    pub count: u64,
-    /// What happened to it.
-    pub verb: String,
-    /// What it means.
-    pub means: String,
-    /// What to do.
-    pub advice: Option<String>,
-}
-
 /// The file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
     /// The schema's version; raised when a field changes its meaning or goes away.
+    #[serde(default)]
     pub schema: u32,
     /// The status's: denials are counted since the start of the init.
     pub boot_id: String,
     /// All denials.
     pub total: u64,
-    /// Those of [`Report::total`] that `denials` does not name.
+    /// Those of [`Tally::total`] that `denials` does not name.
+    #[serde(default)]
     pub remainder: u64,
     /// What was cut, of which nothing else tells, and then the others; of both the most
     /// frequent first.
     pub denials: Vec<Denial>,
     /// When this was written, RFC 3339.
+    #[serde(default)]
     pub updated: String,
-}
-
-/// What of [`Report`] people are told.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Told {
-    /// The status's.
-    pub boot_id: String,
-    /// All denials.
-    pub total: u64,
-    /// The kinds, in the file's order.
-    pub denials: Vec<ToldDenial>,
 }
 
 #[derive(Debug)]
@@ -260,8 +241,8 @@ impl Denials {
             scanner: counter.scanner.clone(),
             reason: counter.reason.clone(),
             count: counter.count - counter.inherited,
-            kind: counter.row.map(|row| row.kind),
-            verb: counter.row.map_or("refused", |row| row.kind.verb()),
+            kind: counter.row.map(|row| row.kind.into()),
+            verb: counter.row.map_or("refused", |row| row.kind.verb()).into(),
             means: counter.row.map_or_else(
                 || refusals::means_unknown(&counter.scanner, &counter.reason),
                 |row| row.means(&counter.reason),
@@ -272,7 +253,7 @@ impl Denials {
 
     /// What the file says.
     #[must_use]
-    pub fn report(&self) -> Report {
+    pub fn tally(&self) -> Tally {
         // Inserted in order: a hundred of them, and a second sort would be 4 KiB of code.
         let mut denials: Vec<Denial> = Vec::with_capacity(COUNTED);
         for counter in &self.counters {
@@ -289,7 +270,7 @@ impl Denials {
         }
         denials.truncate(TOLD);
         let told: u64 = denials.iter().map(|denial| denial.count).sum();
-        Report {
+        Tally {
             schema: SCHEMA,
             boot_id: self.boot_id.clone(),
             total: self.total,
@@ -316,7 +297,7 @@ impl Denials {
 
     /// The file, if it is not written yet.
     pub fn take(&mut self) -> Option<String> {
-        std::mem::take(&mut self.unwritten).then(|| plain::json(&self.report(), 0))
+        std::mem::take(&mut self.unwritten).then(|| plain::json(&self.tally(), 0))
     }
 }
 
@@ -345,28 +326,29 @@ fn hash(host: &str, scanner: &str, reason: &str) -> u64 {
 
 /// One denial in a line, for people.
 #[must_use]
-pub fn explain(denial: &ToldDenial) -> String {
+pub fn explain(denial: &Denial) -> String {
     let host = denial.host.as_deref().unwrap_or("(host not told)");
     format!("{} × {host}: {}", denial.count, denial.means)
 }
 
 /// Reads the file in `room`; `None` where there is none that can be read.
 #[must_use]
-pub fn read(room: &Room) -> Option<Told> {
+pub fn read(room: &Room) -> Option<Tally> {
     parse(&room.read(FILE, LONGEST).ok()?)
 }
 
 /// What such a file says.
 #[must_use]
-pub fn parse(bytes: &[u8]) -> Option<Told> {
-    let mut told: Told = serde_json::from_slice(bytes).ok()?;
+pub fn parse(bytes: &[u8]) -> Option<Tally> {
+    let mut told: Tally = serde_json::from_slice(bytes).ok()?;
     for denial in &mut told.denials {
         // As in a status, nothing is printed as it stands in the file.
-        let texts = [&mut denial.verb, &mut denial.means];
+        let texts = [&mut denial.scanner, &mut denial.reason, &mut denial.means];
         let more = denial.host.iter_mut().chain(&mut denial.advice);
         for text in more.chain(texts) {
             *text = plain::line(text);
         }
+        denial.verb = plain::line(&denial.verb).into();
     }
     Some(told)
 }
@@ -404,7 +386,7 @@ mod tests {
         denials
     }
 
-    fn told(report: &Report) -> Vec<(Option<&str>, &str, u64)> {
+    fn told(report: &Tally) -> Vec<(Option<&str>, &str, u64)> {
         report
             .denials
             .iter()
@@ -435,7 +417,7 @@ mod tests {
             "ratelimit",
             "rate limit exceeded for a.example",
         );
-        let report = denials.report();
+        let report = denials.tally();
         assert_eq!(
             told(&report),
             [
@@ -467,7 +449,7 @@ mod tests {
                 );
             }
         }
-        let report = denials.report();
+        let report = denials.tally();
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.len() < LONGEST, "{}", json.len());
         assert_eq!(report.denials.len(), 100);
@@ -492,7 +474,7 @@ mod tests {
             refuse(&mut denials, host, scanner, "r");
         }
         assert_eq!(
-            told(&denials.report()),
+            told(&denials.tally()),
             [
                 (None, "allowlist", 2),
                 (None, "core_dlp", 2),
@@ -520,7 +502,7 @@ mod tests {
     }
 
     fn advice(denials: &Denials) -> String {
-        denials.report().denials[0].advice.clone().unwrap()
+        denials.tally().denials[0].advice.clone().unwrap()
     }
 
     #[test]
@@ -532,9 +514,9 @@ mod tests {
             "allowlist",
             "domain not in allowlist: pypi.org",
         );
-        let denial = denials.report().denials[0].clone();
+        let denial = denials.tally().denials[0].clone();
         assert_eq!(denial.means, "not in the allowlist");
-        assert_eq!(denial.kind, Some(Kind::NotAllowed));
+        assert_eq!(denial.kind, Some(Kind::NotAllowed.into()));
         assert!(advice(&denials).ends_with("routes: - host: pypi.org"));
         denials.judge_by(manifest(
             "",
@@ -548,7 +530,7 @@ mod tests {
         let mut denials = counting();
         let too_large = "request body exceeds max_body_bytes (5242880)";
         refuse(&mut denials, "a.example", "body_dlp", too_large);
-        let denial = denials.report().denials[0].clone();
+        let denial = denials.tally().denials[0].clone();
         assert_eq!(denial.means, "the request is larger than pipelock scans");
         let said = advice(&denials);
         assert_eq!(
@@ -665,11 +647,11 @@ mod tests {
             let reason = format!("sse stream finding: {reason}");
             refuse(&mut denials, "a.example", "sse_stream", &reason);
         }
-        let report = denials.report();
+        let report = denials.tally();
         let told: Vec<_> = report
             .denials
             .iter()
-            .map(|denial| (denial.verb, denial.count))
+            .map(|denial| (&*denial.verb, denial.count))
             .collect();
         assert_eq!(told, [("cut", 2), ("cut", 1), ("refused", 3)]);
     }
@@ -705,7 +687,7 @@ mod tests {
             "wormhole",
             "wormhole collapsed: k=AKIA",
         );
-        let denial = denials.report().denials[0].clone();
+        let denial = denials.tally().denials[0].clone();
         assert_eq!(
             denial.means,
             "pipelock says \"wormhole collapsed\" (wormhole)"
@@ -725,10 +707,10 @@ mod tests {
                 panic!("{line}")
             };
             denials.count(&refusal);
-            assert_eq!(denials.report().total, told, "{mib}");
+            assert_eq!(denials.tally().total, told, "{mib}");
         }
-        let denial = denials.report().denials[0].clone();
-        assert_eq!((denial.verb, denial.count), ("cut", 2));
+        let denial = denials.tally().denials[0].clone();
+        assert_eq!((&*denial.verb, denial.count), ("cut", 2));
         let said = advice(&denials);
         assert!(
             said.contains("or write scan_limit_mib: 40, which"),

@@ -15,6 +15,7 @@ use nix::sys::socket::{
 use nix::time::{ClockId, clock_gettime};
 
 use crate::environment::{NOTIFY_SOCKET, Variable, WATCHDOG_PID, WATCHDOG_USEC};
+use crate::status::schema::{State, Word};
 
 /// A connection over vsock takes a few hundred microseconds where somebody listens;
 /// for one that is not answered, PID 1 waits this long and gives the message up.
@@ -117,17 +118,17 @@ impl Notifier {
     }
 
     /// Tells the state if it is another than the last one told, in one message.
-    pub fn tell(&mut self, state: &str, in_words: &str) -> Result<(), Errno> {
+    pub fn tell(&mut self, state: &Word<State>, in_words: &str) -> Result<(), Errno> {
         if self.address.is_none() {
             return Ok(());
         }
         match state {
-            "ready" if !self.ready => {
+            Word::Known(State::Ready) if !self.ready => {
                 self.ready = true;
                 self.unsent.ready = true;
             }
-            "ready" => {}
-            "reloading" => self.begin_reload()?,
+            Word::Known(State::Ready) => {}
+            Word::Known(State::Reloading) => self.begin_reload()?,
             // Nobody heard that it was, and it no longer is.
             _ => self.ready &= !std::mem::take(&mut self.unsent.ready),
         }
@@ -342,8 +343,11 @@ mod tests {
     fn what_nobody_heard_is_told_again_later_and_later() {
         let path = socket_path("late");
         let mut notifier = notifier(&path);
-        assert!(notifier.tell("starting", "starting").is_err());
-        assert!(notifier.tell("ready", "ready; so").is_ok(), "said once");
+        assert!(notifier.tell(&State::Starting.into(), "starting").is_err());
+        assert!(
+            notifier.tell(&State::Ready.into(), "ready; so").is_ok(),
+            "said once"
+        );
         let mut waits = Vec::new();
         for _ in 0..9 {
             let at = notifier.deadline().unwrap();
@@ -360,7 +364,7 @@ mod tests {
         notifier.tick(notifier.deadline().unwrap()).unwrap();
         assert_eq!(notifier.deadline(), None);
         assert_eq!(messages(&socket), ["READY=1\nSTATUS=ready; so\n"]);
-        notifier.tell("ready", "ready; so").unwrap();
+        notifier.tell(&State::Ready.into(), "ready; so").unwrap();
         assert!(messages(&socket).is_empty());
         std::fs::remove_file(path).unwrap();
     }
@@ -369,17 +373,17 @@ mod tests {
     fn what_is_no_longer_true_is_not_told_late() {
         let path = socket_path("untrue");
         let mut notifier = notifier(&path);
-        let _ = notifier.tell("ready", "ready");
-        let _ = notifier.tell("backoff", "backoff: exited");
+        let _ = notifier.tell(&State::Ready.into(), "ready");
+        let _ = notifier.tell(&State::Backoff.into(), "backoff: exited");
         let socket = UnixDatagram::bind(&path).unwrap();
         notifier.tick(notifier.deadline().unwrap()).unwrap();
         assert_eq!(messages(&socket), ["STATUS=backoff: exited\n"]);
-        notifier.tell("ready", "ready").unwrap();
+        notifier.tell(&State::Ready.into(), "ready").unwrap();
         assert_eq!(messages(&socket), ["READY=1\nSTATUS=ready\n"]);
         drop(socket);
         std::fs::remove_file(&path).unwrap();
         let _ = notifier.reloading();
-        let _ = notifier.tell("ready", "ready");
+        let _ = notifier.tell(&State::Ready.into(), "ready");
         let socket = UnixDatagram::bind(&path).unwrap();
         notifier.stopping().unwrap();
         let heard = messages(&socket);

@@ -10,8 +10,8 @@ use nix::libc;
 use serde::Serialize;
 
 use crate::plain;
-use crate::status::Status;
-use crate::status::denials::Report as Denials;
+use crate::status::denials::Tally;
+use crate::status::schema::Status;
 use crate::sys::files::Room;
 
 /// The file's name, in the run directory and in the export.
@@ -39,7 +39,7 @@ struct Report<'a> {
     /// The manifest as it was rendered: `pipelock.yaml`. The manifest's own text may hold
     /// what is not ours to tell.
     config: Option<String>,
-    denials: &'a Denials,
+    denials: &'a Tally,
 }
 
 /// Its text. Nothing in it is secret: the status and the denials are told anyway, and the
@@ -47,7 +47,7 @@ struct Report<'a> {
 #[must_use]
 pub fn report(
     status: &Status,
-    denials: &Denials,
+    denials: &Tally,
     config: Option<String>,
     kernel: Option<Vec<String>>,
 ) -> String {

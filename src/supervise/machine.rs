@@ -392,7 +392,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The word used in `status.json`.
+    /// The word used in the drawing of docs/architecture.md.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

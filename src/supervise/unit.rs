@@ -28,7 +28,7 @@ use crate::daemon::pipelock::leaves::Leaves;
 use crate::policy::Policy;
 use crate::sandbox::enter::{self, Command, ExecReport, SpawnError};
 use crate::sandbox::{self, Seen, cgroup};
-use crate::status::{CONFIG, LastExit, Port, Stage};
+use crate::status::{CONFIG, LastExit, Port, Stage, State};
 use crate::sys::console::Stream;
 use crate::sys::files::{Access, install};
 use crate::sys::reaper::ExitReason;
@@ -339,7 +339,7 @@ impl Unit {
         }
         self.changed = true;
         if let Some(port) = &port {
-            let words = Port::in_words(&port.address, port.closed, port.detail.as_deref());
+            let words = port.in_words();
             match port.closed {
                 Some(true) => log::warn!("halted; {words} until SIGUSR2"),
                 _ => log::error!("halted, {words}"),
@@ -613,10 +613,16 @@ impl Unit {
         let machine = &self.machine;
         let status = &mut around.reporter.status;
         status.state = match machine.phase() {
-            Phase::Idle => "starting".to_owned(),
-            Phase::Ready if machine.is_reloading() => "reloading".to_owned(),
-            phase => phase.as_str().to_owned(),
-        };
+            Phase::Idle | Phase::Starting => State::Starting,
+            Phase::Backoff => State::Backoff,
+            Phase::Halted => State::Halted,
+            Phase::Ready if machine.is_reloading() => State::Reloading,
+            Phase::Ready => State::Ready,
+            Phase::Draining => State::Draining,
+            // The daemon is; everything else is ended now.
+            Phase::Stopping | Phase::Ended => State::Stopping,
+        }
+        .into();
         status.halted = machine.is_halted();
         status.failures = machine.failures();
         status.error = machine.last_failure().map(ToString::to_string);

@@ -7,7 +7,8 @@ use std::time::Instant;
 use sidecar_init::daemon::pipelock::events::{self, Event, Heard};
 use sidecar_init::status::denials::{self, Denials};
 use sidecar_init::status::timeline;
-use sidecar_init::status::{self, Reporter};
+use sidecar_init::status::told::StatusFile;
+use sidecar_init::status::{Reporter, State};
 use sidecar_init::supervise::relay::{LastLines, Lines, Outlet};
 use sidecar_init::{command, plain};
 
@@ -217,7 +218,7 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
         lines.finish(&mut to);
     }
 
-    let report = denials.report();
+    let report = denials.tally();
     assert!(
         (certain..=certain + possible).contains(&report.total),
         "{certain} refused, {} counted",
@@ -233,7 +234,7 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
         assert!(!said.as_str().contains('\n'));
     }
     let status = &mut reporter.status;
-    "failed".clone_into(&mut status.state);
+    status.state = State::Failed.into();
     status.error = said
         .last()
         .map(|said| format!("ended; its last line: {said}"));
@@ -241,7 +242,7 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
     let notified = reporter.status.in_words();
     let json = reporter.json();
     let denials_json = plain::json(&report, 0);
-    let told = status::parse(json.as_bytes()).expect("its own status is read");
+    let told = StatusFile::parse(json.as_bytes()).expect("its own status is read");
     let refused = denials::parse(denials_json.as_bytes()).expect("its own denials are read");
     for (name, text) in [
         ("a notification", &notified),
@@ -250,7 +251,7 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
         ("an event", &heard),
         ("status in words", &command::describe(&told)),
         ("the denials in words", &command::describe_denials(&refused)),
-        ("the picture", &timeline::svg(&told)),
+        ("the picture", &timeline::svg(&told.status)),
     ] {
         assert_harmless(name, text);
         assert_secretive(name, text);

@@ -12,7 +12,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::matching::{allows, allows_entry, passes_entry};
 use crate::policy::{Policy, one_more_passed};
@@ -24,7 +24,7 @@ const DEFAULT_PLAIN_LIMIT_MIB: u32 = 10;
 const DEFAULT_REQUESTS_PER_MINUTE: u32 = 60;
 
 /// What was refused, cut, or failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The host is not in the allowlist.

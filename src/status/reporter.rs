@@ -1,0 +1,673 @@
+//! Keeps the status and tells it: to the run directory, the export, the service manager and
+//! the console. Touches the file system.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::boot::mode::Mode;
+use crate::daemon::pipelock::TESTED_VERSION;
+use crate::daemon::pipelock::refusals::InForce;
+use crate::exit::ExitCode;
+use crate::plain;
+use crate::policy::Policy;
+use crate::status::denials::{self, Denials};
+use crate::status::notify::Notifier;
+use crate::status::schema::{
+    FILE, MOST_SENTENCES, Outcome, Port, SCHEMA, Stage, StageTime, State, Status,
+};
+use crate::status::teller::{self, Content, Teller};
+use crate::status::{last_words, report};
+use crate::sys::claim::Claim;
+use crate::sys::connections;
+use crate::sys::console::{Stream, console};
+use crate::sys::files::{Access, FileError, Room};
+
+/// What pipelock runs on, in the run directory.
+pub const CONFIG: &str = "pipelock.yaml";
+/// The export has so long to forget what an earlier start had left there.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+/// A status that could not be written is written again after so long.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Keeps the status and tells it.
+#[derive(Debug)]
+pub struct Reporter {
+    /// What will be told next.
+    pub status: Status,
+    /// What was refused.
+    pub denials: Denials,
+    /// Where the daemon listens, or last did.
+    pub served: Option<SocketAddr>,
+    notifier: Notifier,
+    warnings: Warnings,
+    started: Instant,
+    run: Option<Room>,
+    export: Option<Teller>,
+    claim: Option<Claim>,
+    told: Option<String>,
+    /// What was told, as the file that it became.
+    written: Option<(u64, u64, i64, i64)>,
+    retry: Option<Instant>,
+}
+
+/// What there is to know, by how long it is true.
+#[derive(Debug, Default)]
+struct Warnings {
+    /// Of the manifest in force.
+    manifest: Vec<String>,
+    /// Of the daemon that runs.
+    version: Option<String>,
+    /// Of the export, as it is now.
+    export: Option<String>,
+    /// Once said, true to the end.
+    lasting: Vec<String>,
+    /// Those beyond [`MOST_SENTENCES`].
+    more: u64,
+}
+
+impl Warnings {
+    /// The manifest's first, and how many are not told.
+    fn all(&self) -> Vec<String> {
+        let mut all = self.manifest.clone();
+        let more = all.len().saturating_sub(MOST_SENTENCES);
+        all.truncate(MOST_SENTENCES);
+        all.extend(
+            self.version
+                .iter()
+                .chain(&self.export)
+                .chain(&self.lasting)
+                .cloned(),
+        );
+        let more = self.more + more as u64;
+        if more > 0 {
+            all.push(format!("… and {more} more warnings; the log has them"));
+        }
+        all
+    }
+}
+
+/// Bytes of a status that says nothing unusual.
+const LIKELY_LENGTH: usize = 2000;
+
+/// A status that was written without its date, its last field, with it.
+fn dated(undated: &str, date: &str) -> String {
+    let before = undated.strip_suffix("\"}").unwrap_or(undated);
+    [before, date, "\"}"].concat()
+}
+
+impl Reporter {
+    /// Begins to keep a status; told to nobody until [`Reporter::tell_in`].
+    #[must_use]
+    pub fn new(started: Instant, boot_id: String) -> Self {
+        Self {
+            denials: Denials::new(boot_id.clone()),
+            served: None,
+            notifier: Notifier::default(),
+            warnings: Warnings::default(),
+            status: Status {
+                schema: SCHEMA,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                boot_id,
+                state: State::Starting.into(),
+                stage: Stage::Mode.into(),
+                outcome: Outcome::FailedAt(Stage::Mode).into(),
+                stages: vec![StageTime {
+                    stage: Stage::Mode.into(),
+                    at_us: 0,
+                    took_us: None,
+                }],
+                ..Status::default()
+            },
+            started,
+            run: None,
+            export: None,
+            claim: None,
+            told: None,
+            written: None,
+            retry: None,
+        }
+    }
+
+    /// Notes what of the manifest the status tells.
+    pub fn follow(&mut self, policy: &Policy) {
+        self.status.slug = Some(policy.slug.clone());
+        self.status.not_scanned = policy.not_scanned();
+        self.status.not_scanned_more = 0;
+        self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
+        self.denials.judge_by(InForce::of(policy));
+    }
+
+    /// Notes the mode, and whom to notify.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.status.mode = Some(mode.into());
+        // PID 1 has another number outside.
+        let main_pid = (mode == Mode::Child).then(std::process::id);
+        match Notifier::from_environment(main_pid) {
+            Ok(notifier) => self.notifier = notifier,
+            Err(error) => self.warn(error.to_string()),
+        }
+    }
+
+    /// The manifest is about to be read again because somebody asked for it.
+    pub fn reloading(&mut self) {
+        let result = self.notifier.reloading();
+        notified(result);
+    }
+
+    /// The end has begun.
+    pub fn stopping(&mut self) {
+        let result = self.notifier.stopping();
+        notified(result);
+    }
+
+    /// When [`Reporter::tick`] has something to do; `None` while it has nothing.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let deadlines = [
+            self.denials.deadline(now),
+            self.notifier.deadline(),
+            self.export.as_ref().and_then(|it| it.deadline(now)),
+            self.retry,
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Readable when the export has answered.
+    #[must_use]
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.export.as_ref()?.errand()?.as_fd())
+    }
+
+    /// Whether this child was sent to tell something, and is no orphan.
+    #[must_use]
+    pub fn sent(&self, pid: i32) -> bool {
+        self.export.as_ref().is_some_and(|it| it.sent(pid))
+    }
+
+    /// Tells what has its own time: that we live, the denials, and what could not be told
+    /// before.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(claim) = &mut self.claim {
+            claim.beat();
+        }
+        if let Some(denials) = self.denials.tick(now) {
+            self.tell(denials::FILE, &denials);
+        }
+        let result = self.notifier.tick(now);
+        notified(result);
+        let warnings = self.export.as_mut().map(|it| it.advance(now));
+        let changed = self.heard_of_export(warnings.unwrap_or_default());
+        if changed || self.retry.is_some_and(|retry| now >= retry) {
+            self.publish();
+        }
+    }
+
+    /// Has somebody look, from time to time, whether the export is as it was told.
+    pub fn look_after_export(&mut self, now: Instant) {
+        if let Some(export) = &mut self.export {
+            export.look(now);
+        }
+    }
+
+    /// Takes over what is wrong with the export, and what is no more; whether that is new.
+    fn heard_of_export(&mut self, warnings: Vec<String>) -> bool {
+        let mut changed = !warnings.is_empty();
+        for warning in warnings {
+            self.warn(warning);
+        }
+        let problem = self.export.as_ref().and_then(Teller::problem);
+        if problem != self.warnings.export.as_deref() {
+            changed = true;
+            let problem = problem.map(str::to_owned);
+            match &problem {
+                Some(problem) => log::warn!("{problem}"),
+                None => log::info!("the export is up to date again"),
+            }
+            self.warnings.export = problem;
+            self.status.warnings = self.warnings.all();
+        }
+        changed
+    }
+
+    /// Whether the status that was written is not there as it was written: it is told again.
+    /// Whoever finds none takes this init for gone.
+    pub fn lost_its_status(&mut self) -> bool {
+        let Some(run) = &self.run else {
+            return false;
+        };
+        let lost = self.told.is_some() && run.mark(FILE) != self.written;
+        if lost {
+            self.told = None;
+        }
+        lost
+    }
+
+    /// Writes a file in the run directory, and has it written in the export.
+    fn tell(&mut self, name: &str, text: &str) -> bool {
+        let written = self
+            .run
+            .as_ref()
+            .map(|run| teller::write(run, name, text.as_bytes()));
+        if let Some(export) = &mut self.export {
+            export.tell(name, Content::Text(text.into()));
+        }
+        match written {
+            Some(Err(error)) => {
+                let error = error.to_string();
+                if !self.warnings.lasting.contains(&error) {
+                    self.warn(error);
+                }
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Logs a warning and keeps it in the status, once, to the end.
+    pub fn warn(&mut self, warning: String) {
+        log::warn!("{warning}");
+        let lasting = &mut self.warnings.lasting;
+        if lasting.contains(&warning) {
+            return;
+        }
+        if lasting.len() < MOST_SENTENCES {
+            lasting.push(warning);
+        } else {
+            self.warnings.more += 1;
+        }
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// The warnings of the manifest that is in force from now on; those of the one before
+    /// are over. Logs what is new.
+    pub fn warn_of_manifest(&mut self, warnings: Vec<String>) {
+        let before = std::mem::replace(&mut self.warnings.manifest, warnings);
+        for warning in &self.warnings.manifest {
+            if !before.contains(warning) {
+                log::warn!("{warning}");
+            }
+        }
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// What the daemon calls its version. One that is not the tested one is a warning, in
+    /// the log once: a daemon may call itself something else each time.
+    pub fn note_version(&mut self, version: String) {
+        let daemon = &mut self.status.daemon;
+        if daemon.version.as_ref() == Some(&version) {
+            return;
+        }
+        let tested = version == TESTED_VERSION;
+        let warning =
+            format!("pipelock is version {version}; sidecar-init was tested with {TESTED_VERSION}");
+        let known = daemon.version_tested == Some(false);
+        daemon.version = Some(version);
+        daemon.version_tested = Some(tested);
+        if !tested && !known {
+            log::warn!("{warning}");
+        }
+        self.warnings.version = (!tested).then_some(warning);
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// Tells what the daemon's sandbox is without, from now on; each sentence is a warning
+    /// for as long.
+    pub fn tell_missing(&mut self, missing: &[String]) {
+        let before = std::mem::replace(&mut self.status.daemon.sandbox_missing, missing.to_vec());
+        let over = |warning: &String| before.contains(warning) && !missing.contains(warning);
+        self.warnings.lasting.retain(|warning| !over(warning));
+        self.status.warnings = self.warnings.all();
+        for sentence in missing.iter().filter(|sentence| !before.contains(sentence)) {
+            self.warn(sentence.clone());
+        }
+    }
+
+    /// Enters a stage: the status says "failed" before it is tried, and only success
+    /// moves it on.
+    pub fn enter(&mut self, stage: Stage) {
+        let now = self.elapsed_us();
+        self.close_stage(now);
+        self.status.stage = stage.into();
+        self.status.outcome = Outcome::FailedAt(stage).into();
+        self.status.stages.push(StageTime {
+            stage: stage.into(),
+            at_us: now,
+            took_us: None,
+        });
+        log::debug!("stage {stage}");
+        self.publish();
+    }
+
+    /// The last stage is behind us.
+    pub fn finish_stages(&mut self) {
+        let now = self.elapsed_us();
+        self.close_stage(now);
+        self.status.outcome = Outcome::Running.into();
+    }
+
+    fn close_stage(&mut self, now: u64) {
+        if let Some(last) = self.status.stages.last_mut()
+            && last.took_us.is_none()
+        {
+            last.took_us = Some(now.saturating_sub(last.at_us));
+        }
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Publishes in the run directory from now on, and lives there by `claim`.
+    pub fn tell_in(&mut self, run: &Room, claim: Option<Claim>) -> Result<(), FileError> {
+        let kept = |source| FileError::new("keep open the directory of", Path::new(FILE), source);
+        for name in [denials::FILE, report::FILE] {
+            // Of an earlier start; what stays there says so by its boot id.
+            let _ = run.remove(name);
+        }
+        run.sweep();
+        self.claim = claim;
+        self.run = Some(run.try_clone().map_err(kept)?);
+        last_words::remember_run(run);
+        self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
+        run.publish(FILE, self.json().as_bytes(), Access::PUBLIC)
+    }
+
+    /// Keeps an export up to date too, from now on: `name` in the run directory. First of
+    /// all this start's status takes the place of an earlier one's.
+    pub fn tell_export(&mut self, run: &Room, name: &'static str, room: Room) {
+        last_words::remember_export(&room);
+        match Teller::new(run, name, room) {
+            Ok(teller) => self.export = Some(teller),
+            Err(error) => return self.warn(format!("the export is not up to date: {error}")),
+        }
+        self.told = None;
+        self.publish();
+        self.finish_export();
+    }
+
+    /// Has this written in the export, where there is one.
+    pub fn export(&mut self, files: [(&'static str, Content); 3]) {
+        let Some(export) = &mut self.export else {
+            return;
+        };
+        for (name, content) in files {
+            export.tell(name, content);
+        }
+    }
+
+    /// Waits until the export has what it was told, in a start: once in vain, and no more.
+    pub fn finish_export(&mut self) {
+        if let Some(export) = &mut self.export
+            && !export.is_late()
+        {
+            let warnings = export.finish(FIRST_PATIENCE);
+            if export.is_late() {
+                log::warn!(
+                    "the export does not answer within {} s; going on without it",
+                    FIRST_PATIENCE.as_secs()
+                );
+            }
+            self.heard_of_export(warnings);
+        }
+    }
+
+    /// Publishes if something changed. A place that cannot be written is told about
+    /// once on the console and tried again: a full disk on the host must not stop the
+    /// firewall. What stood there goes, because a status that is no longer true is worse
+    /// than none; its space may be all that was missing.
+    pub fn publish(&mut self) {
+        let result = self
+            .notifier
+            .tell(&self.status.state, &self.status.in_words());
+        notified(result);
+        self.status.updated.clear();
+        self.status.dropped_lines = console().dropped();
+        let compared = self.json();
+        if self.told.as_ref() != Some(&compared) {
+            self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
+            let text = dated(&compared, &self.status.updated);
+            let told = self.tell(FILE, &text);
+            self.told = told.then_some(compared);
+            self.written = self.run.as_ref().and_then(|run| run.mark(FILE));
+            self.retry = (!told).then(|| Instant::now() + RETRY);
+        }
+        // Last, and never waited for.
+        let warnings = self
+            .export
+            .as_mut()
+            .map(|it| it.advance(Instant::now()))
+            .unwrap_or_default();
+        self.heard_of_export(warnings);
+    }
+
+    /// The status as it is told.
+    pub fn json(&mut self) -> String {
+        self.status.limit();
+        plain::json(&self.status, LIKELY_LENGTH)
+    }
+
+    /// The end has begun, whatever brought it. Told before everything is ended, which takes
+    /// its time.
+    pub fn ending(&mut self) {
+        self.status.state = State::Stopping.into();
+        self.publish();
+    }
+
+    /// The end: records it, and says it on the console's last line.
+    pub fn conclude(&mut self, code: ExitCode, error: Option<String>) {
+        let warnings = self.export.as_mut().map(Teller::recall);
+        self.heard_of_export(warnings.unwrap_or_default());
+        let status = &mut self.status;
+        status.port = self.served.map(Port::look);
+        status.exit_code = Some(code.number());
+        if code == ExitCode::Success {
+            status.state = State::Stopped.into();
+            status.outcome = Outcome::Stopped.into();
+        } else {
+            status.state = State::Failed.into();
+            if status.outcome == Outcome::Running {
+                status.outcome = Outcome::Failed.into();
+            }
+        }
+        if error.is_some() {
+            status.error = error;
+        }
+        status.daemon.pid = None;
+        self.stopping();
+        if let Some(denials) = self.denials.take() {
+            self.tell(denials::FILE, &denials);
+        }
+        self.publish();
+        if code != ExitCode::Success {
+            self.write_report();
+        }
+        if let Some(export) = &mut self.export {
+            for warning in export.finish(last_words::PATIENCE) {
+                log::warn!("{warning}");
+            }
+            if let Some(problem) = export.problem() {
+                log::warn!("{problem}");
+            }
+        }
+        let line = format!("sidecar-init: result {}\n", self.json());
+        console().write_lines(Stream::Error, line.as_bytes());
+    }
+
+    fn write_report(&mut self) {
+        // Before that stage a configuration that is there is another run's.
+        let stage = &self.status.stage;
+        let rendered = *stage == Stage::Spawn || *stage == Stage::Ready;
+        let run = self.run.as_ref().filter(|_| rendered);
+        let config = run.and_then(|run| report::configuration(run, CONFIG));
+        let machine = self.status.mode == Some(Mode::Machine.into());
+        let kernel = machine.then(report::kernel_messages).flatten();
+        let denials = self.denials.tally();
+        let report = report::report(&self.status, &denials, config, kernel);
+        self.tell(report::FILE, &report);
+    }
+}
+
+fn notified(result: Result<(), nix::errno::Errno>) {
+    if let Err(errno) = result {
+        // Not kept in the status: it is the reader's trouble, who is not there.
+        log::warn!("cannot notify NOTIFY_SOCKET: {}", errno.desc());
+    }
+}
+
+impl Port {
+    /// Looks at it now, by connecting.
+    #[must_use]
+    pub fn look(listen: SocketAddr) -> Self {
+        let (closed, detail) = match connections::look_at_port(listen) {
+            connections::Port::Closed => (Some(true), None),
+            connections::Port::Open(holder) => (Some(false), holder),
+            connections::Port::Unknown(why) => (None, Some(why)),
+        };
+        Self {
+            address: listen.to_string(),
+            closed,
+            detail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::pipelock::said::Said;
+    use crate::status::schema::{
+        Ca, Config, Daemon, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES, Revocation, Word,
+    };
+    use crate::status::told::StatusFile;
+
+    /// A text of this length that JSON makes twice as long.
+    fn quotes(length: usize) -> String {
+        "\"".repeat(length)
+    }
+
+    /// As much of everything as anybody could put there, and more.
+    fn worst() -> Status {
+        let long = || quotes(LONGEST_TEXT * 2);
+        let sentence = || quotes(LONGEST_SENTENCE * 2);
+        let mut status = Reporter::new(Instant::now(), "x".repeat(36)).status;
+        status.slug = Some(sentence());
+        status.mode = Some(Mode::Container.into());
+        status.state = State::Reloading.into();
+        status.outcome = Outcome::FailedAt(Stage::Manifest).into();
+        status.exit_code = Some(255);
+        status.error = Some(long());
+        status.manifest_error = Some(long());
+        status.warnings = vec![sentence(); 1000];
+        status.daemon = Daemon {
+            pid: Some(i32::MIN),
+            version: Some(sentence()),
+            version_tested: Some(false),
+            uid: Some(u32::MAX),
+            sandbox_missing: vec![sentence(); 1000],
+            landlock: u32::MAX,
+            trouble: Some(sentence()),
+            working_since: Some(sentence()),
+            ..Daemon::default()
+        };
+        (status.restarts, status.failures) = (u64::MAX, u64::MAX);
+        status.config = Config {
+            generation: u64::MAX,
+            applied_generation: u64::MAX,
+            desired_sha256: Some(sentence()),
+            applied_sha256: Some(sentence()),
+        };
+        status.revocation = Some(Revocation {
+            generation: u64::MAX,
+            hosts: vec![sentence(); 60_000],
+            more: 0,
+            scanned: vec![sentence(); 4096],
+            scanned_more: 0,
+            done_at: Some("2026-01-01T00:00:00Z".to_owned()),
+        });
+        status.not_scanned = vec![sentence(); 4096];
+        status.scan_limit_mib = Some(u32::MAX);
+        status.ca = Some(Ca {
+            fingerprint_sha256: sentence(),
+            not_before: sentence(),
+            not_after: sentence(),
+            source: Word::Other(sentence()),
+        });
+        (status.clock_steps, status.last_clock_step) = (u64::MAX, i64::MIN);
+        status.last_exit = Some(LastExit {
+            code: i32::MIN,
+            text: sentence(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+        });
+        let said = Said::line("a ".repeat(LONGEST_TEXT).replace('a', "é").as_bytes());
+        status.last_lines = vec![said; 1000];
+        (status.dropped_lines, status.reaped) = (u64::MAX, u64::MAX);
+        status.stages = vec![
+            StageTime {
+                stage: Stage::Manifest.into(),
+                at_us: u64::MAX,
+                took_us: Some(u64::MAX),
+            };
+            1000
+        ];
+        status
+    }
+
+    #[test]
+    fn the_longest_status_is_one_that_its_readers_read() {
+        let mut reporter = Reporter::new(Instant::now(), String::new());
+        reporter.status = worst();
+        let text = reporter.json();
+        assert!(text.len() > 600_000, "{}: is it the worst?", text.len());
+        assert!(text.len() < MAX_BYTES - 1024, "{}", text.len());
+        let told = StatusFile::parse(text.as_bytes()).unwrap();
+        assert_eq!(told.json(), text);
+        assert_eq!(told.status.revocation.unwrap().more, 59_900);
+        assert_eq!(reporter.json(), text, "limited once is limited");
+        // Whatever the texts are made of.
+        for odd in ["\u{1b}", "\u{202e}", "\n", "漢", "\u{e0041}"] {
+            let mut reporter = Reporter::new(Instant::now(), String::new());
+            reporter.status = worst();
+            reporter.status.error = Some(odd.repeat(LONGEST_TEXT));
+            reporter.status.warnings = vec![odd.repeat(LONGEST_SENTENCE); 1000];
+            assert!(reporter.json().len() < MAX_BYTES - 1024, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_sandbox_lacks_no_more_does_not_come_back() {
+        let mut reporter = Reporter::new(Instant::now(), String::new());
+        reporter.tell_missing(&["a hole".to_owned(), "another".to_owned()]);
+        reporter.tell_missing(&["another".to_owned()]);
+        reporter.warn("later".to_owned());
+        assert_eq!(reporter.status.warnings, ["another", "later"]);
+    }
+
+    #[test]
+    fn warnings_are_those_of_the_manifest_in_force_and_no_more_than_so_many() {
+        let mut reporter = Reporter::new(Instant::now(), String::new());
+        reporter.warn("lasting".to_owned());
+        reporter.warn_of_manifest(vec!["first".to_owned()]);
+        reporter.warn_of_manifest(vec!["second".to_owned()]);
+        assert_eq!(reporter.status.warnings, ["second", "lasting"]);
+        for number in 0..5000 {
+            reporter.note_version(format!("9.{number}"));
+        }
+        assert_eq!(reporter.status.warnings.len(), 3);
+        assert!(reporter.status.warnings[1].contains("9.4999"));
+        reporter.note_version(TESTED_VERSION.to_owned());
+        assert_eq!(reporter.status.warnings, ["second", "lasting"]);
+        for number in 0..5000 {
+            reporter.warn(format!("warning {number}"));
+        }
+        reporter.warn_of_manifest((0..100).map(|number| format!("{number}")).collect());
+        let warnings = &reporter.status.warnings;
+        assert_eq!(warnings.len(), 2 * MOST_SENTENCES + 1);
+        let more = 5001 - 64 + 100 - 64;
+        assert_eq!(
+            warnings.last().unwrap(),
+            &format!("… and {more} more warnings; the log has them")
+        );
+    }
+}

@@ -1,0 +1,660 @@
+//! `status.json`: what is in it, as types, for the one that writes it and for those that
+//! read it. Pure.
+//!
+//! Whoever can write to the export can write a status. So a reader takes what it does not
+//! know (a field, a word), makes every text printable, and refuses a field of another type.
+
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, forward_to_deserialize_any};
+use serde_json::Value;
+
+use crate::boot::mode::Mode;
+use crate::daemon::pipelock::said::Said;
+use crate::plain;
+
+/// The schema's version; raised when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+/// The status file's name, in the run directory and in the export.
+pub const FILE: &str = "status.json";
+/// More than a status can have, and so no reader ever refuses one: a test builds the
+/// longest that [`Status::limit`] lets through.
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
+/// Of a text of many lines so much is told, in bytes.
+pub(super) const LONGEST_TEXT: usize = 64 * 1024;
+/// Of any other, which is a sentence, a name or a path.
+pub(super) const LONGEST_SENTENCE: usize = 1024;
+/// Told of a list, in entries: warnings are told twice as many, those of the manifest and
+/// all others.
+pub(super) const MOST_SENTENCES: usize = 64;
+/// `*.` and the longest name there is.
+const LONGEST_HOST: usize = 255;
+const MOST_HOSTS: usize = 100;
+/// More than start-up has.
+const MOST_STAGES: usize = 32;
+
+/// A word in the file: one of ours, or one that a newer program or somebody else wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Word<T> {
+    /// One of ours.
+    Known(T),
+    /// Any other; none, where the field is missing.
+    Other(String),
+}
+
+impl<T: DeserializeOwned> Word<T> {
+    /// The word that `text` is.
+    #[must_use]
+    pub fn of(text: String) -> Self {
+        let known: Result<T, de::value::Error> = T::deserialize(text.as_str().into_deserializer());
+        known.map_or(Self::Other(text), Self::Known)
+    }
+}
+
+impl<T> Word<T> {
+    fn other(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Known(_) => None,
+            Self::Other(text) => Some(text),
+        }
+    }
+}
+
+impl<T> Default for Word<T> {
+    fn default() -> Self {
+        Self::Other(String::new())
+    }
+}
+
+impl<T> From<T> for Word<T> {
+    fn from(word: T) -> Self {
+        Self::Known(word)
+    }
+}
+
+impl<T: PartialEq> PartialEq<T> for Word<T> {
+    fn eq(&self, word: &T) -> bool {
+        matches!(self, Self::Known(known) if known == word)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from).map(Self::of)
+    }
+}
+
+impl<T: Serialize> fmt::Display for Word<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// What the init is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// On the way to a daemon that was proved.
+    Starting,
+    /// The daemon serves, and refuses what is not allowed.
+    Ready,
+    /// It does, and is taking over another configuration.
+    Reloading,
+    /// It failed, and the next start is waited for.
+    Backoff,
+    /// None serves, on request.
+    Halted,
+    /// Open tunnels have their time before it ends.
+    Draining,
+    /// It is told to end, or everything is.
+    Stopping,
+    /// The end, as asked for.
+    Stopped,
+    /// The end, for a failure.
+    Failed,
+}
+
+/// A step of start-up, in the order they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Where are we.
+    Mode,
+    /// Kernel file systems, export, state.
+    Mounts,
+    /// A clock that can be right.
+    Clock,
+    /// Read, judged, complete.
+    Manifest,
+    /// Addresses, routes, names.
+    Network,
+    /// A CA pair that pipelock can use.
+    Ca,
+    /// pipelock.yaml in its place.
+    Config,
+    /// The daemon exists.
+    Spawn,
+    /// The daemon serves and refuses.
+    Ready,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// What is true if this is the last status ever written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The start ended there; true of every start until it is over.
+    FailedAt(Stage),
+    /// Nobody saw an end.
+    Running,
+    /// The end, as asked for.
+    Stopped,
+    /// The end, for a failure after the start.
+    Failed,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FailedAt(stage) => write!(f, "failed at {stage}"),
+            Self::Running => f.write_str("running"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Failed => f.write_str("failed"),
+        }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        match text.as_str() {
+            "running" => Ok(Self::Running),
+            "stopped" => Ok(Self::Stopped),
+            "failed" => Ok(Self::Failed),
+            _ => {
+                let stage = text.strip_prefix("failed at ").unwrap_or_default();
+                Stage::deserialize(stage.into_deserializer()).map(Self::FailedAt)
+            }
+        }
+    }
+}
+
+/// Where the CA comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaSource {
+    /// Made by this start.
+    Generated,
+    /// Given to it.
+    Provided,
+    /// Taken from the state volume.
+    Kept,
+}
+
+/// When a stage was entered and how long it took, in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageTime {
+    /// Which.
+    pub stage: Word<Stage>,
+    /// Since the init was executed.
+    pub at_us: u64,
+    /// Absent while it lasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Daemon {
+    /// Its process id while it lives.
+    #[serde(deserialize_with = "at_most_the_largest")]
+    pub pid: Option<i32>,
+    /// What `/health` calls its version.
+    pub version: Option<String>,
+    /// Whether that is the version everything was measured with.
+    pub version_tested: Option<bool>,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// What of its sandbox could not be applied, in sentences.
+    pub sandbox_missing: Vec<String>,
+    /// The version of Landlock whose rules it lives under; 0 for none. The kernel does
+    /// not let them be read back.
+    pub landlock: u32,
+    /// Whether its system calls are filtered.
+    pub seccomp: bool,
+    /// Whether a control group of its own limits its memory and processes.
+    pub cgroup: bool,
+    /// Whether the sandbox was read back from `/proc` and found as asked for.
+    pub sandbox_verified: bool,
+    /// What keeps a ready daemon from answering its probes as it should: busy,
+    /// overloaded, silent or not well, in a sentence.
+    pub trouble: Option<String>,
+    /// Since when it has used a quarter of a processor or more, as it does while it scans; RFC 3339.
+    pub working_since: Option<String>,
+}
+
+/// Which configuration is wanted and which is in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Counts the manifests accepted since the start; the first is 1.
+    pub generation: u64,
+    /// The generation the daemon has taken over and proved.
+    pub applied_generation: u64,
+    /// SHA-256 of the configuration that is wanted.
+    pub desired_sha256: Option<String>,
+    /// SHA-256 of the configuration the daemon says it runs on.
+    pub applied_sha256: Option<String>,
+}
+
+/// Hosts that lost their permission.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Revocation {
+    /// The generation that removed them.
+    pub generation: u64,
+    /// Which: at most a hundred of them.
+    pub hosts: Vec<String>,
+    /// How many more.
+    pub more: u64,
+    /// Hosts that are still allowed, but were passed through and are scanned now: at most a
+    /// hundred of them.
+    pub scanned: Vec<String>,
+    /// How many more.
+    pub scanned_more: u64,
+    /// When the daemon that allowed them was gone, tunnels included; absent until then.
+    pub done_at: Option<String>,
+}
+
+/// A port that nobody should listen on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Port {
+    /// Where the daemon listened.
+    pub address: String,
+    /// Whether a connection was refused; `null` where it was neither made nor refused.
+    pub closed: Option<bool>,
+    /// Who listens there, or why it could not be told whether anybody does.
+    pub detail: Option<String>,
+}
+
+impl Port {
+    /// What is true of it while no daemon is meant to serve, for a sentence that ends
+    /// there.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let address = &self.address;
+        let detail = self.detail.as_ref();
+        let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
+        match self.closed {
+            Some(true) => "nothing gets through".to_owned(),
+            Some(false) => format!("but something still listens on {address}{detail}"),
+            None => format!("but whether {address} is closed cannot be told{detail}"),
+        }
+    }
+}
+
+/// The CA in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ca {
+    /// SHA-256 of the certificate's DER, lower-case hex.
+    pub fingerprint_sha256: String,
+    /// RFC 3339.
+    pub not_before: String,
+    /// RFC 3339.
+    pub not_after: String,
+    /// Where it comes from.
+    pub source: Word<CaSource>,
+}
+
+/// How the daemon ended last time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastExit {
+    /// Its exit code, or 128 and the signal.
+    pub code: i32,
+    /// In words.
+    pub text: String,
+    /// RFC 3339.
+    pub at: String,
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// This program's version.
+    pub version: String,
+    /// Random, new at every start of the init.
+    pub boot_id: String,
+    /// The manifest's slug, once it is known.
+    pub slug: Option<String>,
+    /// Where the init runs.
+    pub mode: Option<Word<Mode>>,
+    /// What it is at.
+    pub state: Word<State>,
+    /// The stage reached.
+    pub stage: Word<Stage>,
+    /// What is true if this is the last status ever written.
+    pub outcome: Word<Outcome>,
+    /// The exit code, at the end.
+    pub exit_code: Option<u8>,
+    /// What went wrong, in the words of the console.
+    pub error: Option<String>,
+    /// The newest manifest's problems, while an older one is in force.
+    pub manifest_error: Option<String>,
+    /// Things to know that stop nothing.
+    pub warnings: Vec<String>,
+    /// A halt is in force.
+    pub halted: bool,
+    /// The daemon's port, where one served and none is meant to: while halted, at the end.
+    #[serde(deserialize_with = "object_or_null")]
+    pub port: Option<Port>,
+    /// The daemon.
+    #[serde(deserialize_with = "object")]
+    pub daemon: Daemon,
+    /// Times the daemon was started again.
+    pub restarts: u64,
+    /// Times the daemon failed.
+    pub failures: u64,
+    /// Configurations.
+    #[serde(deserialize_with = "object")]
+    pub config: Config,
+    /// Hosts that are allowed and passed through unscanned, as a manifest writes them: at
+    /// most a hundred of them.
+    pub not_scanned: Vec<String>,
+    /// How many more.
+    pub not_scanned_more: u64,
+    /// The largest body that is scanned, in MiB; absent where that is pipelock's to say.
+    #[serde(deserialize_with = "at_most_the_largest")]
+    pub scan_limit_mib: Option<u32>,
+    /// The newest revocation.
+    #[serde(deserialize_with = "object_or_null")]
+    pub revocation: Option<Revocation>,
+    /// The CA.
+    #[serde(deserialize_with = "object_or_null")]
+    pub ca: Option<Ca>,
+    /// How many times the time of day was set since the start.
+    pub clock_steps: u64,
+    /// By how many seconds the last time; negative for back.
+    pub last_clock_step: i64,
+    /// The daemon's last end.
+    #[serde(deserialize_with = "object_or_null")]
+    pub last_exit: Option<LastExit>,
+    /// The daemon's last lines, oldest first, each shortened. No reader has them: what is
+    /// read is not redacted, and nothing else makes a [`Said`].
+    #[serde(skip_deserializing)]
+    pub last_lines: Vec<Said>,
+    /// Output lines dropped because the console was not read.
+    pub dropped_lines: u64,
+    /// Children reaped, the daemon included.
+    pub reaped: u64,
+    /// How start-up went. Those that are none of ours a reader leaves out.
+    #[serde(deserialize_with = "stages")]
+    pub stages: Vec<StageTime>,
+    /// When this was written, RFC 3339, by the machine's clock.
+    pub updated: String,
+}
+
+impl Status {
+    /// Makes every text printable and everything so short that [`MAX_BYTES`] are never
+    /// reached. What is told has come through here, and so has what is read.
+    pub(super) fn limit(&mut self) {
+        // All of them: a new field is a new decision.
+        let Self {
+            schema: _,
+            version: program,
+            boot_id,
+            slug,
+            mode,
+            state,
+            stage,
+            outcome,
+            exit_code: _,
+            error,
+            manifest_error,
+            warnings,
+            halted: _,
+            port,
+            daemon:
+                Daemon {
+                    pid: _,
+                    version,
+                    version_tested: _,
+                    uid: _,
+                    sandbox_missing,
+                    landlock: _,
+                    seccomp: _,
+                    cgroup: _,
+                    sandbox_verified: _,
+                    trouble,
+                    working_since,
+                },
+            restarts: _,
+            failures: _,
+            config,
+            not_scanned,
+            not_scanned_more,
+            scan_limit_mib: _,
+            revocation,
+            ca,
+            clock_steps: _,
+            last_clock_step: _,
+            last_exit,
+            last_lines,
+            dropped_lines: _,
+            reaped: _,
+            stages,
+            updated,
+        } = self;
+        for text in [error, manifest_error].into_iter().flatten() {
+            limit(text, LONGEST_TEXT);
+        }
+        warnings.truncate(2 * MOST_SENTENCES + 3);
+        sandbox_missing.truncate(MOST_SENTENCES);
+        last_lines.truncate(MOST_SENTENCES);
+        stages.truncate(MOST_STAGES);
+        limit_hosts(not_scanned, not_scanned_more);
+        if let Some(revocation) = revocation.as_mut() {
+            limit_hosts(&mut revocation.hosts, &mut revocation.more);
+            limit_hosts(&mut revocation.scanned, &mut revocation.scanned_more);
+        }
+        let revoked = revocation.iter_mut();
+        revoked
+            .flat_map(|of| of.hosts.iter_mut().chain(&mut of.scanned))
+            .chain(not_scanned)
+            .for_each(|host| limit(host, LONGEST_HOST));
+        let words = [
+            mode.as_mut().and_then(Word::other),
+            state.other(),
+            stage.other(),
+            outcome.other(),
+        ];
+        let stages = stages.iter_mut().filter_map(|time| time.stage.other());
+        let done_at = revocation.iter_mut().filter_map(|of| of.done_at.as_mut());
+        let ca = ca.iter_mut().flat_map(|ca| {
+            let dates = [&mut ca.not_before, &mut ca.not_after].into_iter();
+            dates
+                .chain([&mut ca.fingerprint_sha256])
+                .chain(ca.source.other())
+        });
+        let exit = last_exit.iter_mut();
+        let exit = exit.flat_map(|exit| [&mut exit.text, &mut exit.at]);
+        let hashes = [&mut config.desired_sha256, &mut config.applied_sha256];
+        let port = port
+            .iter_mut()
+            .flat_map(|port| [&mut port.address].into_iter().chain(&mut port.detail));
+        let known = [slug, version, trouble, working_since]
+            .into_iter()
+            .chain(hashes);
+        known
+            .flatten()
+            .chain(warnings)
+            .chain(sandbox_missing)
+            .chain(ca)
+            .chain(port)
+            .chain(exit)
+            .chain(words.into_iter().flatten())
+            .chain(stages)
+            .chain(done_at)
+            .chain([program, boot_id, updated])
+            .for_each(|text| limit(text, LONGEST_SENTENCE));
+    }
+
+    /// The state in a line, for a service manager's status.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let words = match (&self.error, &self.state) {
+            (_, Word::Known(State::Ready)) => "ready; what is not allowed is refused".to_owned(),
+            (Some(error), state) => format!("{state}: {error}"),
+            (None, state) => state.to_string(),
+        };
+        let first = words.lines().next().unwrap_or_default();
+        plain::lines_within(&plain::line(first), LONGEST_SENTENCE)
+    }
+}
+
+/// Keeps the first of them, and counts the others.
+fn limit_hosts(hosts: &mut Vec<String>, more: &mut u64) {
+    *more = more.saturating_add(hosts.len().saturating_sub(MOST_HOSTS) as u64);
+    hosts.truncate(MOST_HOSTS);
+}
+
+fn limit(text: &mut String, longest: usize) {
+    if text.len() > longest || !plain::is_plain(text.as_bytes()) {
+        *text = plain::lines_within(text, longest);
+    }
+}
+
+/// For serde a list is a struct too, field by field. Nobody wrote one of these so.
+struct Object<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Object<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
+}
+
+/// What stands there between braces.
+pub(super) fn object<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(Object(from))
+}
+
+fn object_or_null<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(transparent, bound = "T: Deserialize<'de>")]
+    struct Braced<T>(#[serde(deserialize_with = "object")] T);
+
+    Ok(Option::<Braced<T>>::deserialize(from)?.map(|braced| braced.0))
+}
+
+/// A number; none of ours is larger than that one.
+fn at_most_the_largest<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<i128>,
+{
+    let number = Option::<i128>::deserialize(from)?.map(|number| number.min(i32::MAX.into()));
+    let read = number.map(T::try_from).transpose();
+    read.map_err(|_| de::Error::custom("invalid number"))
+}
+
+fn stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<StageTime>, D::Error> {
+    let stages = Vec::<Value>::deserialize(from)?;
+    Ok(stages
+        .into_iter()
+        .filter_map(|it| object(it).ok())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_of_the_file_is_read_as_it_is_written() {
+        fn kept<T>(words: &[(T, &str)])
+        where
+            T: Copy + PartialEq + fmt::Debug + Serialize + DeserializeOwned,
+        {
+            for (word, text) in words {
+                let told = Word::Known(*word);
+                assert_eq!(told.to_string(), *text);
+                assert_eq!(serde_json::to_value(&told).unwrap(), *text);
+                assert_eq!(Word::<T>::of((*text).to_owned()), told);
+            }
+            let other: Word<T> = Word::of("failed at nothing".to_owned());
+            assert_eq!(other, Word::Other("failed at nothing".to_owned()));
+        }
+        kept(&[
+            (State::Starting, "starting"),
+            (State::Ready, "ready"),
+            (State::Reloading, "reloading"),
+            (State::Backoff, "backoff"),
+            (State::Halted, "halted"),
+            (State::Draining, "draining"),
+            (State::Stopping, "stopping"),
+            (State::Stopped, "stopped"),
+            (State::Failed, "failed"),
+        ]);
+        kept(&[
+            (Stage::Mode, "mode"),
+            (Stage::Mounts, "mounts"),
+            (Stage::Clock, "clock"),
+            (Stage::Manifest, "manifest"),
+            (Stage::Network, "network"),
+            (Stage::Ca, "ca"),
+            (Stage::Config, "config"),
+            (Stage::Spawn, "spawn"),
+            (Stage::Ready, "ready"),
+        ]);
+        kept(&[
+            (Outcome::FailedAt(Stage::Manifest), "failed at manifest"),
+            (Outcome::Running, "running"),
+            (Outcome::Stopped, "stopped"),
+            (Outcome::Failed, "failed"),
+        ]);
+        kept(&[
+            (CaSource::Generated, "generated"),
+            (CaSource::Provided, "provided"),
+            (CaSource::Kept, "kept"),
+        ]);
+        kept(&[
+            (Mode::Machine, "machine"),
+            (Mode::Container, "container"),
+            (Mode::Child, "child"),
+        ]);
+    }
+}

@@ -184,7 +184,7 @@ impl Prober {
             }
             Ok(None) if ended => Some(self.silent("the connection closed before the answer ended")),
             Ok(None) => self.unless_late(now),
-            Err(why) => Some(self.unfit(why)),
+            Err(why) => Some(self.unfit(why.to_string())),
         }
     }
 
@@ -207,11 +207,11 @@ impl Prober {
             Step::Canary => match pipelock::judge_canary(response) {
                 Ok(()) if question == Question::Liveness => Some(self.finish(Answer::Alive)),
                 Ok(()) => Some(self.finish(Answer::Fit)),
-                Err(why) => Some(self.unfit(why)),
+                Err(why) => Some(self.unfit(why.to_string())),
             },
             Step::Metrics => match pipelock::open_tunnels(response) {
                 Ok(count) => Some(self.finish(Answer::Tunnels(count))),
-                Err(why) => Some(self.silent(&why)),
+                Err(why) => Some(self.silent(&why.to_string())),
             },
         }
     }

@@ -1,5 +1,7 @@
 //! As much of HTTP/1.1 as the daemon's own short answers need. Pure.
 
+use std::fmt;
+
 /// A response that has arrived whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
@@ -9,34 +11,57 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
+/// What an answer is, where it is no HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotHttp {
+    /// Its first line, or its head.
+    Head,
+    /// The length it gives.
+    Length,
+    /// One of its chunks.
+    Chunk,
+}
+
+impl fmt::Display for NotHttp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Head => "its answer is not HTTP",
+            Self::Length => "its answer has a bad content-length",
+            Self::Chunk => "its answer has a bad chunk",
+        })
+    }
+}
+
+impl std::error::Error for NotHttp {}
+
 impl Response {
     /// Reads a response from what has been `received`; `ended`: nothing more will
     /// come; `connect`: it answers a CONNECT, whose 200 has no body. `None` while it
     /// is incomplete, an error when it is not HTTP.
-    pub fn parse(received: &[u8], ended: bool, connect: bool) -> Result<Option<Self>, String> {
+    pub fn parse(received: &[u8], ended: bool, connect: bool) -> Result<Option<Self>, NotHttp> {
         let Some(head_end) = memchr::memmem::find(received, b"\r\n\r\n") else {
             let start = received.get(..5.min(received.len())).unwrap_or_default();
             if !b"HTTP/".starts_with(start) {
-                return Err("its answer is not HTTP".to_owned());
+                return Err(NotHttp::Head);
             }
             return Ok(None);
         };
         let head = received.get(..head_end).unwrap_or_default();
         let body = received.get(head_end + 4..).unwrap_or_default();
-        let head = std::str::from_utf8(head).map_err(|_| "its answer is not HTTP".to_owned())?;
+        let head = std::str::from_utf8(head).map_err(|_| NotHttp::Head)?;
         let mut lines = head.split("\r\n");
         let status = lines
             .next()
             .and_then(|line| line.strip_prefix("HTTP/1."))
             .and_then(|line| line.get(2..5))
             .and_then(|code| code.parse().ok())
-            .ok_or_else(|| "its answer is not HTTP".to_owned())?;
+            .ok_or(NotHttp::Head)?;
         let mut length = None;
         let mut chunked = false;
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             if name.eq_ignore_ascii_case("content-length") {
                 let value = value.trim().parse::<usize>();
-                length = Some(value.map_err(|_| "its answer has a bad content-length".to_owned())?);
+                length = Some(value.map_err(|_| NotHttp::Length)?);
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 chunked = value.trim().eq_ignore_ascii_case("chunked");
             }
@@ -50,8 +75,7 @@ impl Response {
     }
 }
 
-fn decode_chunks(mut rest: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let bad = || "its answer has a bad chunk".to_owned();
+fn decode_chunks(mut rest: &[u8]) -> Result<Option<Vec<u8>>, NotHttp> {
     let mut body = Vec::new();
     loop {
         let Some(end) = memchr::memmem::find(rest, b"\r\n") else {
@@ -60,14 +84,14 @@ fn decode_chunks(mut rest: &[u8]) -> Result<Option<Vec<u8>>, String> {
         let size = rest
             .get(..end)
             .and_then(|line| std::str::from_utf8(line).ok());
-        let size = size.ok_or_else(bad)?;
+        let size = size.ok_or(NotHttp::Chunk)?;
         let digits = size.split(';').next().unwrap_or_default().trim();
-        let size = usize::from_str_radix(digits, 16).map_err(|_| bad())?;
+        let size = usize::from_str_radix(digits, 16).map_err(|_| NotHttp::Chunk)?;
         rest = rest.get(end + 2..).unwrap_or_default();
         if size == 0 {
             return Ok(Some(body));
         }
-        let after = size.checked_add(2).ok_or_else(bad)?;
+        let after = size.checked_add(2).ok_or(NotHttp::Chunk)?;
         let (Some(chunk), Some(next)) = (rest.get(..size), rest.get(after..)) else {
             return Ok(None);
         };
@@ -80,7 +104,7 @@ fn decode_chunks(mut rest: &[u8]) -> Result<Option<Vec<u8>>, String> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, ended: bool) -> Result<Option<Response>, String> {
+    fn parse(text: &str, ended: bool) -> Result<Option<Response>, NotHttp> {
         Response::parse(text.as_bytes(), ended, false)
     }
 

@@ -14,6 +14,8 @@ pub mod render;
 pub mod said;
 pub mod skim;
 
+use std::fmt;
+
 use http::Response;
 use said::Said;
 
@@ -30,6 +32,8 @@ pub const CANARY_REQUEST: &[u8] =
 /// Asks for the Prometheus metrics.
 pub const METRICS_REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nUser-Agent: sidecar-init\r\nConnection: close\r\n\r\n";
 
+/// Of the metrics, the number of open tunnels.
+const TUNNELS: &str = "pipelock_active_tunnels";
 const CANARY_REFUSAL: &[u8] = b"CONNECT blocked: domain not in allowlist: canary.invalid";
 
 /// Whether a line of its output is the event of the canary's refusal. Within another's
@@ -39,33 +43,57 @@ pub fn tells_of_canary(line: &[u8]) -> bool {
     line.starts_with(b"{") && memchr::memmem::find(line, b"\"canary.invalid:443\"").is_some()
 }
 
+/// What is wrong with an answer of a daemon that was asked to prove itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unproved {
+    /// The canary was answered with this status.
+    CanaryAnswered(u16),
+    /// The canary was refused, but in these words.
+    CanaryRefusedFor(Said),
+    /// The metrics do not say how many tunnels are open; their status.
+    NoTunnels(u16),
+}
+
+impl fmt::Display for Unproved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CanaryAnswered(status) => write!(
+                f,
+                "pipelock answered the canary, CONNECT {CANARY_HOST}:443, with {status} instead of 403: \
+                 it does not enforce the allowlist"
+            ),
+            Self::CanaryRefusedFor(said) => write!(
+                f,
+                "pipelock refused the canary, CONNECT {CANARY_HOST}:443, but not by its allowlist: \"{said}\""
+            ),
+            Self::NoTunnels(status) => write!(f, "/metrics (status {status}) has no {TUNNELS}"),
+        }
+    }
+}
+
+impl std::error::Error for Unproved {}
+
 /// Whether the canary was refused, for the right reason.
-pub fn judge_canary(response: &Response) -> Result<(), String> {
+pub fn judge_canary(response: &Response) -> Result<(), Unproved> {
     if response.status != 403 {
-        return Err(format!(
-            "pipelock answered the canary, CONNECT {CANARY_HOST}:443, with {} instead of 403: \
-             it does not enforce the allowlist",
-            response.status
-        ));
+        return Err(Unproved::CanaryAnswered(response.status));
     }
     if memchr::memmem::find(&response.body, CANARY_REFUSAL).is_none() {
-        let said = Said::line(&response.body);
-        return Err(format!(
-            "pipelock refused the canary, CONNECT {CANARY_HOST}:443, but not by its allowlist: \"{said}\""
-        ));
+        return Err(Unproved::CanaryRefusedFor(Said::line(&response.body)));
     }
     Ok(())
 }
 
-/// `pipelock_active_tunnels` in an answer to [`METRICS_REQUEST`].
-pub fn open_tunnels(response: &Response) -> Result<u64, String> {
-    const NAME: &str = "pipelock_active_tunnels";
-    let missing = || format!("/metrics (status {}) has no {NAME}", response.status);
-    let text = std::str::from_utf8(&response.body).map_err(|_| missing())?;
+/// How many tunnels are open, by an answer to [`METRICS_REQUEST`].
+pub fn open_tunnels(response: &Response) -> Result<u64, Unproved> {
+    let missing = Unproved::NoTunnels(response.status);
+    let Ok(text) = std::str::from_utf8(&response.body) else {
+        return Err(missing);
+    };
     text.lines()
-        .find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok())
+        .find_map(|line| line.strip_prefix(TUNNELS)?.trim().parse().ok())
         .filter(|_| response.status == 200)
-        .ok_or_else(missing)
+        .ok_or(missing)
 }
 
 #[cfg(test)]

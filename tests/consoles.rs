@@ -132,19 +132,23 @@ fn what_was_written_before_the_end_arrives_by_whatever_way() {
     if !is_root("consoles without /proc") {
         return;
     }
-    let init = Bed::new().start_under(Place::Child, Console::Read, &WITHOUT_PROC);
+    let init = Bed::new()
+        .with_any_daemon()
+        .start_under(Place::Child, Console::Read, &WITHOUT_PROC);
     let mut init = init;
     init.wait_for("it is ready", |status| status["state"] == "ready");
     // The last line is the result: the harness looks.
     let (end, _) = init.stop();
     assert_eq!(end.code, 0);
     assert!(end.console_text().contains("SIGTERM: stopping"));
-    let bed = Bed::new();
+    let bed = Bed::new().with_any_daemon();
     let log = bed.path("log");
     let into_file = format!("exec \"$@\" 2> {}", log.display());
     for place in places() {
         let around = ["sh", "-c", &into_file, "sh"];
-        let mut init = Bed::new().start_under(place, Console::Read, &around);
+        let mut init = Bed::new()
+            .with_any_daemon()
+            .start_under(place, Console::Read, &around);
         let status = init.wait_ready();
         assert_eq!(
             status["reaped"], 0,
@@ -236,13 +240,15 @@ fn a_file_on_a_disk_that_is_frozen() {
     if !is_root("a frozen disk") {
         return;
     }
-    let place = Bed::new();
+    let place = Bed::new().with_any_daemon();
     let Some(mut disk) = Disk::new(8 * 1024, &place.path("disk")) else {
         return skipped("a frozen disk", "no file system can be made and mounted");
     };
     let into_file = format!("exec \"$@\" 2> {}/log", disk.directory.display());
     let around = ["sh", "-c", &into_file, "sh"];
-    let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+    let mut init = Bed::new()
+        .with_any_daemon()
+        .start_under(Place::Child, Console::Read, &around);
     init.wait_ready();
     disk.freeze();
     obeys(init, "a frozen disk");
@@ -253,7 +259,7 @@ fn a_file_on_a_disk_that_is_full() {
     if !is_root("a full disk") {
         return;
     }
-    let place = Bed::new();
+    let place = Bed::new().with_any_daemon();
     let Some(disk) = Disk::new(512, &place.path("disk")) else {
         return skipped("a full disk", "no file system can be made and mounted");
     };

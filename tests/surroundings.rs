@@ -43,7 +43,7 @@ fn send(pid: i32, number: i32) {
 #[test]
 fn lives_through_every_signal_or_ends_with_a_result() {
     for place in places() {
-        let mut init = Bed::new().start(place);
+        let mut init = Bed::new().with_any_daemon().start(place);
         let before = init.wait_ready();
         let meaningful = [libc::SIGKILL, libc::SIGSTOP, libc::SIGUSR1];
         for number in 1..=64 {
@@ -58,7 +58,7 @@ fn lives_through_every_signal_or_ends_with_a_result() {
         let (end, _) = init.stop();
         assert_eq!(end.code, 0);
         for number in STOPS {
-            let mut init = Bed::new().start(place);
+            let mut init = Bed::new().with_any_daemon().start(place);
             init.wait_ready();
             send(init.pid(), number);
             let end = init.wait_end();
@@ -69,7 +69,7 @@ fn lives_through_every_signal_or_ends_with_a_result() {
 
 #[test]
 fn what_the_init_ignores_its_daemon_does_not() {
-    let mut init = Bed::new().start(Place::Child);
+    let mut init = Bed::new().with_any_daemon().start(Place::Child);
     init.wait_ready();
     let ignored = |pid| u64::from_str_radix(&proc_field(pid, "SigIgn").unwrap(), 16).unwrap();
     assert_ne!(ignored(init.pid()) & (1 << 63), 0, "it ignores the last");
@@ -119,7 +119,9 @@ fn starts_and_ends_with_its_standard_streams_closed() {
     let program = surrounded();
     for place in places() {
         let around = [&program, "close:0", "close:1", "close:2", "--"];
-        let mut init = Bed::new().start_under(place, Console::Read, &around);
+        let mut init = Bed::new()
+            .with_any_daemon()
+            .start_under(place, Console::Read, &around);
         init.wait_ready();
         send(init.pid(), libc::SIGTERM);
         assert_eq!(init.wait_end_unread(), 0);
@@ -128,7 +130,7 @@ fn starts_and_ends_with_its_standard_streams_closed() {
 
 #[test]
 fn says_what_is_missing_where_streams_are_closed_and_nothing_can_replace_them() {
-    let bed = Bed::new();
+    let bed = Bed::new().with_any_daemon();
     if !nix::unistd::geteuid().is_root() {
         return skipped("closed streams without /dev/null", "hiding /dev needs root");
     }
@@ -162,7 +164,9 @@ fn a_filter_that_refuses_what_it_lives_by_is_an_error_with_a_result() {
     ] {
         for place in places() {
             let around = [&surrounded(), refused, "--"];
-            let init = Bed::new().start_under(place, Console::Read, &around);
+            let init = Bed::new()
+                .with_any_daemon()
+                .start_under(place, Console::Read, &around);
             let end = init.wait_end();
             assert_eq!(end.code, 71, "{refused}: {}", end.console_text());
             assert!(end.error().starts_with(said), "{}", end.error());
@@ -176,6 +180,7 @@ fn a_filter_that_refuses_what_it_lives_by_is_an_error_with_a_result() {
 #[test]
 fn a_filter_that_refuses_poll_does_not_keep_the_init_from_telling() {
     let around = [&surrounded(), "refuse:poll=1", "--"];
+    // The daemon that breaks does so here: Rust's runtime asks for poll(2), Go's does not.
     let end = Bed::new()
         .start_under(Place::Child, Console::Read, &around)
         .wait_end();
@@ -196,7 +201,10 @@ fn leaves_the_daemon_no_descriptor_where_they_cannot_be_closed_at_once() {
     let program = surrounded();
     for refused in ["refuse:close_range=1", "refuse:close_range=38"] {
         let around = [&program, "leak:7", "leak:400", refused, "--"];
-        let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+        let mut init =
+            Bed::new()
+                .with_any_daemon()
+                .start_under(Place::Child, Console::Read, &around);
         init.wait_ready();
         let leaked = |pid| open_files(pid).contains(&"/etc/passwd".to_owned());
         assert!(leaked(init.pid()), "nothing was there to leak");
@@ -227,7 +235,9 @@ fn leaves_the_daemon_no_descriptor_where_nobody_lists_them() {
         &["--"],
     ]
     .concat();
-    let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+    let mut init = Bed::new()
+        .with_any_daemon()
+        .start_under(Place::Child, Console::Read, &around);
     init.wait_for("it is ready", |status| status["state"] == "ready");
     assert!(!open_files(init.daemon()).contains(&"/etc/passwd".to_owned()));
     assert_eq!(init.stop().0.code, 0);
@@ -240,6 +250,7 @@ fn leaves_the_daemon_no_descriptor_where_nobody_lists_them() {
     let limit = format!("limit:{beyond}");
     let around = [&without_proc[..], &[&program, &limit], &leaks, &["--"]].concat();
     let end = Bed::new()
+        .with_any_daemon()
         .start_under(Place::Child, Console::Read, &around)
         .wait_end();
     let error = end.error();
@@ -259,6 +270,7 @@ fn a_descriptor_that_was_inherited_all_the_same_is_a_hole() {
     ] {
         let around = [&[&program, "leak:7"], lies, &["--"]].concat();
         let end = Bed::new()
+            .with_any_daemon()
             .start_under(Place::Child, Console::Read, &around)
             .wait_end();
         assert_eq!(end.code, 69, "{}", end.console_text());
@@ -292,7 +304,10 @@ fn a_proc_that_hides_the_daemon_is_said_to_hide_it() {
     for options in ["hidepid=4", "hidepid=2,gid=12345", "hidepid=1,gid=12345"] {
         let around = behind(options);
         let around: Vec<&str> = around.iter().map(String::as_str).collect();
-        let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+        let mut init =
+            Bed::new()
+                .with_any_daemon()
+                .start_under(Place::Child, Console::Read, &around);
         let status = init.wait_for("it is ready", |status| status["state"] == "ready");
         assert_eq!(status["daemon"]["sandbox_verified"], false, "{options}");
         let warnings = status["warnings"].to_string();
@@ -316,7 +331,9 @@ fn the_proc_of_another_namespace_is_not_believed() {
         return skipped("another namespace's /proc", "a PID namespace needs root");
     }
     let another = ["unshare", "--pid", "--fork", "--kill-child"];
-    let mut init = Bed::new().start_under(Place::Child, Console::Read, &another);
+    let mut init = Bed::new()
+        .with_any_daemon()
+        .start_under(Place::Child, Console::Read, &another);
     let status = init.wait_for("it is ready", |status| status["state"] == "ready");
     let warnings = status["warnings"].to_string();
     assert!(
@@ -340,7 +357,7 @@ fn the_proc_of_another_namespace_is_not_believed() {
 
 /// A bed whose daemon is a static program, which never becomes ready.
 fn sleeping() -> Bed {
-    let bed = Bed::new();
+    let bed = Bed::new().with_any_daemon();
     fs::remove_file(bed.path("pipelock")).unwrap();
     fixture::compile("sleeper", &[], &bed.path("pipelock"));
     bed
@@ -397,7 +414,7 @@ fn a_daemon_replaced_by_a_script_is_judged_again() {
 
 #[test]
 fn a_watchdog_of_two_microseconds_costs_next_to_nothing() {
-    let bed = Bed::new();
+    let bed = Bed::new().with_any_daemon();
     let name = bed.path("notify");
     let socket = UnixDatagram::bind(&name).unwrap();
     let mut init = bed
@@ -471,7 +488,9 @@ fn counts_with_the_limit_of_a_control_group_around_its_own() {
         &format!("cgroup:{}", group.0.display()),
         "--",
     ];
-    let mut init = Bed::new().start_under(Place::Child, Console::Read, &around);
+    let mut init = Bed::new()
+        .with_any_daemon()
+        .start_under(Place::Child, Console::Read, &around);
     init.wait_ready();
     let environment = fs::read(format!("/proc/{}/environ", init.daemon())).unwrap();
     let environment = String::from_utf8_lossy(&environment).into_owned();
@@ -487,7 +506,7 @@ fn counts_with_the_limit_of_a_control_group_around_its_own() {
     assert!(error.contains("MiB of available memory allow"), "{error}");
     assert_eq!(status["state"], "ready");
     assert_eq!(init.stop().0.code, 0);
-    let refused = Bed::new();
+    let refused = Bed::new().with_any_daemon();
     refused.replace_manifest(&text);
     let end = refused
         .start_under(Place::Child, Console::Read, &around)

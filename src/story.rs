@@ -1,18 +1,22 @@
 //! The story: mode, mounts, clock, manifest, network, configuration, CA, daemon,
 //! the end. Touches the kernel only through the modules it names.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags};
 
 use crate::boot::clock::{self, Plausibility};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::{self, Mode};
 use crate::boot::{mounts, network, protect};
+use crate::bottle::looker::{Looker, News};
 use crate::bottle::{self, Desired, trust};
-use crate::ca::{authority, custody};
+use crate::ca::authority;
+use crate::ca::custody::{self, Making};
 use crate::cli::Paths;
 use crate::environment;
 use crate::exit::{ExitCode, StartError};
@@ -30,7 +34,7 @@ use crate::sys::files::{Access, FileError, Room, ensure_directory, kept_from, re
 use crate::sys::memory;
 use crate::sys::processes::sees_processes;
 use crate::sys::reaper;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, wait};
 
 /// How starting and supervising went.
 enum Ending {
@@ -119,14 +123,33 @@ fn start(
     reporter.enter(Stage::Clock);
     let lifted = floor_clock(mode, reporter)?;
     reporter.enter(Stage::Manifest);
-    mount_manifest(mode, arguments, &paths.manifest)?;
-    if lifted {
-        set_clock_by_the_hosts(paths, reporter)?;
-    }
-    // Now, although its stage comes later: it waits for nothing that is read before it.
-    let sandbox = Sandbox::plan(Privileges::of_this_process());
-    let making = custody::begin(paths, sandbox.file_owner());
-    let (desired, warnings) = bottle::read(paths).map_err(|problem| *problem)?;
+    let is_mounted = Cell::new(mode != Mode::Machine);
+    let read = || {
+        if !is_mounted.get()
+            && let Err(error) = mount_manifest(arguments, &paths.manifest)
+        {
+            return bottle::failure(&error.to_string());
+        }
+        bottle::read(paths)
+    };
+    let watched = vec![paths.manifest.clone(), trust::directory(&paths.manifest)];
+    let mut looker = Looker::send(watched, &read).map_err(|errno| {
+        StartError::new(
+            ExitCode::OperatingSystem,
+            format!("cannot fork for the manifest: {}", errno.desc()),
+        )
+    })?;
+    let Some(Begun {
+        read: found,
+        sandbox,
+        making,
+    }) = begin(paths, lifted, &mut looker, signals, reporter)?
+    else {
+        return Ok(Ending::Stopped);
+    };
+    is_mounted.set(true);
+    let (desired, warnings) = bottle::judge(paths, &found).map_err(|problem| *problem)?;
+    drop(found);
     reporter.warn_of_manifest(warnings);
     reporter.follow(&desired.policy);
     desired.count_notes();
@@ -138,18 +161,6 @@ fn start(
     }
     reporter.enter(Stage::Config);
     let sandbox = complete_sandbox(sandbox, mode, paths, reporter);
-    if let Some(user) = sandbox.file_owner()
-        && let Some((directory, mode)) = kept_from(&paths.run_dir, user)
-    {
-        reporter.warn(format!(
-            "pipelock cannot read its configuration: it runs as {}:{}, and the mode of {} is {mode:04o}\nhint: \
-             chmod o+rx {}",
-            user.0,
-            user.1,
-            directory.display(),
-            directory.display()
-        ));
-    }
     run_room
         .install(
             status::CONFIG,
@@ -182,13 +193,7 @@ fn start(
     let require_sandbox =
         paths.require_sandbox || (mode == Mode::Machine && !arguments.tolerate_holes);
     if require_sandbox {
-        let mut missing = reporter.status.daemon.sandbox_missing.clone();
-        missing.extend(
-            sees_processes()
-                .err()
-                .map(|why| format!("it could not be read back: {why}")),
-        );
-        insist_on(&missing).map_err(|text| StartError::new(ExitCode::OperatingSystem, text))?;
+        insist_on_sandbox(reporter)?;
     }
     let apply = |desired: &Desired| match mode {
         Mode::Machine => network::write_names(&desired.policy.network, arguments.ip.as_ref())
@@ -200,15 +205,102 @@ fn start(
         config: &config_path(paths),
         run_room: &run_room,
         trust_bundle: &trust::bundle_path(&paths.run_dir),
-        watched: vec![paths.manifest.clone(), trust::directory(&paths.manifest)],
-        read: &|| bottle::read(paths).map_err(|error| error.text),
+        manifest: &paths.manifest,
+        judge: &|read| bottle::judge(paths, read).map_err(|error| error.text),
         apply: &apply,
         clients: &clients,
         sandbox,
         require_sandbox,
         readable: vec![paths.cert.clone(), paths.key.clone()],
     };
-    supervise_until_the_end(mode, &setup, desired, signals, reporter)
+    supervise_until_the_end(mode, &setup, desired, looker, signals, reporter)
+}
+
+/// What was read, and what was begun meanwhile.
+struct Begun {
+    read: Vec<u8>,
+    sandbox: Sandbox,
+    making: Result<Making, StartError>,
+}
+
+/// Waits for the manifest, and for the clock, where `sets_clock`; `None` where a stop was
+/// asked for before. The CA is begun as early as can be.
+fn begin(
+    paths: &Paths,
+    sets_clock: bool,
+    looker: &mut Looker,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Result<Option<Begun>, StartError> {
+    let mut read = None;
+    if sets_clock {
+        // By the dates of what is mounted by then.
+        read = await_manifest(looker, &paths.manifest, signals, reporter);
+        if read.is_none() {
+            return Ok(None);
+        }
+        set_clock_by_the_hosts(paths, reporter)?;
+    }
+    // Now, although its stage comes later: it waits for nothing that is read before it.
+    let sandbox = Sandbox::plan(Privileges::of_this_process());
+    let making = custody::begin(paths, sandbox.file_owner());
+    let read = read.or_else(|| await_manifest(looker, &paths.manifest, signals, reporter));
+    Ok(read.map(|read| Begun {
+        read,
+        sandbox,
+        making,
+    }))
+}
+
+/// What the looker reads first; `None` where a stop was asked for before. Whoever waits for
+/// a share that hangs says so, and goes on living.
+fn await_manifest(
+    looker: &mut Looker,
+    manifest: &Path,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Option<Vec<u8>> {
+    loop {
+        let now = Instant::now();
+        for news in looker.advance(now) {
+            match news {
+                News::Looked => {}
+                News::Silent(since) => {
+                    reporter.manifest_is_silent(manifest, since);
+                    reporter.publish();
+                }
+                News::Answers => reporter.manifest_answers(),
+                News::Read(read) => {
+                    reporter.status.manifest_error = None;
+                    return Some(read);
+                }
+            }
+        }
+        if signals.stop_asked() {
+            return None;
+        }
+        reporter.tick(now);
+        let deadlines = [looker.deadline(), reporter.deadline(now)];
+        let deadline = deadlines.into_iter().flatten().min();
+        let mut waiting: Vec<PollFd> = [looker.as_fd(), reporter.as_fd(), Some(signals.as_fd())]
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        wait(&mut waiting, left);
+    }
+}
+
+/// What is not known to be in the daemon's sandbox is a failure.
+fn insist_on_sandbox(reporter: &Reporter) -> Result<(), StartError> {
+    let mut missing = reporter.status.daemon.sandbox_missing.clone();
+    missing.extend(
+        sees_processes()
+            .err()
+            .map(|why| format!("it could not be read back: {why}")),
+    );
+    insist_on(&missing).map_err(|text| StartError::new(ExitCode::OperatingSystem, text))
 }
 
 /// Adds what the daemon and the machine decide about its sandbox; what cannot be had is a
@@ -239,6 +331,18 @@ fn complete_sandbox(
         }
     }
     reporter.tell_missing(&sandbox.missing_for(&paths.daemon));
+    if let Some(user) = sandbox.file_owner()
+        && let Some((directory, mode)) = kept_from(&paths.run_dir, user)
+    {
+        reporter.warn(format!(
+            "pipelock cannot read its configuration: it runs as {}:{}, and the mode of {} is {mode:04o}\nhint: \
+             chmod o+rx {}",
+            user.0,
+            user.1,
+            directory.display(),
+            directory.display()
+        ));
+    }
     let daemon = &mut reporter.status.daemon;
     daemon.landlock = sandbox.landlock;
     daemon.seccomp = sandbox.seccomp;
@@ -250,6 +354,7 @@ fn supervise_until_the_end(
     mode: Mode,
     setup: &Setup,
     desired: Desired,
+    looker: Looker,
     signals: &mut Signals,
     reporter: &mut Reporter,
 ) -> Result<Ending, StartError> {
@@ -261,7 +366,7 @@ fn supervise_until_the_end(
             )
         })?;
     }
-    Ok(match supervise(setup, desired, signals, reporter) {
+    Ok(match supervise(setup, desired, looker, signals, reporter) {
         Outcome::Stopped => Ending::Stopped,
         Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, &reporter.status)),
     })
@@ -431,11 +536,9 @@ fn set_clock_by_the_hosts(paths: &Paths, reporter: &mut Reporter) -> Result<(), 
     Ok(())
 }
 
-/// Mounts the manifest's directory where nothing has brought it: machine mode only.
-fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<(), StartError> {
-    if mode != Mode::Machine {
-        return Ok(());
-    }
+/// Mounts the manifest's directory where nothing has brought it: machine mode only, and by
+/// whoever reads it, for a share that hangs may not answer this either.
+fn mount_manifest(arguments: &Arguments, manifest: &Path) -> Result<(), mounts::MountError> {
     let default = Source {
         kind: "virtiofs".to_owned(),
         device: "sidecar".to_owned(),
@@ -447,7 +550,6 @@ fn mount_manifest(mode: Mode, arguments: &Arguments, manifest: &Path) -> Result<
     };
     let directory = manifest.parent().unwrap_or(Path::new("/"));
     mounts::mount_source(source, directory, false)
-        .map_err(|error| StartError::new(ExitCode::ManifestMissing, error))
 }
 
 /// A random identifier (RFC 9562, version 4) for this start. It is no secret, so an

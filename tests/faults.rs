@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use support::{
-    Bed, Console, End, Flood, Init, Place, children, namespace_arguments, places, proc_field,
+    Bed, Console, End, Flood, Init, Place, namespace_arguments, others, places, proc_field,
     processor_ticks, skipped,
 };
 
@@ -290,7 +290,7 @@ fn who_escapes_by_setsid_goes_with_the_daemon_that_left_him() {
         init.wait_ready();
         let escaped = |init: &Init| -> Vec<i32> {
             let daemon = init.daemon();
-            let mut others = children(init.pid());
+            let mut others = others(init.pid());
             others.retain(|pid| *pid != daemon);
             others
         };
@@ -320,7 +320,7 @@ fn stops_while_ten_thousand_orphans_are_being_made() {
     for place in places() {
         let mut init = Bed::new().with_faults("orphans 10000").start(place);
         init.wait_until("the storm has begun", |init| {
-            (children(init.pid()).len() > 3).then_some(())
+            (others(init.pid()).len() > 3).then_some(())
         });
         let (end, took) = init.stop();
         assert_eq!(end.code, 0);
@@ -529,7 +529,7 @@ fn nothing_gets_through_while_halted_however_often_the_daemon_was_killed() {
             for _ in 0..50 {
                 assert_eq!(connect_to_allowed(&init), None);
             }
-            assert!(children(init.pid()).is_empty());
+            assert!(others(init.pid()).is_empty());
             init.signal(Signal::SIGUSR2);
             init.wait_for("it is resumed", |status| status["halted"] == false);
         }
@@ -983,21 +983,21 @@ const START_UP: [Failing; 22] = [
         "Too many open files",
     ),
     failing(
-        "pipe2:error=EMFILE:when=2+",
+        "pipe2:error=EMFILE:when=4+",
         "",
         "spawn",
         69,
         "cannot fork for",
     ),
     failing(
-        "clone,clone3,fork,vfork:error=ENOMEM:when=2+",
+        "clone,clone3,fork,vfork:error=ENOMEM:when=3+",
         "",
         "spawn",
         69,
         "Out of memory",
     ),
     failing(
-        "clone,clone3,fork,vfork:error=EAGAIN:when=2+",
+        "clone,clone3,fork,vfork:error=EAGAIN:when=3+",
         "",
         "spawn",
         69,
@@ -1102,7 +1102,7 @@ fn a_start_that_fails_beside_the_making_of_the_ca_leaves_no_half_pair() {
 fn a_spawn_that_fails_for_want_of_memory_is_tried_again() {
     let Some(strace) = tracer() else { return };
     for error in ["ENOMEM", "EAGAIN"] {
-        let inject = format!("inject=clone,clone3,fork,vfork:error={error}:when=2..3");
+        let inject = format!("inject=clone,clone3,fork,vfork:error={error}:when=3..4");
         let mut init = Bed::new().start_under(
             Place::Child,
             Console::Read,

@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sidecar_init::supervise::machine::DRAIN_INTERVAL;
-use support::{Bed, Console, Init, Place, children, places, proc_field, processor_ticks};
+use support::{Bed, Console, Init, Place, children, others, places, proc_field, processor_ticks};
 
 /// `Bed::new`'s grace period and the two seconds a stop may take beyond it.
 const STOP_BOUND: Duration = Duration::from_secs(3);
@@ -729,7 +729,7 @@ fn a_halt_keeps_the_daemon_down_whatever_happens_until_it_is_resumed() {
         let status = init.status();
         assert!(status["revocation"]["done_at"].is_string());
         assert_eq!(status["restarts"], 0);
-        assert!(children(init.pid()).is_empty());
+        assert!(others(init.pid()).is_empty());
         init.signal(Signal::SIGUSR2);
         let status = init.wait_applied(3);
         assert_eq!(status["halted"], false);
@@ -1205,7 +1205,7 @@ fn an_orphan_that_was_reaped_is_told_without_another_event() {
     });
     assert_eq!(init.status()["reaped"], 0);
     let daemon = init.daemon();
-    let mut orphans = children(init.pid());
+    let mut orphans = others(init.pid());
     orphans.retain(|pid| *pid != daemon);
     let orphan = orphans[0];
     kill(Pid::from_raw(orphan), Signal::SIGKILL).unwrap();
@@ -1228,7 +1228,7 @@ fn reaps_ten_thousand_orphans_while_the_daemon_is_killed_and_restarted() {
         let pid = init.pid();
         // Zombies are children too, and so are orphans that have yet to end.
         init.wait_until("the daemon alone is left", |init| {
-            (children(pid) == [init.daemon()]).then_some(())
+            (others(pid) == [init.daemon()]).then_some(())
         });
         let (end, _) = init.stop();
         assert_eq!(end.code, 0);

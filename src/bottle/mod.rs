@@ -1,6 +1,8 @@
 //! Everything that is read, in one place: the manifest and the extra roots beside it, made
-//! into what each daemon is to run on. Touches the file system.
+//! into what each daemon is to run on. It is read where a share that hangs stops nobody else,
+//! and judged by PID 1. Touches the file system.
 
+pub mod looker;
 pub mod trust;
 
 use std::rc::Rc;
@@ -44,6 +46,50 @@ impl Desired {
     }
 }
 
+/// How what was read begins: a failure, no extra roots, roots, or what is wrong with them.
+const FAILED: u8 = b'e';
+const NO_ROOTS: u8 = b'n';
+const ROOTS: u8 = b'r';
+const BAD_ROOTS: u8 = b'b';
+/// What is said of the roots is so long, as so many bytes.
+const LENGTH: usize = 8;
+
+/// That the manifest cannot be had, as [`judge`] takes it.
+#[must_use]
+pub fn failure(why: &str) -> Vec<u8> {
+    [&[FAILED], why.as_bytes()].concat()
+}
+
+/// Reads the manifest, and the roots beside it, for [`judge`].
+#[must_use]
+pub fn read(paths: &Paths) -> Vec<u8> {
+    let available = memory::available();
+    let limit = manifest::largest(available);
+    let manifest = match read_bounded(&paths.manifest, limit) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let why = match available {
+                Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
+                    short_of_memory(available)
+                }
+                _ => String::new(),
+            };
+            return failure(&format!("{error}{why}"));
+        }
+    };
+    let (kind, roots) = match trust::bundle(&trust::directory(&paths.manifest), limit) {
+        Ok(None) => (NO_ROOTS, Vec::new()),
+        Ok(Some(roots)) => (ROOTS, roots),
+        Err(why) => (BAD_ROOTS, why.into_bytes()),
+    };
+    let mut read = Vec::with_capacity(1 + LENGTH + roots.len() + manifest.len());
+    read.push(kind);
+    read.extend((roots.len() as u64).to_le_bytes());
+    read.extend(roots);
+    read.extend(manifest);
+    read
+}
+
 /// What follows on "larger than so many bytes".
 fn short_of_memory(available: u64) -> String {
     format!(
@@ -53,29 +99,36 @@ fn short_of_memory(available: u64) -> String {
     )
 }
 
-/// Everything the daemon is to run on, read from the manifest's directory.
-pub fn read(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
-    let invalid = |text: String| Box::new(StartError::new(ExitCode::ManifestInvalid, text));
-    let available = memory::available();
-    let limit = manifest::largest(available);
-    let bytes = read_bounded(&paths.manifest, limit).map_err(|error| {
-        let why = match available {
-            Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
-                short_of_memory(available)
-            }
-            _ => String::new(),
-        };
-        Box::new(StartError::new(
-            ExitCode::ManifestMissing,
-            format!("{error}{why}"),
-        ))
+/// What [`read`] has read: of the roots, and then the manifest itself.
+fn parts(read: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (kind, rest) = read.split_first()?;
+    if *kind == FAILED {
+        return Some((FAILED, rest, &[]));
+    }
+    let (length, rest) = rest.split_first_chunk::<LENGTH>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let (roots, manifest) = rest.split_at_checked(length)?;
+    Some((*kind, roots, manifest))
+}
+
+/// Judges what was read; the warnings are the manifest's.
+pub fn judge(paths: &Paths, read: &[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> {
+    let failed = |code, text: String| Box::new(StartError::new(code, text));
+    let invalid = |text: String| failed(ExitCode::ManifestInvalid, text);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (kind, roots, bytes) = parts(read).ok_or_else(|| {
+        let text = "internal error: the manifest's reader said what nobody says";
+        failed(ExitCode::Internal, text.to_owned())
     })?;
+    if kind == FAILED {
+        return Err(failed(ExitCode::ManifestMissing, text(roots)));
+    }
     let name = paths
         .manifest
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    let judgement = policy::read(&bytes, false)
+    let judgement = policy::read(bytes, false)
         .map_err(|problems| invalid(manifest::join_problems(&problems, &name)))?;
     let mut warnings: Vec<String> = judgement
         .warnings
@@ -85,7 +138,11 @@ pub fn read(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
     if judgement.policy.allowlist.is_empty() {
         warnings.push("the bottle allows no host: every request will be denied".to_owned());
     }
-    let trust = trust::bundle(&trust::directory(&paths.manifest), limit).map_err(invalid)?;
+    let trust = match kind {
+        BAD_ROOTS => return Err(invalid(text(roots))),
+        ROOTS => Some(roots.into()),
+        _ => None,
+    };
     let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
     let config = render::render(&judgement.policy, &cert, &key);
     let deny_all = render::render_deny_all(&judgement.policy, &cert, &key);
@@ -101,4 +158,41 @@ pub fn read(paths: &Paths) -> Result<(Desired, Vec<String>), Box<StartError>> {
         },
         warnings,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_judged_and_a_part_of_it_is_not() {
+        let directory = std::env::temp_dir().join(format!("sidecar-read-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let paths = Paths {
+            manifest: directory.join("manifest.yaml"),
+            ..Paths::default()
+        };
+        let missing = judge(&paths, &read(&paths)).unwrap_err();
+        assert_eq!(missing.code, ExitCode::ManifestMissing);
+        assert!(missing.text.starts_with("cannot read "), "{missing}");
+        fs::write(
+            &paths.manifest,
+            "version: 1\nslug: one\nbottle: {egress: {routes: []}}\n",
+        )
+        .unwrap();
+        let whole = read(&paths);
+        assert_eq!(judge(&paths, &whole).unwrap().0.policy.slug, "one");
+        for length in 0..=LENGTH {
+            let part = judge(&paths, &whole[..length]).unwrap_err();
+            assert_eq!(part.code, ExitCode::Internal, "{length}");
+        }
+        fs::create_dir(directory.join("trust")).unwrap();
+        fs::write(directory.join("trust/a.pem"), "nothing").unwrap();
+        let bad = judge(&paths, &read(&paths)).unwrap_err();
+        assert_eq!(bad.code, ExitCode::ManifestInvalid);
+        assert!(bad.text.contains("it holds no certificate"), "{bad}");
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use crate::ca;
 use crate::status::export::PUBLIC_ROOTS;
@@ -35,7 +34,7 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
 
 /// The public roots and the extra ones, of at most `limit` bytes together; `None` where
 /// there are no extra ones.
-pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Rc<[u8]>>, String> {
+pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -90,5 +89,5 @@ pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Rc<[u8]>>, String
         }
         bundle += &roots.pem;
     }
-    Ok(Some(bundle.into_bytes().into()))
+    Ok(Some(bundle.into_bytes()))
 }

@@ -292,6 +292,22 @@ impl Reporter {
         self.status.warnings = self.warnings.all();
     }
 
+    /// Nothing is heard of the manifest since, in seconds since 1970.
+    pub fn manifest_is_silent(&mut self, manifest: &Path, since: u64) {
+        let since = crate::ca::rfc3339(since);
+        let why = format!(
+            "cannot read {}: its file system has not answered since {since}",
+            manifest.display()
+        );
+        log::error!("{why}");
+        self.status.manifest_error = Some(why);
+    }
+
+    /// What is wrong with the manifest is known once it is read.
+    pub fn manifest_answers(&mut self) {
+        log::info!("the manifest's file system answers again");
+    }
+
     /// What the daemon calls its version. One that is not the tested one is a warning, in
     /// the log once: a daemon may call itself something else each time.
     pub fn note_version(&mut self, version: String) {

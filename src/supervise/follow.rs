@@ -4,16 +4,31 @@ use super::Supervisor;
 use super::machine::{Change, Event};
 use crate::boot::clock;
 use crate::bottle::Desired;
+use crate::bottle::looker::News;
 use crate::ca::rfc3339;
 use crate::daemon::pipelock::reload::{self, Plan};
 use crate::status::Revocation;
 
 impl Supervisor<'_> {
-    /// Reads the manifest again; one that cannot be used leaves the old one in force.
-    pub(super) fn read_manifest(&mut self) {
+    /// Hears what there is to know of the manifest.
+    pub(super) fn hear_of_manifest(&mut self, news: News) {
+        match news {
+            News::Looked => {}
+            News::Read(read) => self.follow(&read),
+            News::Silent(since) => {
+                self.changed = true;
+                let manifest = self.setup.manifest;
+                self.reporter.manifest_is_silent(manifest, since);
+            }
+            News::Answers => self.reporter.manifest_answers(),
+        }
+    }
+
+    /// Follows the manifest that was read; one that cannot be used leaves the old one in force.
+    fn follow(&mut self, read: &[u8]) {
         self.changed = true;
-        let (new, warnings) = match (self.setup.read)() {
-            Ok(read) => read,
+        let (new, warnings) = match (self.setup.judge)(read) {
+            Ok(judged) => judged,
             Err(why) => return self.keep_the_old(why),
         };
         self.reporter.status.manifest_error = None;

@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 
 use crate::boot::clock;
 use crate::bottle::Desired;
+use crate::bottle::looker::{Looker, News};
 use crate::ca::rfc3339;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
@@ -41,8 +42,12 @@ use unit::Unit;
 /// The status is told again at most this often where only its counters have changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
-/// Reads the manifest and everything beside it again; an error is in the console's words.
-pub type ReadDesired<'a> = dyn Fn() -> Result<(Desired, Vec<String>), String> + 'a;
+/// Whoever looks at the manifest wakes this loop, and it looks after its own things then: one
+/// waking serves both. A little later it does so by itself.
+const LOOK_EVERY: Duration = watch::INTERVAL.saturating_add(Duration::from_millis(200));
+
+/// Judges what was read of the manifest and beside it; an error is in the console's words.
+pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), String> + 'a;
 
 /// Everything supervision needs to know.
 pub struct Setup<'a> {
@@ -54,10 +59,10 @@ pub struct Setup<'a> {
     pub run_room: &'a Room,
     /// Where extra roots go; also what `SSL_CERT_FILE` says.
     pub trust_bundle: &'a Path,
-    /// The files to watch.
-    pub watched: Vec<PathBuf>,
-    /// Reads them.
-    pub read: &'a ReadDesired<'a>,
+    /// The manifest, for words alone.
+    pub manifest: &'a Path,
+    /// Judges what was read of it.
+    pub judge: &'a JudgeDesired<'a>,
     /// Applies what of a changed manifest is not the daemon's: host names.
     pub apply: &'a dyn Fn(&Desired) -> Result<(), String>,
     /// What its clients are told.
@@ -87,12 +92,13 @@ impl Setup<'_> {
     }
 }
 
-/// Starts the daemons and keeps them until the end.
-pub fn supervise(
-    setup: &Setup,
+/// Starts the daemons and keeps them until the end, on what `looker` reads.
+pub fn supervise<'a>(
+    setup: &'a Setup<'a>,
     desired: Desired,
+    looker: Looker<'a>,
     signals: &mut Signals,
-    reporter: &mut Reporter,
+    reporter: &'a mut Reporter,
 ) -> Outcome {
     let now = Instant::now();
     reporter.served = Some(desired.policy.listen);
@@ -101,7 +107,8 @@ pub fn supervise(
     reporter.status.config.desired_sha256 = Some(desired.config_sha256.clone());
     let mut supervisor = Supervisor {
         roster: Roster::new(vec![Unit::new(&desired.policy)]),
-        watch: watch::Watch::new(setup.watched.clone(), now),
+        looker,
+        next_look: now + LOOK_EVERY,
         steps: watch_clock(reporter),
         setup,
         desired,
@@ -124,7 +131,9 @@ struct Context<'a> {
 
 struct Supervisor<'a> {
     roster: Roster,
-    watch: watch::Watch,
+    looker: Looker<'a>,
+    /// When to look after what is ours, where nobody who looks at the manifest wakes us.
+    next_look: Instant,
     steps: Option<Steps>,
     setup: &'a Setup<'a>,
     desired: Desired,
@@ -219,14 +228,16 @@ impl Supervisor<'_> {
         let told = self.reporter.as_fd().into_iter();
         let stepped = self.steps.iter().map(AsFd::as_fd);
         waiting.extend(
-            told.chain(stepped)
+            told.chain(self.looker.as_fd())
+                .chain(stepped)
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
         let counters = self.counters_deadline();
         // Held to the end of the wait: nothing below may ask for it again.
         let console = console();
         let deadlines = [
-            Some(self.watch.deadline()),
+            Some(self.next_look),
+            self.looker.deadline(),
             self.roster.deadline(),
             console.deadline(Instant::now()),
             self.reporter.deadline(Instant::now()),
@@ -254,15 +265,17 @@ impl Supervisor<'_> {
         speaking
     }
 
-    /// Looks at the files from time to time: the manifest, and what was written.
+    /// Hears of the manifest, and looks from time to time at what was written.
     fn look(&mut self, now: Instant) {
-        let looks = now >= self.watch.deadline();
-        if self.watch.look(now) {
-            self.read_manifest();
+        let mut looks = now >= self.next_look;
+        for news in self.looker.advance(now) {
+            looks |= matches!(news, News::Looked | News::Read(_));
+            self.hear_of_manifest(news);
         }
         if !looks {
             return;
         }
+        self.next_look = now + LOOK_EVERY;
         let (roster, mut around) = self.parts();
         for unit in roster.each() {
             unit.look(&mut around);
@@ -283,7 +296,7 @@ impl Supervisor<'_> {
             Request::Reload => {
                 log::info!("{name}: reading the manifest again");
                 self.reporter.reloading();
-                self.read_manifest();
+                self.looker.ask();
             }
             Request::Halt => {
                 log::warn!("{name}: halting");
@@ -301,7 +314,10 @@ impl Supervisor<'_> {
         self.reap_again = reaped.more;
         for exit in reaped.exits {
             // Whoever writes for us is no orphan.
-            if console().reaped(exit.pid) || self.reporter.sent(exit.pid) {
+            if console().reaped(exit.pid)
+                || self.reporter.sent(exit.pid)
+                || self.looker.pid() == Some(exit.pid)
+            {
                 continue;
             }
             self.reporter.status.reaped += 1;
@@ -323,8 +339,9 @@ impl Supervisor<'_> {
     /// Kills what an ended daemon left behind: whatever is our child now and is nobody's.
     /// Each one's own children are ours once it has been reaped.
     fn sweep(&mut self) {
+        let looker = self.looker.pid();
         let (roster, around) = self.parts();
-        let is_ours = |pid: i32| console().sent(pid) || around.reporter.sent(pid);
+        let is_ours = |pid| console().sent(pid) || around.reporter.sent(pid) || looker == Some(pid);
         let mut left = reaper::children();
         left.retain(|pid| !roster.owns(*pid, &around) && !is_ours(*pid));
         self.sweeping = !left.is_empty();

@@ -354,8 +354,9 @@ impl Unit {
         let Some(child) = &self.child else {
             return;
         };
-        // One that is being stopped is followed by another start, which looks itself.
-        if self.machine.phase() == Phase::Stopping {
+        // One that is being stopped is followed by another start, which looks itself; and what
+        // was read this moment is not installed yet.
+        if self.machine.phase() == Phase::Stopping || !self.events.is_empty() {
             return;
         }
         let path = around.setup.config;

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2};
 
 use crate::sys::reaper;
-use crate::sys::signals::wait;
+use crate::sys::signals::{TABLE, wait};
 
 /// The last byte of an answer that is whole.
 const WHOLE: u8 = b'.';
@@ -30,8 +30,17 @@ pub struct Errand {
 
 /// Sends somebody to do `work`, with no descriptor of this program but those of `keep`.
 /// What `work` returns is the answer. It ends with this process.
-#[allow(unsafe_code)]
 pub fn send(keep: &[RawFd], work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Errno> {
+    send_for_long(keep, |line| {
+        let mut answer = work();
+        answer.push(WHOLE);
+        let _ = line.write_all(&answer);
+    })
+}
+
+/// [`send`], of somebody who says what it wants to, when it wants to, until it ends.
+#[allow(unsafe_code)]
+pub fn send_for_long(keep: &[RawFd], work: impl FnOnce(&mut File)) -> Result<Errand, Errno> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     // Until the child has default dispositions: our handlers there would write into our own
@@ -57,9 +66,7 @@ pub fn send(keep: &[RawFd], work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Er
         }),
         ForkResult::Child => {
             become_nobody(parent, &[keep, &[write.as_raw_fd()]].concat());
-            let mut answer = work();
-            answer.push(WHOLE);
-            let _ = File::from(write).write_all(&answer);
+            work(&mut File::from(write));
             // SAFETY: ends without the parent's exit handlers.
             unsafe { libc::_exit(0) }
         }
@@ -83,7 +90,8 @@ fn become_nobody(parent: Pid, keep: &[RawFd]) {
             libc::_exit(1);
         }
         let default = [0_u64; 4];
-        for number in 1..=64 {
+        // What is ignored may stay so.
+        for (number, _) in TABLE {
             libc::syscall(
                 libc::SYS_rt_sigaction,
                 number,
@@ -133,21 +141,36 @@ impl Errand {
         self.pid.as_raw()
     }
 
-    /// What there is to hear now: nothing while it is away; then its answer, or none where
-    /// it ended without one.
-    pub fn listen(&mut self) -> Option<Option<Vec<u8>>> {
+    /// Hears what there is to hear now; true once it has ended, and is reaped.
+    pub fn hear(&mut self) -> bool {
         loop {
-            let mut buffer = [0_u8; 1024];
+            let mut buffer = [0_u8; 8192];
             match self.answer.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(count) => self.heard.extend(buffer.iter().take(count)),
+                Ok(count) => self
+                    .heard
+                    .extend_from_slice(buffer.get(..count).unwrap_or_default()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(_) => break,
             }
         }
         // It is ending; where the loop was faster there is nothing left to reap.
         let _ = reaper::wait_for(self.pid.as_raw());
+        true
+    }
+
+    /// What was heard and not taken.
+    pub fn heard(&mut self) -> &mut Vec<u8> {
+        &mut self.heard
+    }
+
+    /// What there is to hear now: nothing while it is away; then its answer, or none where
+    /// it ended without one.
+    pub fn listen(&mut self) -> Option<Option<Vec<u8>>> {
+        if !self.hear() {
+            return None;
+        }
         let mut answer = std::mem::take(&mut self.heard);
         Some((answer.pop() == Some(WHOLE)).then_some(answer))
     }

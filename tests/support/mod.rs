@@ -717,6 +717,13 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// Of an init, those but the one who looks at its manifest for it.
+pub fn others(pid: i32) -> Vec<i32> {
+    let mut others = children(pid);
+    others.retain(|child| proc_field(*child, "Name").as_deref() != Some("sidecar-looker"));
+    others
+}
+
 /// A field of `/proc/<pid>/status`.
 pub fn proc_field(pid: i32, name: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/status"))

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::pipelock::events::Refusal;
+use crate::daemon::pipelock::redact::may_be_a_key;
+use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
-use crate::daemon::pipelock::said::may_be_a_key;
 use crate::plain;
 use crate::status::schema::Word;
 use crate::sys::files::Room;

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::policy::Policy;
-use crate::status::teller::Content;
 
 /// The CA certificate alone.
 pub const CA: &str = "pipelock-ca.pem";
@@ -20,6 +19,22 @@ pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";
 const PROXY_NAME: &str = crate::boot::network::HOSTNAME;
 /// The public roots, where Debian and the image keep them.
 pub const PUBLIC_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// What a file is to be.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Not there.
+    Gone,
+    /// This text.
+    Text(Rc<str>),
+    /// The public roots, or these in their place, and the certificate of the CA.
+    Bundle {
+        /// Public and extra roots together, where there are extra ones.
+        trust: Option<Rc<[u8]>>,
+        /// The CA's certificate.
+        ca: Rc<str>,
+    },
+}
 
 /// What clients need. `trust` is the public and the extra roots together, where there are
 /// extra ones; `address` is the machine's own, where the manifest has none.

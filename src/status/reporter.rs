@@ -13,11 +13,12 @@ use crate::exit::ExitCode;
 use crate::plain;
 use crate::policy::Policy;
 use crate::status::denials::{self, Denials};
+use crate::status::export::Content;
 use crate::status::notify::Notifier;
 use crate::status::schema::{
     FILE, MOST_SENTENCES, Outcome, Port, SCHEMA, Stage, StageTime, State, Status,
 };
-use crate::status::teller::{self, Content, Teller};
+use crate::status::teller::{self, Teller};
 use crate::status::{last_words, report};
 use crate::sys::claim::Claim;
 use crate::sys::connections;

@@ -5,12 +5,11 @@
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::boot::clock;
 use crate::ca;
-use crate::status::export::{self, PUBLIC_ROOTS};
+use crate::status::export::{self, Content, PUBLIC_ROOTS};
 use crate::status::{self, denials, report};
 use crate::sys::errand::{self, Errand};
 use crate::sys::files::{Access, FileError, Room, read_bounded};
@@ -35,22 +34,6 @@ pub const NAMES: [&str; 6] = [
     report::FILE,
     status::FILE,
 ];
-
-/// What a file is to be.
-#[derive(Debug, Clone)]
-pub enum Content {
-    /// Not there.
-    Gone,
-    /// This text.
-    Text(Rc<str>),
-    /// The public roots, or these in their place, and the certificate of the CA.
-    Bundle {
-        /// Public and extra roots together, where there are extra ones.
-        trust: Option<Rc<[u8]>>,
-        /// The CA's certificate.
-        ca: Rc<str>,
-    },
-}
 
 /// For each of [`NAMES`] what it is to be, where that is still to be told.
 type News = [Option<Content>; NAMES.len()];

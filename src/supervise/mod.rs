@@ -29,7 +29,7 @@ use crate::ca::rfc3339;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
 use crate::status::Reporter;
-use crate::status::teller::Content;
+use crate::status::export::Content;
 use crate::sys::console::console;
 use crate::sys::files::Room;
 use crate::sys::reaper;

@@ -8,6 +8,8 @@ pub mod health;
 pub mod http;
 pub mod instance;
 pub mod leaves;
+pub mod redact;
+pub mod refusal;
 pub mod refusals;
 pub mod reload;
 pub mod render;

@@ -4,24 +4,18 @@
 //! secret that was refused. So nothing of its words gets into a status, a report or a
 //! notification but as [`Said`], and there is no other way to make one than to redact.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::events;
+use super::redact::redact;
+use super::refusal::in_words;
 use crate::plain;
 
 /// No more than this of one line or answer is kept, in characters.
 const LONGEST: usize = 512;
 /// Looked at of a line, in bytes: more than is kept, because stars are shorter than secrets.
 const LOOKED_AT: usize = 8 * 1024;
-/// So many characters in a row, a digit among them, may be a key. AWS key identifiers, the
-/// shortest known, have 20.
-const SUSPICIOUS: usize = 20;
-/// Quoted words longer than this are no words.
-const LONGEST_QUOTE: usize = 64;
-
 /// What a line of ours begins with, and what goes before one of the daemon's that would too.
 pub const OUR_PREFIX: &str = "sidecar-init:";
 /// See [`OUR_PREFIX`].
@@ -39,7 +33,7 @@ impl Said {
     #[must_use]
     pub fn line(line: &[u8]) -> Self {
         if line.starts_with(b"{") {
-            let told = events::in_words(line);
+            let told = in_words(line);
             return Self::of(told.as_bytes(), false);
         }
         let looked_at = line.get(..LOOKED_AT).unwrap_or(line);
@@ -74,101 +68,6 @@ impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Whether a name, or a part of one, may be a key that somebody carries out in it.
-#[must_use]
-pub fn may_be_a_key(part: &str) -> bool {
-    part.len() >= SUSPICIOUS && part.bytes().any(|byte| byte.is_ascii_digit())
-}
-
-/// What keys, and encodings of anything, are made of.
-fn part_of_a_key(c: char) -> bool {
-    c.is_alphanumeric() || "-_+/=%~".contains(c)
-}
-
-/// `cut`: the text goes on, and its last word may be the beginning of something longer.
-fn redact(text: &str, cut: bool) -> String {
-    let mut told = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        if c == '"' || c == '`' {
-            let (quotation, after) = quotation(rest, c);
-            told.push(c);
-            told.push_str(if is_harmless(quotation) {
-                quotation
-            } else {
-                "*"
-            });
-            told.push(c);
-            rest = after;
-            continue;
-        }
-        if !part_of_a_key(c) {
-            told.push(c);
-            rest = rest.get(c.len_utf8()..).unwrap_or_default();
-            continue;
-        }
-        let end = rest.find(|c| !part_of_a_key(c)).unwrap_or(rest.len());
-        let (word, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
-        if let Some(after) = after.strip_prefix("://") {
-            let end = after.find(char::is_whitespace).unwrap_or(after.len());
-            let (address, after) = after.split_at_checked(end).unwrap_or((after, ""));
-            told.push_str(&url(word, address));
-            rest = after;
-            continue;
-        }
-        let unfinished = cut && after.is_empty();
-        told.push_str(if may_be_a_key(word) || unfinished {
-            "*"
-        } else {
-            word
-        });
-        rest = after;
-    }
-    told
-}
-
-/// What stands between quotes at the start of `text`, and what comes after them; all of it
-/// where they are not closed.
-fn quotation(text: &str, quote: char) -> (&str, &str) {
-    let inside = text.get(1..).unwrap_or_default();
-    let mut escaped = false;
-    let end = inside.find(|c| {
-        let ends = c == quote && !escaped;
-        escaped = c == '\\' && !escaped && quote == '"';
-        ends
-    });
-    match end {
-        Some(end) => (
-            inside.get(..end).unwrap_or_default(),
-            inside.get(end + 1..).unwrap_or_default(),
-        ),
-        None => ("*", ""),
-    }
-}
-
-/// Plain words and names of settings, which is what the daemon's own complaints quote.
-fn is_harmless(quotation: &str) -> bool {
-    quotation.len() <= LONGEST_QUOTE
-        && quotation
-            .chars()
-            .all(|c| c.is_ascii_alphabetic() || " _-".contains(c))
-}
-
-/// Of a URL its host alone, if that.
-fn url(scheme: &str, address: &str) -> String {
-    let host = events::authority(address);
-    let bare = host.trim_end_matches(')');
-    let told = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-    let host = if bare.chars().all(told) && !bare.split(['.', ':', '[', ']']).any(may_be_a_key) {
-        Cow::Borrowed(bare)
-    } else {
-        Cow::Borrowed("*")
-    };
-    let scheme = if may_be_a_key(scheme) { "*" } else { scheme };
-    let more = if host.len() < address.len() { "/*" } else { "" };
-    format!("{scheme}://{host}{more}")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! and the reason come after it. So a long line is counted like a short one, in bounded
 //! memory, however long it is.
 
-use super::events::FIELDS;
+use super::refusal::FIELDS;
 
 /// Kept of one value, in bytes: more than any name of a host, scanner or reason has.
 const LONGEST_VALUE: usize = 1024;

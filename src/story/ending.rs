@@ -1,0 +1,72 @@
+//! How starting and supervising went, and what is said of it.
+
+use nix::libc;
+
+use crate::boot::mode::Mode;
+use crate::bottle::Desired;
+use crate::bottle::looker::Looker;
+use crate::exit::{ExitCode, StartError};
+use crate::status::{self, Reporter};
+use crate::supervise::machine::{Failure, Outcome};
+use crate::supervise::{Setup, supervise};
+use crate::sys::reaper;
+use crate::sys::signals::Signals;
+
+/// How starting and supervising went.
+pub(super) enum Ending {
+    Stopped,
+    Failed(StartError),
+}
+
+/// Records the result where the host reads it, and says it on the console.
+pub(super) fn conclude(reporter: &mut Reporter, ending: Ending) -> ExitCode {
+    let (code, error) = match ending {
+        Ending::Stopped => (ExitCode::Success, None),
+        Ending::Failed(error) => {
+            log::error!("{}", error.text);
+            (error.code, Some(error.text))
+        }
+    };
+    reporter.conclude(code, error);
+    code
+}
+
+pub(super) fn supervise_until_the_end(
+    mode: Mode,
+    setup: &Setup,
+    desired: Desired,
+    looker: Looker,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Result<Ending, StartError> {
+    if mode == Mode::Child {
+        reaper::adopt_orphans().map_err(|errno| {
+            StartError::new(
+                ExitCode::OperatingSystem,
+                format!("cannot become the reaper of orphans: {}", errno.desc()),
+            )
+        })?;
+    }
+    Ok(match supervise(setup, desired, looker, signals, reporter) {
+        Outcome::Stopped => Ending::Stopped,
+        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, &reporter.status)),
+    })
+}
+
+fn given_up(failure: &Failure, status: &status::Status) -> StartError {
+    let code = match failure {
+        Failure::Spawn(libc::ENOENT, _) => ExitCode::NotFound,
+        Failure::Spawn(libc::EACCES | libc::ENOEXEC, _) => ExitCode::NotExecutable,
+        _ => ExitCode::DaemonUnavailable,
+    };
+    let said = match (failure, status.last_lines.last()) {
+        (Failure::Exited(_) | Failure::OutOfMemory(..), Some(line)) => {
+            format!("; its last line: {line}")
+        }
+        _ => String::new(),
+    };
+    StartError::new(
+        code,
+        format!("giving up after repeated failures: {failure}{said}"),
+    )
+}

@@ -1,0 +1,99 @@
+//! A panic, which is a defect of this program, as a result that the host reads.
+
+use crate::boot::mode::Mode;
+use crate::exit::ExitCode;
+use crate::shutdown;
+use crate::status;
+use crate::sys::console;
+
+/// A panic is a defect; PID 1 may not die of it before it has said so, because the
+/// kernel would panic too and the host would learn nothing.
+pub(super) fn record(mode: Mode) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic
+            .location()
+            .map_or_else(String::new, ToString::to_string);
+        let error = format!("internal error: {} at {place}", panic_message(panic));
+        log::error!("{error}");
+        let line = format!(
+            "sidecar-init: result {}\n",
+            status::record_internal_error(&error)
+        );
+        console::console().write_lines(console::Stream::Error, line.as_bytes());
+        shutdown::end(Some(mode), ExitCode::Internal.number());
+    }));
+}
+
+fn panic_message<'a>(panic: &'a std::panic::PanicHookInfo<'a>) -> &'a str {
+    let payload = panic.payload();
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+    use std::time::Instant;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::status::Reporter;
+    use crate::sys::console::init_logging;
+    use crate::sys::files::Room;
+
+    const DIRECTORY: &str = "SIDECAR_PANICS_IN";
+
+    /// Not a test: what the one below executes.
+    #[test]
+    fn panics_where_it_is_told_to() {
+        let Some(directory) = std::env::var_os(DIRECTORY) else {
+            return;
+        };
+        init_logging(None);
+        let mut reporter = Reporter::new(Instant::now(), "a boot".to_owned());
+        record(Mode::Child);
+        let room = Room::open(Path::new(&directory)).unwrap();
+        reporter.tell_in(&room, None).unwrap();
+        reporter.finish_stages();
+        reporter.status.state = status::State::Ready.into();
+        reporter.publish();
+        panic!("of all things");
+    }
+
+    #[test]
+    fn a_panic_takes_back_what_the_status_said() {
+        let directory = std::env::temp_dir().join(format!("sidecar-panic-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "story::panics::tests::panics_where_it_is_told_to",
+            ])
+            .args(["--nocapture", "--test-threads=1"])
+            .env(DIRECTORY, &directory)
+            .output()
+            .unwrap();
+        let told = fs::read(directory.join(status::FILE)).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(output.status.code(), Some(70), "{output:?}");
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told["state"], "failed");
+        assert_eq!(told["outcome"], "failed");
+        assert_eq!(told["exit_code"], 70);
+        let error = told["error"].as_str().unwrap();
+        assert!(
+            error.starts_with("internal error: of all things at src/story/panics.rs:"),
+            "{error}"
+        );
+        let console = String::from_utf8(output.stderr).unwrap();
+        let last = console.lines().last().unwrap();
+        let result = last.strip_prefix("sidecar-init: result ").expect(&console);
+        assert_eq!(serde_json::from_str::<Value>(result).unwrap(), told);
+    }
+}

@@ -150,7 +150,7 @@ pub fn judge(paths: &Paths, read: &[u8]) -> Result<(Desired, Vec<String>), Box<S
         Desired {
             config_sha256: render::config_hash(&config),
             deny_all_sha256: render::config_hash(&deny_all),
-            notes: judgement.notes.len().min(manifest::MAX_REPORTED),
+            notes: judgement.noted,
             policy: judgement.policy,
             config,
             deny_all,

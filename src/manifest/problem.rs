@@ -146,6 +146,12 @@ impl Problems {
         }
     }
 
+    /// How many there are, kept or not.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.kept.len() + self.more
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -245,6 +251,7 @@ mod tests {
         for (a, b, more) in [(60, 40, 0), (60, 41, 1), (100, 100, 100), (130, 120, 150)] {
             let mut both = problems(1..=a);
             both.append(problems(1..=b));
+            assert_eq!(both.count(), a + b);
             let shown = shown(both);
             assert_eq!(shown.len(), MAX_REPORTED + usize::from(more > 0));
             if more > 0 {

@@ -297,6 +297,7 @@ fn unknown(section: Section, key: &str, near: Option<&str>) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::Supervisor;
     use super::*;
 
     /// What is wrong with a manifest of these lines, each with its line.
@@ -352,6 +353,79 @@ mod tests {
         );
         let passed: Vec<_> = manifest.pipelock.passthrough.iter().map(text).collect();
         assert_eq!(passed, ["b"]);
+    }
+
+    #[test]
+    fn each_key_may_be_there_once() {
+        let all: String = Supervisor::names()
+            .map(|key| format!("  {key}: 1\n"))
+            .collect();
+        assert_eq!(problems(&format!("supervisor:\n{all}")), [""; 0]);
+        for key in Supervisor::names() {
+            let once_more = format!("supervisor:\n{all}  {key}: [2]\n");
+            let wanted =
+                format!("m:5: supervisor.{key}: the key is there twice; each may be written once");
+            assert_eq!(problems(&once_more), [wanted]);
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_below_bottle_is_not_ours_to_judge_unless_it_merges() {
+        let reading = parse(b"x: 1\n<<: {}\nbottle: {y: 1, <<: {}}\n");
+        let fields = |problems: Problems| -> Vec<String> {
+            let problems = problems.into_sorted().into_iter();
+            problems.map(|problem| problem.field).collect()
+        };
+        assert_eq!(fields(reading.problems), ["x", "<<", "bottle.<<"]);
+        assert_eq!(fields(reading.foreign), ["bottle.y"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_what_was_meant() {
+        for (section, key, near, message, hint) in [
+            (Section::Manifest, "x", None, "unknown key", None),
+            (
+                Section::Manifest,
+                "x",
+                Some("slug"),
+                "unknown key",
+                Some("slug"),
+            ),
+            (
+                Section::Manifest,
+                "listen",
+                None,
+                "unknown key",
+                Some("pipelock.listen"),
+            ),
+            (
+                Section::Manifest,
+                "listen",
+                Some("slug"),
+                "unknown key",
+                Some("slug"),
+            ),
+            (Section::Network, "listen", None, "unknown key", None),
+            (
+                Section::Route(0),
+                "listen",
+                None,
+                "not a key that is read here",
+                None,
+            ),
+            (
+                Section::Bottle,
+                "x",
+                Some("git"),
+                "not a key that is read here",
+                Some("git"),
+            ),
+        ] {
+            let refusal = unknown(section, key, near);
+            assert_eq!(refusal.message, message);
+            let hint = hint.map(|hint| format!("did you mean \"{hint}\"?"));
+            assert_eq!(refusal.hint, hint, "{section:?} {key}");
+        }
     }
 
     #[test]

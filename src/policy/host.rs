@@ -444,14 +444,18 @@ mod tests {
         ] {
             assert_eq!(cause(text), wanted, "{text}");
         }
-        for text in [
-            "canary.invalid",
-            "CANARY.invalid.",
-            "*.invalid",
-            "*.canary.invalid",
+        for (text, stands_for) in [
+            ("canary.invalid", ""),
+            ("CANARY.invalid.", ""),
+            ("*.invalid", " stands for canary.invalid, which"),
+            ("*.canary.invalid", " stands for canary.invalid, which"),
         ] {
-            let message = normalize(text).unwrap_err().message;
-            assert!(message.contains("pipelock has to refuse it"), "{text}");
+            assert_eq!(
+                normalize(text).unwrap_err().message,
+                format!(
+                    "\"{text}\"{stands_for} is reserved for the init's own proof: pipelock has to refuse it"
+                )
+            );
         }
         assert_eq!(
             hint("2001:db8:0::1").as_deref(),
@@ -540,6 +544,34 @@ mod tests {
     fn gives_no_a_label_where_versions_of_idna_differ() {
         for name in ["straße.example", "ａ.example", "a。example", "ﬁ.example"] {
             assert_eq!(to_a_labels(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_simple_letter_is_one_on_which_all_agree() {
+        for (first, last) in [
+            ('-', '-'),
+            ('0', '9'),
+            ('a', 'z'),
+            ('\u{e0}', '\u{f6}'),
+            ('\u{f8}', '\u{131}'),
+            ('\u{134}', '\u{13e}'),
+            ('\u{142}', '\u{148}'),
+            ('\u{14b}', '\u{17e}'),
+            ('\u{3ac}', '\u{3c1}'),
+            ('\u{3c3}', '\u{3ce}'),
+            ('\u{430}', '\u{45f}'),
+            ('\u{5d0}', '\u{5ea}'),
+            ('\u{3041}', '\u{3096}'),
+            ('\u{30a1}', '\u{30fa}'),
+            ('\u{30fc}', '\u{30fc}'),
+            ('\u{4e00}', '\u{9fa5}'),
+            ('\u{ac00}', '\u{d7a3}'),
+        ] {
+            let beside = |c: char, by| char::from_u32(u32::from(c).wrapping_add_signed(by));
+            assert!(is_simple_letter(first) && is_simple_letter(last), "{first}");
+            assert!(!beside(first, -1).is_some_and(is_simple_letter), "{first}");
+            assert!(!beside(last, 1).is_some_and(is_simple_letter), "{last}");
         }
     }
 

@@ -659,6 +659,14 @@ mod tests {
         let told = notes(&hosts, "");
         assert_eq!(told.len(), crate::manifest::MAX_REPORTED + 1);
         assert_eq!(told.last().unwrap(), "m: … and 50 more");
+        // What a start says of them counts those as well.
+        let routes: String = hosts
+            .iter()
+            .map(|host| format!("{{host: {host}}},"))
+            .collect();
+        let text = format!("slug: x\nbottle: {{egress: {{routes: [{routes}]}}}}\n");
+        let judgement = crate::policy::read(text.as_bytes(), true).unwrap();
+        assert_eq!(judgement.noted, 150);
         let mut hosts = vec!["a.example"; MOST];
         hosts.push("npm.a.example");
         assert_eq!(notes(&hosts, ""), [""; 0]);

@@ -114,6 +114,8 @@ pub struct Judgement {
     /// What known hosts among the routes would meet, and the keys that help; no fault of
     /// the manifest's.
     pub notes: Vec<Problem>,
+    /// How many notes there are, told one by one or not.
+    pub noted: usize,
 }
 
 /// Reads and judges a manifest.
@@ -148,11 +150,15 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
         warnings.append(foreign);
     }
     match policy {
-        Some(policy) if problems.is_empty() => Ok(Judgement {
-            notes: known.notes(&policy).into_sorted(),
-            policy,
-            warnings: warnings.into_sorted(),
-        }),
+        Some(policy) if problems.is_empty() => {
+            let notes = known.notes(&policy);
+            Ok(Judgement {
+                noted: notes.count(),
+                notes: notes.into_sorted(),
+                policy,
+                warnings: warnings.into_sorted(),
+            })
+        }
         _ => Err(problems.into_sorted()),
     }
 }

@@ -1,26 +1,16 @@
 //! A real daemon that opens TLS, with an HTTPS upstream of the test's own: both in a mount
 //! namespace where the upstream's hosts are loopback.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on fails by panicking"
-)]
-
-#[path = "pipelock.rs"]
-pub mod pipelock;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use microvm::ScratchDir;
 use serde_json::Value;
+
+use super::{own_address, pipelock};
 
 /// Opened by pipelock, and not.
 pub const INTERCEPTED: &str = "upstream.test";
@@ -119,7 +109,6 @@ impl Bed {
     /// ports), these routes more, each with the address of its name where it has one, and
     /// this below `pipelock` in the manifest.
     pub fn serving(upstream: &str, routes: &[(&str, &str)], pipelock: &str) -> Self {
-        static NUMBER: AtomicU8 = AtomicU8::new(200);
         let scratch = ScratchDir::new().unwrap();
         let directory = scratch.path();
         certify(directory, &[INTERCEPTED, PASSTHROUGH]);
@@ -157,10 +146,7 @@ impl Bed {
             .split_whitespace()
             .map(|port| port.parse().unwrap())
             .collect();
-        // Of its own for each test: 127/8 is large.
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        let address = format!("127.{high}.{low}.{number}");
+        let address = own_address().to_string();
         fs::write(
             directory.join("manifest.yaml"),
             format!(

@@ -1,10 +1,9 @@
 //! Compiles the intruder (`tests/fixtures/intruder.rs`) and reads what it says.
 
-#[path = "fixture.rs"]
-mod fixture;
-
 use std::collections::BTreeMap;
 use std::path::Path;
+
+use super::fixture;
 
 /// What an intruder is to attack besides what it finds by itself.
 pub struct Targets<'a> {

@@ -1,5 +1,5 @@
 //! The whole way of the daemon's lines, from the bytes it writes to everything that is
-//! printed, kept or told of them, with what must hold of each. What `tests/line.rs` makes
+//! printed, kept or told of them, with what must hold of each. What `tests/quick/line.rs` makes
 //! up and what `fuzz/fuzz_targets/line.rs` finds go through the same function.
 
 use std::time::Instant;

@@ -1,18 +1,24 @@
 //! What integration tests share: the real init as a child process in a temporary
 //! directory, or as PID 1 of a PID namespace, with a daemon that breaks on request.
 //! Everything is waited for by what it does, and ended on drop.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on fails by panicking"
-)]
+
+pub mod fixture;
+pub mod interception;
+pub mod intruder;
+pub mod line;
+pub mod pipelock;
+pub mod podman;
+#[allow(dead_code, reason = "for the tests that work with much")]
+pub mod servers;
+pub mod share;
+pub mod tools;
+pub mod tunnels;
+#[allow(dead_code, reason = "for the tests in machines")]
+pub mod upstream;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -42,6 +48,16 @@ fn init_program() -> &'static str {
 /// Says aloud what is not tested: the harness hides the output of a test that passes.
 pub fn skipped(what: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "NOT CHECKED: {what}: {why}");
+}
+
+/// A loopback address that no other test has: no port is ever fought over. 127/8 is large;
+/// eleven bits of it are for the tests of a process, thirteen for the process.
+pub fn own_address() -> Ipv4Addr {
+    static NUMBER: AtomicU32 = AtomicU32::new(1);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    assert!(number < 0x7ff, "no test needs so many");
+    let [_, host @ ..] = ((std::process::id() << 11) | number).to_be_bytes();
+    Ipv4Addr::new(127, host[0], host[1], host[2])
 }
 
 /// Where the init runs.
@@ -96,12 +112,9 @@ impl Bed {
             .arg(directory.join("pipelock"))
             .status();
         assert!(copied.unwrap().success());
-        // A loopback address of its own for each bed: no port is ever fought over.
-        let [_, _, high, low] = process.to_be_bytes();
-        assert!(number < 255);
         let bed = Self {
             directory,
-            address: format!("127.{high}.{low}.{number}:8888"),
+            address: format!("{}:8888", own_address()),
             supervisor: "grace_seconds: 1, probe_seconds: 1".to_owned(),
             environment: Vec::new(),
             arguments: Vec::new(),
@@ -279,7 +292,7 @@ impl Bed {
             output,
             console: screen.map(Transcript::of),
             keyboard,
-            unread: socket.1,
+            _unread: socket.1,
             ended: false,
             mounts: false,
             reports: true,
@@ -349,7 +362,7 @@ pub struct Init {
     /// What is typed on its terminal, where it has one.
     keyboard: Option<File>,
     /// The other end of its console, where that is a socket.
-    unread: std::os::unix::net::UnixStream,
+    _unread: std::os::unix::net::UnixStream,
     ended: bool,
     /// Its file systems are not the test's.
     mounts: bool,

@@ -1,14 +1,6 @@
 //! A container engine of a test's own: podman in a PID, mount and network namespace, with
 //! its own storage and networks. Nothing of it is left when the test ends, however it ends,
 //! and nothing in it reaches anything outside.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on fails by panicking"
-)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -16,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use microvm::{Arch, ScratchDir};
+use microvm::ScratchDir;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
@@ -322,19 +314,6 @@ pub fn engine() -> Option<Engine> {
             None
         }
     }
-}
-
-/// A program of the stand-in's crate.
-pub fn program(name: &str) -> PathBuf {
-    let target = format!("{}-unknown-linux-musl", Arch::host().name());
-    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("tests/standin/target/{target}/release/{name}"));
-    assert!(
-        program.is_file(),
-        "cannot find {}\nhint: (cd tests/standin && cargo build --release --target {target})",
-        program.display()
-    );
-    program
 }
 
 /// The last line of a log: the result.

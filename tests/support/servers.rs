@@ -1,5 +1,4 @@
 //! What clients work with: `servers.py`, started and listened to.
-#![allow(dead_code, reason = "each test needs some of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -7,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::interception::Running;
+use super::interception::Running;
 
 /// A running `servers.py`, ended on drop.
 pub struct Servers {

@@ -1,7 +1,6 @@
 //! Tunnels through the firewall that are open when their host is removed: idle, streaming,
 //! half closed. To the host that is passed through, because there a tunnel carries
 //! whatever its client likes.
-#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

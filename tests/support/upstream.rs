@@ -1,5 +1,4 @@
 //! The server behind the firewall: `tests/standin/src/bin/upstream.rs`, started and listened to.
-#![allow(dead_code, reason = "each test needs some of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

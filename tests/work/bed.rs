@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use microvm::ScratchDir;
 use serde_json::Value;
 
-use crate::interception::{Running, certify, pipelock, shell};
-use crate::servers::Servers;
-use crate::tools::{is_here, path};
+use crate::support::interception::{Running, certify, shell};
+use crate::support::pipelock;
+use crate::support::servers::Servers;
+use crate::support::tools::{is_here, path};
 
 /// Every service has a name in each: passed through, and opened by the firewall.
 pub const PASSED: &str = "passed.test";

@@ -11,17 +11,15 @@
 
 mod bed;
 mod cases;
-#[path = "../support/interception.rs"]
-mod interception;
-#[path = "../support/servers.rs"]
-mod servers;
-#[path = "../support/tools.rs"]
-mod tools;
+#[allow(dead_code, reason = "the quick tests need the rest of it")]
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::support::tools;
 use bed::{Bed, Daemon, Done, OPENED, PASSED};
 use cases::{Case, Opened};
 

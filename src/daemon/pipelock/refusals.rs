@@ -2,7 +2,7 @@
 //! render: how it is recognised, what it is called to a person, and which key of the
 //! manifest changes it. Pure.
 //!
-//! Read in pipelock 2.3.0's source and provoked one by one (`tests/refusals.rs`). What needs
+//! Read in pipelock 2.3.0's source and provoked one by one (`tests/quick/refusals.rs`). What needs
 //! a section that we do not render is not here, and is told in pipelock's own words if it
 //! comes all the same: budgets, airlock, sessions, cross-request detection, address
 //! protection, redaction, A2A, browser shield, mediation envelope, WebSocket proxying. Its

@@ -1,0 +1,729 @@
+//! The export and the run directory are written in by others too: what they plant there is
+//! never followed, never waited for, and never keeps this start from being told. What is
+//! exported is what was judged, and nothing else of any file.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::Value;
+
+use crate::support::{Bed, Init, Place, pipelock, skipped};
+
+const EXPORTED: [&str; 6] = [
+    "status.json",
+    "denials.json",
+    "report.json",
+    "pipelock-ca.pem",
+    "ca-bundle.pem",
+    "client.env",
+];
+
+/// With pipelock itself, where one is named.
+fn new_bed() -> Bed {
+    let bed = Bed::new();
+    if std::env::var_os("PIPELOCK_BIN").is_some() {
+        pipelock::copy_into(&bed.path(""));
+    }
+    bed
+}
+
+fn exported(init: &Init, name: &str) -> Option<String> {
+    fs::read_to_string(init.bed.path("run/export").join(name)).ok()
+}
+
+/// The status in the export, where it is a file and this start's.
+fn told(init: &Init) -> Option<Value> {
+    let path = init.bed.path("run/export/status.json");
+    fs::symlink_metadata(&path)
+        .ok()
+        .filter(fs::Metadata::is_file)?;
+    let told: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (told["boot_id"] == init.status()["boot_id"]).then_some(told)
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    let output = Command::new(program).args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+// Keys.
+
+/// A pair in `run`, and the key behind the certificate.
+fn pair_with_key_in_the_certificate(bed: &Bed) {
+    let (cert, key) = (bed.path("run/ca.crt"), bed.path("run/ca.key"));
+    fs::create_dir_all(bed.path("run")).unwrap();
+    let made = ca_command(&[&cert, &key]);
+    assert!(made.status.success(), "{made:?}");
+    let both = [fs::read(&cert).unwrap(), fs::read(&key).unwrap()].concat();
+    fs::write(&cert, both).unwrap();
+    if is_root() {
+        std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
+    }
+}
+
+fn ca_command(pair: &[&Path; 2]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sidecar-init"))
+        .arg("ca")
+        .args(["--cert".as_ref(), pair[0].as_os_str()])
+        .args(["--key".as_ref(), pair[1].as_os_str()])
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_key_behind_the_certificate_is_refused_and_goes_nowhere() {
+    let bed = new_bed().with_export();
+    pair_with_key_in_the_certificate(&bed);
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 78);
+    assert!(
+        end.error().contains("its file holds a private key as well"),
+        "{}",
+        end.error()
+    );
+    for name in EXPORTED {
+        let text = fs::read_to_string(end.bed.path("run/export").join(name)).unwrap_or_default();
+        assert!(!text.contains("PRIVATE KEY--"), "{name}");
+    }
+}
+
+#[test]
+fn nothing_but_certificates_goes_from_a_file_to_the_clients() {
+    const SECRET: &str = "password: 5ecret";
+    let bed = new_bed().with_export();
+    let (cert, key) = (bed.path("run/ca.crt"), bed.path("run/ca.key"));
+    assert!(ca_command(&[&cert, &key]).status.success());
+    let pem = fs::read_to_string(&cert).unwrap();
+    fs::write(&cert, format!("{SECRET}\n{pem}{SECRET}\n")).unwrap();
+    if is_root() {
+        std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
+    }
+    fs::create_dir(bed.path("trust")).unwrap();
+    let pkcs8 = "MC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+    let disguised = format!("-----BEGIN CERTIFICATE-----\n{pkcs8}\n-----END CERTIFICATE-----\n");
+    let root = format!("{SECRET}\n{disguised}{pem}");
+    fs::write(bed.path("trust/root.pem"), root).unwrap();
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    assert_eq!(exported(&init, "pipelock-ca.pem"), Some(pem.clone()));
+    let bundle = exported(&init, "ca-bundle.pem").unwrap();
+    assert_eq!(bundle.matches(&pem).count(), 2);
+    let upstream = fs::read_to_string(init.bed.path("run/upstream-roots.pem")).unwrap();
+    assert_eq!(upstream.matches(&pem).count(), 1);
+    for text in [bundle, upstream] {
+        assert!(!text.contains(SECRET) && !text.contains(pkcs8), "{text}");
+    }
+    init.stop();
+}
+
+#[test]
+fn one_file_is_not_taken_for_both_halves_of_a_pair() {
+    let bed = new_bed();
+    let file = bed.path("both.pem");
+    symlink("both.pem", bed.path("link.pem")).unwrap();
+    for other in [file.clone(), bed.path("./both.pem"), bed.path("link.pem")] {
+        let output = ca_command(&[&other, &file]);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let says = String::from_utf8(output.stderr).unwrap();
+        assert!(says.contains("cannot use one file for both"), "{says}");
+        assert!(!file.exists(), "nothing was written");
+    }
+}
+
+#[test]
+fn several_that_make_a_pair_at_once_leave_one_that_matches() {
+    for round in 0..12 {
+        let bed = new_bed();
+        let (cert, key) = (bed.path("ca.crt"), bed.path("ca.key"));
+        let all: Vec<Output> = thread::scope(|scope| {
+            let make = || ca_command(&[&cert, &key]);
+            let threads: Vec<_> = (0..6).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|it| it.join().unwrap()).collect()
+        });
+        let generated = |output: &&Output| output.stdout.starts_with(b"generated");
+        assert_eq!(all.iter().filter(generated).count(), 1, "{round}: {all:?}");
+        assert!(all.iter().all(|it| it.status.success()), "{round}: {all:?}");
+        let judged = ca_command(&[&cert, &key]);
+        assert!(judged.stdout.starts_with(b"usable"), "{round}: {judged:?}");
+        let left = fs::read_dir(bed.path("")).unwrap().flatten();
+        let hidden = left.filter(|it| it.file_name().as_encoded_bytes()[0] == b'.');
+        assert_eq!(hidden.count(), 0, "no temporary file is left");
+    }
+}
+
+// Modes and locks.
+
+#[test]
+fn a_run_directory_keeps_the_mode_that_somebody_chose() {
+    let bed = new_bed();
+    fs::create_dir(bed.path("run")).unwrap();
+    fs::set_permissions(bed.path("run"), Permissions::from_mode(0o700)).unwrap();
+    let mut init = bed.start(Place::Child);
+    if is_root() {
+        let status = init.wait_for("it is told", |status| {
+            status["warnings"].to_string().contains("chmod o+rx")
+        });
+        let warnings = status["warnings"].to_string();
+        assert!(
+            warnings.contains("cannot read its configuration"),
+            "{warnings}"
+        );
+    } else {
+        init.wait_ready();
+    }
+    let mode = fs::metadata(init.bed.path("run")).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o700);
+    init.signal(Signal::SIGTERM);
+    init.wait_end();
+}
+
+/// A lock of the whole file, as long as the file lives.
+fn lock(path: &Path, kind: libc::c_int) -> File {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let lock = libc::flock {
+        l_type: libc::c_short::try_from(kind).unwrap(),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    file
+}
+
+#[test]
+fn a_reader_of_the_lock_stops_no_start_and_a_writer_does() {
+    let bed = new_bed();
+    fs::create_dir(bed.path("run")).unwrap();
+    fs::write(bed.path("run/lock"), "").unwrap();
+    fs::set_permissions(bed.path("run/lock"), Permissions::from_mode(0o644)).unwrap();
+    let reader = lock(&bed.path("run/lock"), libc::F_RDLCK);
+    let status = bed.run(&["status"]);
+    assert_eq!(status.status.code(), Some(69), "{status:?}");
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let mode = fs::metadata(init.bed.path("run/lock")).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o600, "nobody else can open it");
+    drop(reader);
+    init.signal(Signal::SIGKILL);
+    init.wait_killed();
+    assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(1));
+
+    let bed = new_bed();
+    fs::create_dir(bed.path("run")).unwrap();
+    fs::write(bed.path("run/lock"), "").unwrap();
+    let _writer = lock(&bed.path("run/lock"), libc::F_WRLCK);
+    let end = bed.start(Place::Child).without_status().wait_end();
+    assert_eq!(end.code, 73);
+    assert!(end.error().contains("another sidecar-init runs with it"));
+}
+
+#[test]
+fn whatever_stands_in_the_locks_place_is_replaced_and_hangs_nobody() {
+    let plants: [&dyn Fn(&Path); 4] = [
+        &|path| mkfifo(path, Mode::S_IRWXU).unwrap(),
+        &|path| symlink("victim", path).unwrap(),
+        &|path| fs::hard_link(path.with_file_name("victim"), path).unwrap(),
+        &|path| fs::create_dir_all(path.join("not/empty")).unwrap(),
+    ];
+    for plant in plants {
+        let bed = new_bed();
+        fs::create_dir(bed.path("run")).unwrap();
+        fs::write(bed.path("run/victim"), "untouched").unwrap();
+        plant(&bed.path("run/lock"));
+        assert_eq!(bed.run(&["status"]).status.code(), Some(69));
+        let mut init = bed.start(Place::Child);
+        init.wait_ready();
+        assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(0));
+        let victim = fs::read_to_string(init.bed.path("run/victim")).unwrap();
+        assert_eq!(victim, "untouched");
+        init.signal(Signal::SIGKILL);
+        init.wait_killed();
+        assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(1));
+    }
+}
+
+#[test]
+fn a_pipe_in_the_export_hangs_no_reader_of_it() {
+    let mut init = new_bed().with_export().start(Place::Child);
+    init.wait_ready();
+    init.wait_until("the export has it", |init| {
+        told(init).filter(|told| told["state"] == "ready")
+    });
+    let export = init.bed.path("run/export");
+    mkfifo(&export.join("lock"), Mode::S_IRWXU).unwrap();
+    let ask = |command: &str| {
+        Command::new("timeout")
+            .args(["20", env!("CARGO_BIN_EXE_sidecar-init"), command])
+            .args(["--run-dir".as_ref(), export.as_os_str()])
+            .output()
+            .unwrap()
+    };
+    for command in ["status", "healthcheck"] {
+        let output = ask(command);
+        assert_eq!(output.status.code(), Some(0), "{command}: {output:?}");
+    }
+    for name in ["status.json", "denials.json"] {
+        fs::remove_file(export.join(name)).unwrap();
+        mkfifo(&export.join(name), Mode::S_IRWXU).unwrap();
+    }
+    for command in ["status", "healthcheck"] {
+        let says = ask(command);
+        assert!(matches!(says.status.code(), Some(1 | 69)), "{says:?}");
+    }
+    init.stop();
+}
+
+#[test]
+fn an_init_that_does_not_move_is_said_to_hang() {
+    let mut init = new_bed().start(Place::Child);
+    init.wait_ready();
+    assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(0));
+    init.signal(Signal::SIGSTOP);
+    init.wait_until("the probe fails", |init| {
+        thread::sleep(Duration::from_millis(200));
+        (!init.bed.run(&["healthcheck"]).status.success()).then_some(())
+    });
+    let says = init.bed.run(&["healthcheck"]);
+    let says = String::from_utf8(says.stderr).unwrap();
+    assert!(
+        says.contains("hung: sidecar-init has not been heard of for "),
+        "{says}"
+    );
+    assert!(says.trim_end().ends_with("; it was ready then"), "{says}");
+    let status = init.bed.run(&["status"]);
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains(": hung; "), "{status}");
+    init.signal(Signal::SIGCONT);
+    init.wait_until("it moves again", |init| {
+        init.bed
+            .run(&["healthcheck"])
+            .status
+            .success()
+            .then_some(())
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
+// What is planted.
+
+#[test]
+fn no_link_is_followed_out_of_the_run_directory_or_the_export() {
+    for directory in ["run", "run/export"] {
+        for to in ["victim", "pipelock.yaml"] {
+            let bed = new_bed().with_export();
+            let (victim, room) = (bed.path(to), bed.path(directory));
+            fs::write(&victim, "untouched").unwrap();
+            for name in EXPORTED {
+                symlink(&victim, room.join(name)).unwrap();
+                // What a program that knows our names would foresee.
+                symlink(&victim, room.join(format!(".{name}.new"))).unwrap();
+            }
+            let mut init = bed.start(Place::Child);
+            init.wait_ready();
+            init.wait_until("the export has it", |init| {
+                told(init).filter(|told| told["state"] == "ready")
+            });
+            for name in EXPORTED {
+                let _ = fs::remove_file(room.join(name));
+                symlink(&victim, room.join(name)).unwrap();
+            }
+            init.bed.allow(&["b.example"]);
+            init.signal(Signal::SIGHUP);
+            init.wait_until("it is told", |init| {
+                told(init).filter(|told| told["config"]["applied_generation"] == 2)
+            });
+            let end = init.stop().0;
+            assert_eq!(end.code, 0);
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        }
+    }
+}
+
+#[test]
+fn an_export_that_is_a_link_is_left_alone_and_that_is_told() {
+    let bed = new_bed();
+    fs::create_dir_all(bed.path("run")).unwrap();
+    fs::create_dir(bed.path("elsewhere")).unwrap();
+    fs::write(bed.path("elsewhere/status.json"), "untouched").unwrap();
+    symlink("../elsewhere", bed.path("run/export")).unwrap();
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_ready();
+    let warnings = status["warnings"].to_string();
+    assert!(warnings.contains("run/export: "), "{warnings}");
+    let end = init.stop().0;
+    let elsewhere = fs::read_dir(end.bed.path("elsewhere")).unwrap();
+    assert_eq!(elsewhere.count(), 1);
+}
+
+#[test]
+fn a_directory_in_a_names_place_does_not_keep_an_old_status_alive() {
+    for planted in EXPORTED {
+        let bed = new_bed().with_export();
+        let export = bed.path("run/export");
+        for name in EXPORTED {
+            fs::write(export.join(name), r#"{"boot_id":"old","state":"ready"}"#).unwrap();
+        }
+        fs::remove_file(export.join(planted)).unwrap();
+        fs::create_dir_all(export.join(planted).join("not/empty")).unwrap();
+        let mut init = bed.start(Place::Child);
+        init.wait_ready();
+        init.wait_until("the export has this start's", |init| {
+            told(init).filter(|told| told["state"] == "ready")
+        });
+        for name in EXPORTED {
+            let text = exported(&init, name).unwrap_or_default();
+            assert!(!text.contains("\"old\""), "{planted}: {name} is old");
+        }
+        let (end, _) = init.stop();
+        assert_eq!(end.code, 0);
+    }
+}
+
+/// Makes a file what not even root can replace, until it is dropped.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    fn make(path: PathBuf) -> Option<Self> {
+        let set = run("chattr", &["+i", path.to_str().unwrap()]);
+        set.then_some(Self(path))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        run("chattr", &["-i", self.0.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_keeps_no_other_from_being_told() {
+    for planted in EXPORTED {
+        let bed = new_bed().with_export();
+        let export = bed.path("run/export");
+        for name in EXPORTED {
+            fs::write(export.join(name), r#"{"boot_id":"old","state":"ready"}"#).unwrap();
+        }
+        let Some(immutable) = Immutable::make(export.join(planted)) else {
+            return skipped("immutable files in the export", "chattr +i is refused");
+        };
+        let mut init = bed.start(Place::Child);
+        init.wait_for("it is told elsewhere", |status| {
+            status["state"] == "ready" && status["warnings"].to_string().contains(planted)
+        });
+        for name in EXPORTED.into_iter().filter(|name| *name != planted) {
+            let text = exported(&init, name).unwrap_or_default();
+            assert!(!text.contains("\"old\""), "{planted}: {name} is old");
+        }
+        drop(immutable);
+        init.wait_for("the warning goes", |status| {
+            !status["warnings"].to_string().contains(planted)
+        });
+        init.wait_until("the export has it", |init| {
+            told(init).filter(|told| {
+                told["state"] == "ready" && told["warnings"] == init.status()["warnings"]
+            })
+        });
+        assert_eq!(init.stop().0.code, 0);
+    }
+}
+
+// A file system that does not answer.
+
+/// An ext4 of its own on the bed's export, which can be frozen. To be dropped before the
+/// bed, whose directory could not be removed otherwise.
+struct Freezer(PathBuf);
+
+impl Freezer {
+    fn on_export_of(bed: &Bed) -> Option<Self> {
+        let (image, export) = (bed.path("image"), bed.path("run/export"));
+        let file = File::create(&image).unwrap();
+        file.set_len(8 << 20).unwrap();
+        let [image, at] = [&image, &export].map(|path| path.to_str().unwrap());
+        let made =
+            run("mkfs.ext4", &["-q", "-F", image]) && run("mount", &["-o", "loop", image, at]);
+        if !made {
+            skipped("a frozen export", "no loop device can be mounted");
+        }
+        made.then(|| Self(export))
+    }
+
+    fn freeze(&self) {
+        assert!(run("fsfreeze", &["-f", self.0.to_str().unwrap()]));
+        // Whoever fails meanwhile could not even clean up.
+        let at = self.0.clone();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(100));
+            run("fsfreeze", &["-u", at.to_str().unwrap()]);
+        });
+    }
+
+    fn thaw(&self) {
+        assert!(run("fsfreeze", &["-u", self.0.to_str().unwrap()]));
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        let at = self.0.to_str().unwrap();
+        run("fsfreeze", &["-u", at]);
+        run("umount", &["-l", at]);
+    }
+}
+
+#[test]
+fn a_frozen_export_delays_neither_a_revocation_nor_a_halt_nor_the_end() {
+    let bed = new_bed().with_export();
+    bed.allow(&["a.example", "b.example"]);
+    let Some(freezer) = Freezer::on_export_of(&bed) else {
+        return;
+    };
+    let mut init = bed.start(Place::Child);
+    let freezer = freezer;
+    init.wait_ready();
+    freezer.freeze();
+    let begun = Instant::now();
+    init.bed.allow(&["a.example"]);
+    init.wait_for("the host is revoked", |status| {
+        status["revocation"]["done_at"].is_string() && status["config"]["applied_generation"] == 2
+    });
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    init.signal(Signal::SIGUSR1);
+    init.wait_for("it is halted", |status| status["state"] == "halted");
+    let status = init.wait_for("the silence is told", |status| {
+        status["warnings"]
+            .to_string()
+            .contains("the export has not answered since ")
+    });
+    assert_eq!(status["halted"], true);
+    assert_eq!(
+        init.bed.run(&["status"]).status.code(),
+        Some(0),
+        "it does not hang"
+    );
+    init.signal(Signal::SIGUSR2);
+    init.wait_ready();
+    freezer.thaw();
+    init.wait_for("the warning goes", |status| {
+        !status["warnings"].to_string().contains("has not answered")
+    });
+    init.wait_until("the export has it", |init| {
+        told(init)
+            .filter(|told| told["state"] == "ready" && told["config"]["applied_generation"] == 2)
+    });
+    // And once more, for the end.
+    freezer.freeze();
+    init.kill_daemon();
+    init.wait_ready_after(2);
+    let (end, took) = init.stop();
+    drop(freezer);
+    assert_eq!(end.code, 0);
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(
+        end.console_text().contains("the export"),
+        "{}",
+        end.console_text()
+    );
+}
+
+#[test]
+fn a_start_with_a_frozen_export_goes_on_without_it() {
+    let bed = new_bed().with_export();
+    let Some(freezer) = Freezer::on_export_of(&bed) else {
+        return;
+    };
+    fs::write(bed.path("run/export/status.json"), r#"{"boot_id":"old"}"#).unwrap();
+    freezer.freeze();
+    let begun = Instant::now();
+    let mut init = bed.start(Place::Child);
+    let freezer = freezer;
+    let status = init.wait_ready();
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(told(&init), None, "{status}");
+    freezer.thaw();
+    init.wait_until("the export has it", |init| {
+        told(init).filter(|told| told["state"] == "ready")
+    });
+    assert!(exported(&init, "pipelock-ca.pem").is_some());
+    // A killed init leaves nobody behind whose descriptors keep its lock.
+    freezer.freeze();
+    init.kill_daemon();
+    init.wait_ready_after(1);
+    init.signal(Signal::SIGKILL);
+    init.wait_killed();
+    assert_eq!(init.bed.run(&["healthcheck"]).status.code(), Some(1));
+}
+
+/// Plants, for as long as it lives, whatever a name of ours could be in the way of.
+const NEIGHBOUR: &str = r#"
+    i=0
+    while :; do
+        for place in run run/export; do
+            for name in status.json denials.json report.json pipelock-ca.pem ca-bundle.pem client.env \
+                .status.json.new .pipelock.yaml.new; do
+                i=$((i + 1))
+                rm -rf "$place/$name" 2>/dev/null
+                case $((i % 5)) in
+                0) ln -sT "$PWD/victim" "$place/$name" ;;
+                1) mkfifo "$place/$name" ;;
+                2) mkdir "$place/$name" && mkdir "$place/$name/not-empty" ;;
+                3) ln -sT "$PWD/run/pipelock.yaml" "$place/$name" ;;
+                4) ln -sT "$PWD/outside" "$place/$name" ;;
+                esac 2>/dev/null
+            done
+        done
+        rm -rf run/export/lock 2>/dev/null; mkfifo run/export/lock 2>/dev/null
+    done
+"#;
+
+#[test]
+fn a_status_that_somebody_removes_is_told_again() {
+    let mut init = new_bed().with_export().start(Place::Child);
+    let boot_id = init.wait_ready()["boot_id"].clone();
+    let places = ["run/status.json", "run/export/status.json"].map(|place| init.bed.path(place));
+    for spoil in [
+        (|path| fs::remove_file(path).unwrap()) as fn(&Path),
+        |path| fs::write(path, "{}").unwrap(),
+    ] {
+        // Together: the export is told what the run directory is.
+        for path in &places {
+            spoil(path);
+        }
+        for path in &places {
+            init.wait_until("it is told again", |_| {
+                let told: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+                (told["boot_id"] == boot_id && told["state"] == "ready").then_some(())
+            });
+        }
+    }
+    assert!(init.bed.run(&["healthcheck"]).status.success());
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn an_export_that_is_emptied_or_replaced_is_told_everything_again() {
+    let mut init = new_bed().with_export().start(Place::Child);
+    let boot_id = init.wait_ready()["boot_id"].clone();
+    let export = init.bed.path("run/export");
+    let whole = |init: &mut Init| {
+        init.wait_until("all of it is there", |_| {
+            let told: Value =
+                serde_json::from_slice(&fs::read(export.join("status.json")).ok()?).ok()?;
+            let ready = told["boot_id"] == boot_id && told["state"] == "ready";
+            let names = ["pipelock-ca.pem", "ca-bundle.pem", "client.env"];
+            (ready && names.iter().all(|name| export.join(name).is_file())).then_some(())
+        });
+    };
+    whole(&mut init);
+    fs::remove_file(export.join("client.env")).unwrap();
+    fs::remove_file(export.join("status.json")).unwrap();
+    whole(&mut init);
+
+    // With what an earlier boot might have left.
+    let earlier = init.bed.path("earlier");
+    fs::create_dir(&earlier).unwrap();
+    fs::write(earlier.join("status.json"), r#"{"state":"ready"}"#).unwrap();
+    fs::rename(&export, init.bed.path("aside")).unwrap();
+    fs::rename(&earlier, &export).unwrap();
+    whole(&mut init);
+
+    fs::remove_dir_all(&export).unwrap();
+    init.wait_for("it is missed", |status| {
+        status["warnings"]
+            .to_string()
+            .contains("not there any more")
+    });
+    fs::create_dir(&export).unwrap();
+    whole(&mut init);
+    init.wait_for("it is missed no more", |status| {
+        !status["warnings"].to_string().contains("export")
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
+/// A minute each: `scripts/test quick` leaves them out.
+mod at_length {
+    use super::*;
+
+    #[test]
+    fn a_hostile_neighbour_reaches_nothing_outside_and_delays_nothing() {
+        const NOBODY_IN_PARTICULAR: u32 = 12345;
+        let bed = new_bed().with_export();
+        fs::write(bed.path("victim"), "untouched").unwrap();
+        fs::create_dir(bed.path("outside")).unwrap();
+        for directory in ["run", "run/export"] {
+            fs::set_permissions(bed.path(directory), Permissions::from_mode(0o755)).unwrap();
+            if is_root() {
+                let owner = Some(NOBODY_IN_PARTICULAR);
+                std::os::unix::fs::chown(bed.path(directory), owner, owner).unwrap();
+            }
+        }
+        let mut init = bed.start(Place::Child);
+        init.wait_ready();
+        let mut neighbour = Command::new("sh");
+        neighbour
+            .args(["-c", NEIGHBOUR])
+            .current_dir(init.bed.path(""));
+        if is_root() {
+            neighbour
+                .uid(NOBODY_IN_PARTICULAR)
+                .gid(NOBODY_IN_PARTICULAR);
+        }
+        let mut neighbour = neighbour.spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut generation = 1;
+        while Instant::now() < end {
+            generation += 1;
+            let host = format!("h{generation}.example");
+            init.bed.allow(&["a.example", &host]);
+            init.signal(Signal::SIGHUP);
+            // What stands in the status' place may be a pipe: the console alone is read.
+            let says = format!("generation {generation}: ");
+            init.wait_until("the manifest is followed", |init| {
+                init.console().contains(&says).then_some(())
+            });
+            // An immutable directory refuses even root for a while.
+            let export = init.bed.path("run/export");
+            let immutable = Immutable::make(export);
+            thread::sleep(Duration::from_millis(500));
+            drop(immutable);
+        }
+        neighbour.kill().unwrap();
+        neighbour.wait().unwrap();
+        init.bed.allow(&["a.example", "last.example"]);
+        init.signal(Signal::SIGHUP);
+        init.wait_until("this start's status is told", |init| {
+            told(init).filter(|told| {
+                told["state"] == "ready" && told["config"]["applied_generation"] == generation + 1
+            })
+        });
+        assert_eq!(
+            fs::read_to_string(init.bed.path("victim")).unwrap(),
+            "untouched"
+        );
+        assert_eq!(fs::read_dir(init.bed.path("outside")).unwrap().count(), 0);
+        assert_eq!(init.stop().0.code, 0);
+    }
+}

@@ -3,9 +3,9 @@
 //! The standard library is built to unwind. It would bring libunwind and, for the
 //! backtraces of its own panic message, a reader of debug information: 278 KiB, which the
 //! budget does not have, and nothing for them to read, because `no-unwind.ld` drops the
-//! tables and `strip` the debug information. Should the standard library come to need more of the objects
-//! these functions replace, or be linked without `lto = "fat"`, they are defined twice
-//! and the build fails; nothing goes wrong at run time.
+//! tables and `strip` the debug information. Should the standard library come to need more
+//! of the objects these functions replace, or be linked without `lto = "fat"`, they are
+//! defined twice and the build fails; nothing goes wrong at run time.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};

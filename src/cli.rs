@@ -38,7 +38,8 @@ options:
                                     cannot be applied; a machine's init does anyway
   --json                            status: the whole status as JSON
   --wait-generation N               status: wait until generation N is in force
-  --timeout SECONDS                 status --wait-generation: give up after [60]
+  --timeout SECONDS                 status, healthcheck: give up after [5], and with
+                                    --wait-generation after [60]; 1 is the least
   --timeline                        status: how long each stage of start-up took
   --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
@@ -113,6 +114,8 @@ pub enum Command {
     Healthcheck {
         /// Where `status.json` is.
         run_dir: PathBuf,
+        /// Give up after this many seconds.
+        timeout_seconds: u64,
     },
     /// Print [`help`].
     Help,
@@ -180,7 +183,8 @@ pub struct StatusOptions {
     pub svg: Option<PathBuf>,
     /// Wait for this generation first.
     pub wait_generation: Option<u64>,
-    /// Give up waiting after this many seconds.
+    /// Give up after this many seconds: its file system may not answer, or the generation
+    /// not come.
     pub timeout_seconds: u64,
 }
 
@@ -206,6 +210,11 @@ impl From<lexopt::Error> for UsageError {
     }
 }
 
+/// A status that cannot be read within so many seconds is not there.
+const LONGEST_READING: u64 = 5;
+/// And a change that is not in force by then will not be.
+const LONGEST_RELOAD: u64 = 60;
+
 const COMMANDS: [&str; 6] = ["run", "check", "render", "ca", "status", "healthcheck"];
 
 /// Which commands take an option, by its long name.
@@ -216,7 +225,8 @@ fn takes(command: &str, option: &str) -> bool {
         "daemon" | "require-sandbox" => &["run"],
         "run-dir" => &["run", "status", "healthcheck"],
         "cert" | "key" => &["run", "render", "ca"],
-        "json" | "wait-generation" | "timeout" | "timeline" | "svg" => &["status"],
+        "timeout" => &["status", "healthcheck"],
+        "json" | "wait-generation" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
     commands.contains(&command)
@@ -228,7 +238,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let mut command: Option<String> = None;
     let mut paths = Paths::default();
     let (mut strict, mut json, mut timeline) = (false, false, false);
-    let (mut wait_generation, mut timeout_seconds) = (None, 60);
+    let (mut wait_generation, mut timeout) = (None, None);
     let mut svg = None;
     let mut seen: Vec<String> = Vec::new();
     while let Some(argument) = parser.next()? {
@@ -261,7 +271,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             "timeline" => timeline = true,
             "svg" => svg = Some(parser.value()?.into()),
             "wait-generation" => wait_generation = Some(parser.value()?.parse()?),
-            "timeout" => timeout_seconds = parser.value()?.parse()?,
+            "timeout" => timeout = Some(parser.value()?.parse()?),
             _ => return Err(Long(&option).unexpected().into()),
         }
         seen.push(option);
@@ -283,10 +293,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             timeline,
             svg,
             wait_generation,
-            timeout_seconds,
+            timeout_seconds: timeout.unwrap_or(match wait_generation {
+                Some(_) => LONGEST_RELOAD,
+                None => LONGEST_READING,
+            }),
         }),
         "healthcheck" => Command::Healthcheck {
             run_dir: paths.run_dir,
+            timeout_seconds: timeout.unwrap_or(LONGEST_READING),
         },
         _ => Command::Run(paths),
     })

@@ -69,7 +69,10 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         Command::Render(paths) => command::render_config(&paths),
         Command::Ca(paths) => command::generate_or_check_ca(&paths),
         Command::Status(options) => command::print_status(&options),
-        Command::Healthcheck { run_dir } => command::healthcheck(&run_dir),
+        Command::Healthcheck {
+            run_dir,
+            timeout_seconds,
+        } => command::healthcheck(&run_dir, timeout_seconds),
         Command::Help => {
             print!("{}", cli::help());
             Ok(())

@@ -3,14 +3,18 @@
 use std::path::Path;
 
 use super::below;
+use super::patience::Patience;
 use crate::exit::{ExitCode, StartError};
-use crate::status::told::{Condition, StatusFile};
+use crate::status::told::Condition;
 use crate::status::{State, Word};
 
-/// Succeeds when the status says ready and the init that wrote it lives.
-pub fn healthcheck(run_dir: &Path) -> Result<(), StartError> {
+/// Succeeds when the status says ready and the init that wrote it lives; one that cannot be
+/// read within so many seconds is not ready.
+pub fn healthcheck(run_dir: &Path, timeout_seconds: u64) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
-    let (file, _) = StatusFile::read(run_dir).map_err(|error| not_ready(error.to_string()))?;
+    let (file, _) = Patience::of(timeout_seconds)
+        .read(run_dir)
+        .map_err(|error| not_ready(error.to_string()))?;
     match &file.condition {
         Condition::Told(Word::Known(State::Ready | State::Reloading)) => Ok(()),
         Condition::Killed => Err(not_ready(

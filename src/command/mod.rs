@@ -3,6 +3,7 @@
 mod ca;
 mod check;
 mod healthcheck;
+mod patience;
 mod render;
 mod status;
 

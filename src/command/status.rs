@@ -1,8 +1,9 @@
 //! `status`: what the running init reports, for people or as JSON.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::patience::Patience;
 use super::{below, print, print_as_it_is};
 use crate::cli::StatusOptions;
 use crate::exit::{ExitCode, StartError};
@@ -17,23 +18,23 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Prints what the running init reports, for people or as JSON.
 pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, below(&why, "  "));
-    // None is longer than there is time.
-    let end = Instant::now().checked_add(Duration::from_secs(options.timeout_seconds));
-    let (file, room) = loop {
-        let (file, room) =
-            StatusFile::read(&options.run_dir).map_err(|error| unavailable(error.to_string()))?;
+    let patience = Patience::of(options.timeout_seconds);
+    let (file, denials) = loop {
+        let (file, denials) = patience
+            .read(&options.run_dir)
+            .map_err(|error| unavailable(error.to_string()))?;
         let Some(wanted) = options.wait_generation else {
-            break (file, room);
+            break (file, denials);
         };
         let config = &file.status.config;
         let applied = config.applied_generation;
         if applied >= wanted && file.is(State::Ready) {
-            break (file, room);
+            break (file, denials);
         }
         let over = file.is(State::Stopped)
             || file.is(State::Failed)
             || file.condition == Condition::Killed;
-        if over || end.is_some_and(|end| Instant::now() >= end) {
+        if over || patience.is_over() {
             let why = file.status.manifest_error.as_ref();
             return Err(unavailable(format!(
                 "generation {wanted} is not in force: state {}, wanted {}, in force {applied}{}",
@@ -57,7 +58,7 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
     }
     print(&describe(&file))?;
     // Another start's are none of this one's.
-    if let Some(denials) = denials::read(&room)
+    if let Some(denials) = denials
         && denials.boot_id == file.status.boot_id
     {
         print(&describe_denials(&denials))?;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::plain;
+use crate::status::denials;
 use crate::status::schema::{
     FILE, LONGEST_SENTENCE, MAX_BYTES, SCHEMA, State, Status, Word, object,
 };
@@ -22,6 +23,10 @@ pub enum StatusError {
     File(FileError),
     /// What stands in it.
     Content(PathBuf, ContentError),
+    /// Nobody could read it, for this reason.
+    Unread(PathBuf, String),
+    /// Whoever read it says so.
+    Told(String),
 }
 
 impl fmt::Display for StatusError {
@@ -33,6 +38,8 @@ impl fmt::Display for StatusError {
             ),
             Self::File(error) => error.fmt(f),
             Self::Content(path, error) => write!(f, "cannot read {}: {error}", path.display()),
+            Self::Unread(path, why) => write!(f, "cannot read {}: {why}", path.display()),
+            Self::Told(why) => f.write_str(why),
         }
     }
 }
@@ -42,6 +49,7 @@ impl std::error::Error for StatusError {
         match self {
             Self::File(error) => Some(error),
             Self::Content(_, error) => Some(error),
+            Self::Unread(..) | Self::Told(_) => None,
         }
     }
 }
@@ -94,6 +102,17 @@ impl fmt::Display for Condition {
     }
 }
 
+/// What is in a run directory or an export, whatever it says.
+#[derive(Debug)]
+pub struct Bytes {
+    /// Of the status.
+    pub status: Vec<u8>,
+    /// Of the denials; none where they cannot be read.
+    pub denials: Vec<u8>,
+    /// Whether the init that wrote them lives, where that can be told.
+    pub life: Option<Life>,
+}
+
 /// A status that was read.
 #[derive(Debug)]
 pub struct StatusFile {
@@ -106,17 +125,26 @@ pub struct StatusFile {
 }
 
 impl StatusFile {
-    /// Reads the status in a run directory or an export, and looks whether the init that
-    /// wrote it lives, where that can be told.
-    pub fn read(directory: &Path) -> Result<(Self, Room), StatusError> {
+    /// Reads what is in a run directory or an export, and looks whether the init that wrote
+    /// it lives, where that can be told: the bytes of the status and of the denials. Waits
+    /// for a file system that does not answer.
+    pub fn bytes(directory: &Path) -> Result<Bytes, StatusError> {
         let room = Room::open(directory).map_err(StatusError::File)?;
-        let bytes = room.read(FILE, MAX_BYTES).map_err(StatusError::File)?;
-        let mut file = Self::parse(&bytes)
+        Ok(Bytes {
+            status: room.read(FILE, MAX_BYTES).map_err(StatusError::File)?,
+            denials: denials::read(&room),
+            life: claim::look(&room),
+        })
+    }
+
+    /// What the status at `directory` says, and what is true of its writer.
+    pub fn judge(directory: &Path, bytes: &[u8], life: Option<Life>) -> Result<Self, StatusError> {
+        let mut file = Self::parse(bytes)
             .map_err(|error| StatusError::Content(directory.join(FILE), error))?;
-        if let Some(life) = claim::look(&room) {
+        if let Some(life) = life {
             file.correct(life);
         }
-        Ok((file, room))
+        Ok(file)
     }
 
     /// What a status file says.

@@ -1,6 +1,7 @@
 //! A share whose host does not answer any more stops nobody but who reads it for us.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -146,4 +147,48 @@ fn whoever_looks_at_the_manifest_is_replaced() {
     let warnings = init.status()["warnings"].to_string();
     assert!(!warnings.contains("somebody else changed"), "{warnings}");
     ended(init);
+}
+
+#[test]
+fn a_status_that_does_not_answer_is_given_up() {
+    for host in [Host::Deaf, Host::Mute] {
+        let Some((bed, share)) = shared_bed(&["a.example"]) else {
+            return;
+        };
+        let told = r#"{"schema":1,"state":"ready"}"#;
+        fs::write(bed.path("host/status.json"), told).unwrap();
+        let run = |line: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar-init"));
+            command.args(line.split(' ')).arg("--run-dir");
+            command.arg(bed.path("share")).output().unwrap()
+        };
+        for line in ["status", "healthcheck"] {
+            let output = run(line);
+            assert!(output.status.success(), "{output:?}");
+        }
+        share.becomes(host);
+        for (line, seconds, code) in [
+            ("status --timeout 2", 2, 69),
+            ("status --json --timeout 0", 1, 69),
+            ("status --wait-generation 3 --timeout 1", 1, 69),
+            ("healthcheck --timeout 1", 1, 1),
+            ("healthcheck", 5, 1),
+        ] {
+            let begun = Instant::now();
+            let output = run(line);
+            let took = begun.elapsed();
+            assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
+            let says = String::from_utf8(output.stderr).unwrap();
+            assert!(
+                says.contains("status.json: its file system has not answered within "),
+                "{says}"
+            );
+            let (least, most) = (
+                Duration::from_secs(seconds),
+                Duration::from_secs(seconds + 3),
+            );
+            assert!(took >= least && took < most, "{line}: {took:?}");
+        }
+        drop(share);
+    }
 }

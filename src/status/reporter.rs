@@ -383,7 +383,10 @@ impl Reporter {
             // Of an earlier start; what stays there says so by its boot id.
             let _ = run.remove(name);
         }
-        run.sweep();
+        let stay = run.sweep();
+        if stay > 0 {
+            self.warn(teller::in_the_way("the run directory", stay));
+        }
         self.claim = claim;
         self.run = Some(run.try_clone().map_err(kept)?);
         last_words::remember_run(run);

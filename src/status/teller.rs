@@ -52,6 +52,8 @@ pub struct Teller {
     fresh: bool,
     /// Somebody was killed, and may have left half a file behind.
     littered: bool,
+    /// What was last said of directories that are in the way.
+    stays: String,
     /// Somebody was waited for in vain, and is still away.
     late: bool,
     away: Option<Away>,
@@ -83,6 +85,7 @@ impl Teller {
             look_at: Instant::now() + LOOK_EVERY,
             fresh: true,
             littered: true,
+            stays: String::new(),
             late: false,
             away: None,
             pause: FIRST_PAUSE,
@@ -217,10 +220,11 @@ impl Teller {
         let (parent, name, current) = (&self.parent, self.name, &self.current);
         let keep = [parent, room].map(|room| room.descriptor().as_raw_fd());
         let sent = errand::send(&keep, || {
-            if littered {
-                room.sweep();
-            }
+            let stay = if littered { room.sweep() } else { 0 };
             let mut answer = tell(room, &carries, fresh);
+            if stay > 0 {
+                answer.extend(format!("d{}\0", in_the_way("the export", stay)).bytes());
+            }
             answer.extend(lost(parent, name, room, current));
             answer
         });
@@ -259,6 +263,11 @@ impl Teller {
         for part in String::from_utf8_lossy(&answer).split_terminator('\0') {
             match (part.get(..1), part.get(1..)) {
                 (Some("w"), Some(text)) => warnings.push(text.to_owned()),
+                (Some("d"), Some(text)) if self.stays != text => {
+                    text.clone_into(&mut self.stays);
+                    warnings.push(text.to_owned());
+                }
+                (Some("d"), _) => {}
                 (Some("m"), _) => moved = true,
                 (Some("l"), Some(place)) => lost.extend(place.parse::<usize>()),
                 (Some(place), Some(text)) => {
@@ -328,6 +337,15 @@ impl Teller {
             self.room = room;
         }
     }
+}
+
+/// That directories stay which are named like temporary files.
+#[must_use]
+pub fn in_the_way(place: &str, count: usize) -> String {
+    format!(
+        "{place} has {count} directories that are named like temporary files of sidecar-init's and are not empty: \
+         they stay\nhint: whoever made them can remove them: .sidecar-init-*"
+    )
 }
 
 /// What is not where it was told: an `m` where the export itself is another, else an `l` and

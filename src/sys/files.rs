@@ -223,23 +223,32 @@ impl Room {
         Some((status.st_dev, status.st_ino))
     }
 
-    /// Takes away what starts that were cut off have left of temporary files.
-    pub fn sweep(&self) {
+    /// Takes away what starts that were cut off have left of temporary files, and empty
+    /// directories of such names. How many directories stay, for there is something in them.
+    #[must_use]
+    pub fn sweep(&self) -> usize {
         // Somebody may have put a million of other names there.
         const MOST_LOOKED_AT: usize = 1024;
         let read_only = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let Ok(mut entries) = nix::dir::Dir::openat(&self.fd, ".", read_only, Mode::empty()) else {
-            return;
+            return 0;
         };
+        let mut stay = 0;
         for entry in entries.iter().take(MOST_LOOKED_AT).flatten() {
             if entry
                 .file_name()
                 .to_bytes()
                 .starts_with(TEMPORARY.as_bytes())
             {
-                let _ = unlinkat(&self.fd, entry.file_name(), UnlinkatFlags::NoRemoveDir);
+                let remove = |flags| unlinkat(&self.fd, entry.file_name(), flags);
+                if let Err(Errno::EISDIR | Errno::EPERM) = remove(UnlinkatFlags::NoRemoveDir)
+                    && let Err(Errno::ENOTEMPTY | Errno::EEXIST) = remove(UnlinkatFlags::RemoveDir)
+                {
+                    stay += 1;
+                }
             }
         }
+        stay
     }
 
     fn failed(&self, verb: &'static str, name: &str, errno: Errno) -> FileError {
@@ -659,7 +668,7 @@ mod tests {
         room.create_temporary().unwrap();
         fs::write(scratch.0.join("other"), "").unwrap();
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2);
-        room.sweep();
+        assert_eq!(room.sweep(), 0);
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
     }
 

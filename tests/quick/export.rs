@@ -442,6 +442,37 @@ fn a_file_that_cannot_be_replaced_keeps_no_other_from_being_told() {
     }
 }
 
+#[test]
+fn directories_that_are_named_like_temporary_files_go_or_are_told_of_once() {
+    let bed = new_bed().with_export();
+    for place in ["run", "run/export"] {
+        fs::create_dir(bed.path(place).join(".sidecar-init-empty")).unwrap();
+        fs::create_dir_all(bed.path(place).join(".sidecar-init-full/something")).unwrap();
+    }
+    let mut init = bed.start(Place::Child);
+    let warnings = init.wait_ready()["warnings"].to_string();
+    for (place, name) in [
+        ("run", "the run directory has 1 "),
+        ("run/export", "the export has 1 "),
+    ] {
+        assert!(!init.bed.path(place).join(".sidecar-init-empty").exists());
+        assert!(init.bed.path(place).join(".sidecar-init-full").exists());
+        assert!(warnings.contains(name), "{warnings}");
+    }
+    // Another export is swept again.
+    let export = init.bed.path("run/export");
+    fs::rename(&export, init.bed.path("aside")).unwrap();
+    fs::create_dir_all(export.join(".sidecar-init-other/something")).unwrap();
+    init.wait_until("it is told there", told);
+    let (end, _) = init.stop();
+    let console = end.console_text();
+    assert_eq!(
+        console.matches("warning: the export has 1 ").count(),
+        1,
+        "{console}"
+    );
+}
+
 // A file system that does not answer.
 
 /// An ext4 of its own on the bed's export, which can be frozen. To be dropped before the

@@ -83,7 +83,7 @@ pub fn run(paths: &Paths) -> ! {
         Err(error) => Ending::Failed(error),
     };
     reporter.ending();
-    reporter.status.reaped += shutdown::end_everything(mode, &signals);
+    reporter.reaped(shutdown::end_everything(mode, &signals));
     let code = conclude(&mut reporter, ending);
     shutdown::end(Some(mode), code.number())
 }
@@ -128,7 +128,7 @@ fn start(
     is_mounted.set(true);
     let (desired, warnings) = bottle::judge(paths, &found).map_err(|problem| *problem)?;
     drop(found);
-    reporter.warn_of_manifest(warnings);
+    reporter.manifest_read(warnings);
     reporter.follow(&desired.policy);
     desired.count_notes();
     reporter.enter(Stage::Network);
@@ -163,7 +163,7 @@ fn start(
     };
     reporter.export(clients(&desired));
     reporter.finish_export();
-    reporter.status.ca = Some(ca);
+    reporter.ca_installed(ca);
     if signals.stop_asked() {
         return Ok(Ending::Stopped);
     }

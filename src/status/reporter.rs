@@ -1,5 +1,9 @@
 //! Keeps the status and tells it: to the run directory, the export, the service manager and
 //! the console. Touches the file system.
+//!
+//! What there is to tell it hears in [`facts`], and nobody else writes in its status.
+
+mod facts;
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -7,21 +11,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::boot::mode::Mode;
-use crate::daemon::pipelock::TESTED_VERSION;
-use crate::daemon::pipelock::refusals::InForce;
 use crate::exit::ExitCode;
 use crate::plain;
-use crate::policy::Policy;
 use crate::status::denials::{self, Denials};
 use crate::status::export::Content;
 use crate::status::notify::Notifier;
 use crate::status::schema::{
-    FILE, MOST_SENTENCES, Outcome, Port, SCHEMA, Stage, StageTime, State, Status,
+    FILE, MOST_SENTENCES, Outcome, SCHEMA, Stage, StageTime, State, Status,
 };
 use crate::status::teller::{self, Teller};
 use crate::status::{last_words, report};
 use crate::sys::claim::Claim;
-use crate::sys::connections;
 use crate::sys::console::{Stream, console};
 use crate::sys::files::{Access, FileError, Room};
 
@@ -36,11 +36,10 @@ const RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Reporter {
     /// What will be told next.
-    pub status: Status,
-    /// What was refused.
-    pub denials: Denials,
+    status: Status,
+    denials: Denials,
     /// Where the daemon listens, or last did.
-    pub served: Option<SocketAddr>,
+    served: Option<SocketAddr>,
     notifier: Notifier,
     warnings: Warnings,
     started: Instant,
@@ -131,13 +130,10 @@ impl Reporter {
         }
     }
 
-    /// Notes what of the manifest the status tells.
-    pub fn follow(&mut self, policy: &Policy) {
-        self.status.slug = Some(policy.slug.clone());
-        self.status.not_scanned = policy.not_scanned();
-        self.status.not_scanned_more = 0;
-        self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
-        self.denials.judge_by(InForce::of(policy));
+    /// What will be told next.
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
     /// Notes the mode, and whom to notify.
@@ -283,7 +279,7 @@ impl Reporter {
 
     /// The warnings of the manifest that is in force from now on; those of the one before
     /// are over. Logs what is new.
-    pub fn warn_of_manifest(&mut self, warnings: Vec<String>) {
+    fn warn_of_manifest(&mut self, warnings: Vec<String>) {
         let before = std::mem::replace(&mut self.warnings.manifest, warnings);
         for warning in &self.warnings.manifest {
             if !before.contains(warning) {
@@ -291,54 +287,6 @@ impl Reporter {
             }
         }
         self.status.warnings = self.warnings.all();
-    }
-
-    /// Nothing is heard of the manifest since, in seconds since 1970.
-    pub fn manifest_is_silent(&mut self, manifest: &Path, since: u64) {
-        let since = crate::ca::rfc3339(since);
-        let why = format!(
-            "cannot read {}: its file system has not answered since {since}",
-            manifest.display()
-        );
-        log::error!("{why}");
-        self.status.manifest_error = Some(why);
-    }
-
-    /// What is wrong with the manifest is known once it is read.
-    pub fn manifest_answers(&mut self) {
-        log::info!("the manifest's file system answers again");
-    }
-
-    /// What the daemon calls its version. One that is not the tested one is a warning, in
-    /// the log once: a daemon may call itself something else each time.
-    pub fn note_version(&mut self, version: String) {
-        let daemon = &mut self.status.daemon;
-        if daemon.version.as_ref() == Some(&version) {
-            return;
-        }
-        let tested = version == TESTED_VERSION;
-        let warning =
-            format!("pipelock is version {version}; sidecar-init was tested with {TESTED_VERSION}");
-        let known = daemon.version_tested == Some(false);
-        daemon.version = Some(version);
-        daemon.version_tested = Some(tested);
-        if !tested && !known {
-            log::warn!("{warning}");
-        }
-        self.warnings.version = (!tested).then_some(warning);
-        self.status.warnings = self.warnings.all();
-    }
-
-    /// Tells what the daemon's sandbox is without, from now on; each sentence is a warning
-    /// for as long.
-    pub fn tell_missing(&mut self, missing: &[String]) {
-        let before = std::mem::replace(&mut self.status.daemon.sandbox_missing, missing.to_vec());
-        let over = |warning: &String| before.contains(warning) && !missing.contains(warning);
-        self.warnings.lasting.retain(|warning| !over(warning));
-        self.status.warnings = self.warnings.all();
-        for sentence in missing.iter().filter(|sentence| !before.contains(sentence)) {
-            self.warn(sentence.clone());
-        }
     }
 
     /// Enters a stage: the status says "failed" before it is tried, and only success
@@ -480,7 +428,7 @@ impl Reporter {
         let warnings = self.export.as_mut().map(Teller::recall);
         self.heard_of_export(warnings.unwrap_or_default());
         let status = &mut self.status;
-        status.port = self.served.map(Port::look);
+        status.port = self.served.map(facts::look_at);
         status.exit_code = Some(code.number());
         if code == ExitCode::Success {
             status.state = State::Stopped.into();
@@ -536,26 +484,10 @@ fn notified(result: Result<(), nix::errno::Errno>) {
     }
 }
 
-impl Port {
-    /// Looks at it now, by connecting.
-    #[must_use]
-    pub fn look(listen: SocketAddr) -> Self {
-        let (closed, detail) = match connections::look_at_port(listen) {
-            connections::Port::Closed => (Some(true), None),
-            connections::Port::Open(holder) => (Some(false), holder),
-            connections::Port::Unknown(why) => (None, Some(why)),
-        };
-        Self {
-            address: listen.to_string(),
-            closed,
-            detail,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::pipelock::TESTED_VERSION;
     use crate::daemon::pipelock::said::Said;
     use crate::status::schema::{
         Ca, Config, Daemon, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES, Revocation, Word,

@@ -15,7 +15,7 @@ use crate::sys::processes::sees_processes;
 
 /// What is not known to be in the daemon's sandbox is a failure.
 pub(super) fn insist(reporter: &Reporter) -> Result<(), StartError> {
-    let mut missing = reporter.status.daemon.sandbox_missing.clone();
+    let mut missing = reporter.status().daemon.sandbox_missing.clone();
     missing.extend(
         sees_processes()
             .err()
@@ -64,9 +64,6 @@ pub(super) fn complete(
             directory.display()
         ));
     }
-    let daemon = &mut reporter.status.daemon;
-    daemon.landlock = sandbox.landlock;
-    daemon.seccomp = sandbox.seccomp;
-    daemon.cgroup = sandbox.group.is_some();
+    reporter.sandbox_planned(sandbox.landlock, sandbox.seccomp, sandbox.group.is_some());
     sandbox
 }

@@ -49,7 +49,7 @@ pub(super) fn supervise_until_the_end(
     }
     Ok(match supervise(setup, desired, looker, signals, reporter) {
         Outcome::Stopped => Ending::Stopped,
-        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, &reporter.status)),
+        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, reporter.status())),
     })
 }
 

@@ -61,7 +61,7 @@ mod tests {
         let room = Room::open(Path::new(&directory)).unwrap();
         reporter.tell_in(&room, None).unwrap();
         reporter.finish_stages();
-        reporter.status.state = status::State::Ready.into();
+        reporter.state_reached(status::State::Ready, false);
         reporter.publish();
         panic!("of all things");
     }

@@ -69,7 +69,7 @@ fn await_manifest(
                 }
                 News::Answers => reporter.manifest_answers(),
                 News::Read(read) => {
-                    reporter.status.manifest_error = None;
+                    reporter.manifest_arrived();
                     return Some(read);
                 }
             }

@@ -2,12 +2,9 @@
 
 use super::Supervisor;
 use super::machine::{Change, Event};
-use crate::boot::clock;
 use crate::bottle::Desired;
 use crate::bottle::looker::News;
-use crate::ca::rfc3339;
 use crate::daemon::pipelock::reload::{self, Plan};
-use crate::status::Revocation;
 
 impl Supervisor<'_> {
     /// Hears what there is to know of the manifest.
@@ -29,10 +26,9 @@ impl Supervisor<'_> {
         self.changed = true;
         let (new, warnings) = match (self.setup.judge)(read) {
             Ok(judged) => judged,
-            Err(why) => return self.keep_the_old(why),
+            Err(why) => return self.reporter.manifest_refused(why),
         };
-        self.reporter.status.manifest_error = None;
-        self.reporter.warn_of_manifest(warnings);
+        self.reporter.manifest_read(warnings);
         if new.policy == self.desired.policy && new.trust == self.desired.trust {
             log::debug!("the manifest asks for the same as before");
             return;
@@ -49,23 +45,12 @@ impl Supervisor<'_> {
         self.carry_out(plan, generation);
     }
 
-    fn keep_the_old(&mut self, why: String) {
-        let known = &mut self.reporter.status.manifest_error;
-        if known.as_ref() != Some(&why) {
-            log::error!("the changed manifest is not used, the old one stays in force:\n{why}");
-        }
-        *known = Some(why);
-    }
-
     /// From now on this is wanted; its generation.
     fn take_up(&mut self, new: Desired) -> u64 {
         for unit in self.roster.each() {
             unit.set_timing(&new.policy);
         }
-        let config = &mut self.reporter.status.config;
-        config.generation += 1;
-        let generation = config.generation;
-        config.desired_sha256 = Some(new.config_sha256.clone());
+        let generation = self.reporter.config_wanted(&new.config_sha256);
         self.reporter.follow(&new.policy);
         new.count_notes();
         self.desired = new;
@@ -107,14 +92,8 @@ impl Supervisor<'_> {
             }
         }
         let nobody_runs = !self.roster.any_runs();
-        self.reporter.status.revocation = Some(Revocation {
-            generation,
-            hosts: revoked,
-            more: 0,
-            scanned,
-            scanned_more: 0,
-            done_at: nobody_runs.then(|| rfc3339(clock::now())),
-        });
+        self.reporter
+            .revoked(generation, revoked, scanned, nobody_runs);
     }
 }
 

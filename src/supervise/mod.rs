@@ -22,10 +22,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::boot::clock;
 use crate::bottle::Desired;
 use crate::bottle::looker::{Looker, News};
-use crate::ca::rfc3339;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
 use crate::status::Reporter;
@@ -101,10 +99,8 @@ pub fn supervise<'a>(
     reporter: &'a mut Reporter,
 ) -> Outcome {
     let now = Instant::now();
-    reporter.served = Some(desired.policy.listen);
-    reporter.denials.begin();
-    reporter.status.config.generation = 1;
-    reporter.status.config.desired_sha256 = Some(desired.config_sha256.clone());
+    reporter.supervision_began(desired.policy.listen);
+    reporter.config_wanted(&desired.config_sha256);
     let mut supervisor = Supervisor {
         roster: Roster::new(vec![Unit::new(&desired.policy)]),
         looker,
@@ -204,7 +200,7 @@ impl Supervisor<'_> {
         let halted = self.roster.any_is(Phase::Halted) && !self.sweeping;
         let (roster, mut around) = self.parts();
         for unit in roster.each() {
-            if halted != around.reporter.status.port.is_some() {
+            if halted != around.reporter.status().port.is_some() {
                 unit.judge_port(&mut around);
             }
             unit.report(&mut around);
@@ -320,7 +316,7 @@ impl Supervisor<'_> {
             {
                 continue;
             }
-            self.reporter.status.reaped += 1;
+            self.reporter.reaped(1);
             let (roster, mut around) = self.parts();
             if roster.ended(exit.pid, exit.reason, &mut around) {
                 // Those that left its group, once this batch is done.
@@ -354,34 +350,15 @@ impl Supervisor<'_> {
     /// certificates, and the CA's own validity.
     fn clock_stepped(&mut self, by_ms: i64) {
         self.changed = true;
-        let to = rfc3339(clock::now());
-        let way = if by_ms < 0 { "back" } else { "ahead" };
         let seconds = by_ms.saturating_add(500).div_euclid(1000);
-        log::warn!(
-            "the clock was set {way} by {} s, to {to}",
-            seconds.unsigned_abs()
-        );
-        if let Some(ca) = &self.reporter.status.ca
-            // RFC 3339 in UTC sorts as time does.
-            && (to < ca.not_before || to > ca.not_after)
-        {
-            let text = format!(
-                "by the clock that was set to {to} the CA is not valid: it is from {} to {}, and clients will \
-                 refuse what it signs; a new machine makes a new one",
-                ca.not_before, ca.not_after
-            );
-            self.reporter.warn(text);
-        }
-        let status = &mut self.reporter.status;
-        status.clock_steps += 1;
-        status.last_clock_step = seconds;
+        self.reporter.clock_stepped(seconds);
         for unit in self.roster.each() {
             unit.clock_stepped(by_ms);
         }
     }
 
     fn counters(&self) -> (u64, u64) {
-        (self.reporter.status.reaped, console().dropped())
+        (self.reporter.status().reaped, console().dropped())
     }
 
     /// When counters that moved without an event are told: an orphan that was reaped, a

@@ -28,7 +28,7 @@ use crate::daemon::pipelock::leaves::Leaves;
 use crate::policy::Policy;
 use crate::sandbox::enter::{self, Command, ExecReport, SpawnError};
 use crate::sandbox::{self, Seen, cgroup};
-use crate::status::{CONFIG, LastExit, Port, Stage, State};
+use crate::status::{CONFIG, Stage, State};
 use crate::sys::console::Stream;
 use crate::sys::files::{Access, install};
 use crate::sys::reaper::ExitReason;
@@ -170,7 +170,7 @@ impl Unit {
         {
             child.generation = generation;
             if self.machine.phase() == Phase::Ready && !self.machine.is_reloading() {
-                around.reporter.status.config.applied_generation = generation;
+                around.reporter.config_applied(generation);
             }
         }
     }
@@ -186,7 +186,8 @@ impl Unit {
     /// Looks whether what it left and what it was given is as it should be.
     pub fn look(&mut self, around: &mut Context) {
         self.look_after_config(around);
-        self.look_at_port(around);
+        let halted = self.machine.phase() == Phase::Halted;
+        self.changed |= around.reporter.look_at_port(halted);
     }
 
     /// Its process has ended, for this reason.
@@ -198,7 +199,7 @@ impl Unit {
         for relay in [&mut child.output, &mut child.error] {
             relay.finish(&mut self.last_lines, &mut |line| {
                 if let Some(Heard::Refusal(refusal)) = events::parse(line) {
-                    around.reporter.denials.count(&refusal);
+                    around.reporter.refused(&refusal);
                 }
             });
         }
@@ -208,7 +209,7 @@ impl Unit {
             child.exec_error = Some(error);
         }
         self.prober.reset(around.desired.policy.listen);
-        self.tell_end(around);
+        around.reporter.daemon_ended(self.last_lines.said());
         if let Some(error) = child.exec_error {
             self.push(Event::SpawnFailed(error.errno, error.to_string()));
             return;
@@ -219,28 +220,11 @@ impl Unit {
             (None, None) => reason.to_string(),
         };
         log::info!("pipelock (pid {}) {text}", child.pid);
-        around.reporter.status.last_exit = Some(LastExit {
-            code: reason.shell_code(),
-            text,
-            at: rfc3339(clock::now()),
-        });
+        around.reporter.daemon_exited(reason.shell_code(), text);
         self.push(match starved {
             Some(limit) => Event::OutOfMemory(reason, limit),
             None => Event::Exited(reason),
         });
-    }
-
-    /// What is true now that no process of it is left.
-    fn tell_end(&self, around: &mut Context) {
-        let status = &mut around.reporter.status;
-        status.last_lines = self.last_lines.said();
-        status.daemon.pid = None;
-        status.daemon.sandbox_verified = false;
-        status.daemon.working_since = None;
-        status.config.applied_sha256 = None;
-        if let Some(revocation) = status.revocation.as_mut().filter(|r| r.done_at.is_none()) {
-            revocation.done_at = Some(rfc3339(clock::now()));
-        }
     }
 
     /// Carries the daemon's output, and learns whether it could be executed at all.
@@ -254,7 +238,7 @@ impl Unit {
             &mut self.last_lines,
             &mut |line| match events::parse(line) {
                 Some(Heard::Event(event)) => lines.push(event),
-                Some(Heard::Refusal(refusal)) => around.reporter.denials.count(&refusal),
+                Some(Heard::Refusal(refusal)) => around.reporter.refused(&refusal),
                 None => {}
             },
         );
@@ -278,7 +262,7 @@ impl Unit {
     fn check_sandbox(&mut self, pid: i32, around: &mut Context) {
         match around.setup.sandbox.read_back(pid) {
             Seen::Confined => {
-                around.reporter.status.daemon.sandbox_verified = true;
+                around.reporter.sandbox_verified();
                 self.push(Event::Confined);
             }
             Seen::Holes(mismatch) => self.push(Event::Unfit(mismatch.to_string())),
@@ -304,9 +288,8 @@ impl Unit {
         let file = around.setup.config.to_string_lossy();
         let wanted = &around.desired.config_sha256;
         for fact in child.instance.hear(line, wanted, &file) {
-            let applied = &mut around.reporter.status.config.applied_sha256;
             match fact {
-                Fact::RunsOn(sha256) => *applied = Some(sha256),
+                Fact::RunsOn(sha256) => around.reporter.config_reported(Some(sha256)),
                 Fact::Announced => self.events.push_back(Event::Announced),
                 Fact::Reloaded => self.events.push_back(Event::ReloadAcknowledged),
                 Fact::DeniesAll => self.events.push_back(Event::DenyAllAcknowledged),
@@ -316,7 +299,7 @@ impl Unit {
                 }
                 Fact::Unfit(why) => {
                     log::error!("{why}");
-                    *applied = None;
+                    around.reporter.config_reported(None);
                     self.events.push_back(Event::Unfit(why));
                 }
             }
@@ -325,27 +308,9 @@ impl Unit {
 
     /// Looks at the port at once; what it finds is told with what is told anyway.
     pub fn judge_port(&mut self, around: &mut Context) {
-        self.look_at_port(around);
-        self.changed = false;
-    }
-
-    /// While halted: whether nothing gets through is for the port to say, for a process that
-    /// left the daemon's session may have it still.
-    fn look_at_port(&mut self, around: &mut Context) {
         let halted = self.machine.phase() == Phase::Halted;
-        let port = around.reporter.served.filter(|_| halted).map(Port::look);
-        if port == around.reporter.status.port {
-            return;
-        }
-        self.changed = true;
-        if let Some(port) = &port {
-            let words = port.in_words();
-            match port.closed {
-                Some(true) => log::warn!("halted; {words} until SIGUSR2"),
-                _ => log::error!("halted, {words}"),
-            }
-        }
-        around.reporter.status.port = port;
+        around.reporter.look_at_port(halted);
+        self.changed = false;
     }
 
     /// Puts the configuration back where somebody else changed its file. What pipelock
@@ -427,9 +392,7 @@ impl Unit {
         };
         child.work.note(used, Instant::now(), clock::now());
         let since = child.work.since().map(rfc3339);
-        let told = &mut around.reporter.status.daemon.working_since;
-        self.changed |= *told != since;
-        *told = since;
+        self.changed |= around.reporter.daemon_works(since);
     }
 
     /// Lets a daemon that serves forget certificates its clients would refuse; one that
@@ -471,37 +434,30 @@ impl Unit {
     }
 
     fn announce_ready(&mut self, around: &mut Context) {
-        let status = &mut around.reporter.status;
         // Not the newest there is: another may have been read in this very moment.
-        let generation = self
-            .child
-            .as_ref()
-            .map_or(status.config.applied_generation, |child| child.generation);
-        status.config.applied_generation = generation;
+        if let Some(child) = &self.child {
+            around.reporter.config_applied(child.generation);
+        }
         self.renew_leaves();
         if self.proved_once {
+            let generation = around.reporter.status().config.applied_generation;
             log::info!("ready again, generation {generation}");
             return;
         }
         self.proved_once = true;
         around.reporter.finish_stages();
+        let version = around.reporter.status().daemon.version.as_deref();
         let policy = &around.desired.policy;
         log::info!(
             "ready: pipelock {} listens on {}, refuses what is not allowed; {} host(s) allowed",
-            around
-                .reporter
-                .status
-                .daemon
-                .version
-                .as_deref()
-                .unwrap_or("?"),
+            version.unwrap_or("?"),
             policy.listen,
             policy.allowlist.len()
         );
     }
 
     fn give_config(&mut self, around: &mut Context) {
-        let generation = around.reporter.status.config.generation;
+        let generation = around.reporter.status().config.generation;
         if let Err(why) = self.install_config(around) {
             around.reporter.warn(why);
         } else if let Some(child) = &mut self.child {
@@ -529,7 +485,7 @@ impl Unit {
         let room = around.setup.run_room;
         room.install(CONFIG, deny_all, config_access(around))
             .map_err(|error| error.to_string())?;
-        let applied = around.reporter.status.config.applied_sha256.as_deref();
+        let applied = around.reporter.status().config.applied_sha256.as_deref();
         if child.instance.drains_on(applied) {
             // pipelock drops a reload of what it runs on, so nobody would acknowledge.
             self.push(Event::DenyAllAcknowledged);
@@ -563,12 +519,11 @@ impl Unit {
         if self.child.is_some() {
             log::error!("internal error: a daemon was started beside another");
         }
-        let status = &mut around.reporter.status;
-        status.restarts = self.spawned;
+        let listen = desired.policy.listen;
+        around
+            .reporter
+            .daemon_started(child.pid, sandbox.uid, listen, self.spawned);
         self.spawned += 1;
-        status.daemon.pid = Some(child.pid);
-        status.daemon.uid = Some(sandbox.uid);
-        around.reporter.served = Some(desired.policy.listen);
         log::debug!("pipelock has pid {}", child.pid);
         self.prober.reset(desired.policy.listen);
         self.child = Some(Running {
@@ -578,7 +533,7 @@ impl Unit {
             exec_report: Some(child.exec_report),
             exec_error: None,
             listen: desired.policy.listen,
-            generation: around.reporter.status.config.generation,
+            generation: around.reporter.status().config.generation,
             oom_kills,
             work: Work::default(),
             instance: Instance::new(
@@ -587,7 +542,7 @@ impl Unit {
                 desired.deny_all_sha256.clone(),
             ),
         });
-        if !self.proved_once && around.reporter.status.stage == Stage::Spawn {
+        if !self.proved_once && around.reporter.status().stage == Stage::Spawn {
             around.reporter.enter(Stage::Ready);
         }
         Ok(())
@@ -612,8 +567,7 @@ impl Unit {
     /// Notes for the status what the machine knows.
     pub fn report(&self, around: &mut Context) {
         let machine = &self.machine;
-        let status = &mut around.reporter.status;
-        status.state = match machine.phase() {
+        let state = match machine.phase() {
             Phase::Idle | Phase::Starting => State::Starting,
             Phase::Backoff => State::Backoff,
             Phase::Halted => State::Halted,
@@ -622,19 +576,18 @@ impl Unit {
             Phase::Draining => State::Draining,
             // The daemon is; everything else is ended now.
             Phase::Stopping | Phase::Ended => State::Stopping,
-        }
-        .into();
-        status.halted = machine.is_halted();
-        status.failures = machine.failures();
-        status.error = machine.last_failure().map(ToString::to_string);
+        };
+        let reporter = &mut *around.reporter;
+        reporter.state_reached(state, machine.is_halted());
+        let failure = machine.last_failure().map(ToString::to_string);
+        reporter.daemon_failed(machine.failures(), failure);
         let trouble = machine.trouble();
-        if trouble != status.daemon.trouble.as_deref() {
+        if reporter.daemon_troubled(trouble) {
             match trouble {
                 Some(trouble) => log::warn!("pipelock is {trouble}"),
                 None if machine.phase() == Phase::Ready => log::info!("pipelock answers again"),
                 None => {}
             }
-            status.daemon.trouble = trouble.map(ToOwned::to_owned);
         }
     }
 }

@@ -233,13 +233,13 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
         assert_harmless("a last line", said.as_str());
         assert!(!said.as_str().contains('\n'));
     }
-    let status = &mut reporter.status;
-    status.state = State::Failed.into();
-    status.error = said
+    let last = said
         .last()
         .map(|said| format!("ended; its last line: {said}"));
-    status.last_lines = said;
-    let notified = reporter.status.in_words();
+    reporter.daemon_ended(said);
+    reporter.daemon_failed(1, last);
+    reporter.state_reached(State::Failed, false);
+    let notified = reporter.status().in_words();
     let json = reporter.json();
     let denials_json = plain::json(&report, 0);
     let told = StatusFile::parse(json.as_bytes()).expect("its own status is read");

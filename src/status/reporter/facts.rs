@@ -1,0 +1,378 @@
+//! What the start and supervision tell the reporter, a method for each fact.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::Reporter;
+use crate::boot::clock;
+use crate::ca::rfc3339;
+use crate::daemon::pipelock::TESTED_VERSION;
+use crate::daemon::pipelock::refusal::Refusal;
+use crate::daemon::pipelock::refusals::InForce;
+use crate::daemon::pipelock::said::Said;
+use crate::policy::Policy;
+use crate::status::schema::{Ca, LastExit, Port, Revocation, State};
+use crate::sys::connections;
+
+/// Of the manifest.
+impl Reporter {
+    /// Notes what of the manifest the status tells.
+    pub fn follow(&mut self, policy: &Policy) {
+        self.status.slug = Some(policy.slug.clone());
+        self.status.not_scanned = policy.not_scanned();
+        self.status.not_scanned_more = 0;
+        self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
+        self.denials.judge_by(InForce::of(policy));
+    }
+
+    /// A configuration of this hash is wanted from now on; its generation.
+    pub fn config_wanted(&mut self, sha256: &str) -> u64 {
+        let config = &mut self.status.config;
+        config.generation += 1;
+        config.desired_sha256 = Some(sha256.to_owned());
+        config.generation
+    }
+
+    /// The manifest was waited for, and is there; what is wrong with it is for who judges it.
+    pub fn manifest_arrived(&mut self) {
+        self.status.manifest_error = None;
+    }
+
+    /// The manifest was read, and can be used.
+    pub fn manifest_read(&mut self, warnings: Vec<String>) {
+        self.status.manifest_error = None;
+        self.warn_of_manifest(warnings);
+    }
+
+    /// The manifest was read, and cannot be used; the same reason is logged once.
+    pub fn manifest_refused(&mut self, why: String) {
+        let known = &mut self.status.manifest_error;
+        if known.as_ref() != Some(&why) {
+            log::error!("the changed manifest is not used, the old one stays in force:\n{why}");
+        }
+        *known = Some(why);
+    }
+
+    /// Nothing is heard of the manifest since, in seconds since 1970.
+    pub fn manifest_is_silent(&mut self, manifest: &Path, since: u64) {
+        let since = rfc3339(since);
+        let why = format!(
+            "cannot read {}: its file system has not answered since {since}",
+            manifest.display()
+        );
+        log::error!("{why}");
+        self.status.manifest_error = Some(why);
+    }
+
+    /// What is wrong with the manifest is known once it is read.
+    pub fn manifest_answers(&mut self) {
+        log::info!("the manifest's file system answers again");
+    }
+
+    /// This generation took these hosts away, and has those scanned that were passed through.
+    /// Over when no daemon that allowed them is left; `over`: there is none.
+    pub fn revoked(
+        &mut self,
+        generation: u64,
+        hosts: Vec<String>,
+        scanned: Vec<String>,
+        over: bool,
+    ) {
+        self.status.revocation = Some(Revocation {
+            generation,
+            hosts,
+            scanned,
+            done_at: over.then(now),
+            ..Revocation::default()
+        });
+    }
+}
+
+/// Of what surrounds the daemon.
+impl Reporter {
+    /// The CA is in its place.
+    pub fn ca_installed(&mut self, ca: Ca) {
+        self.status.ca = Some(ca);
+    }
+
+    /// Under what the daemon will live: the version of Landlock's rules, whether its system
+    /// calls are filtered, and whether it has a control group.
+    pub fn sandbox_planned(&mut self, landlock: u32, seccomp: bool, cgroup: bool) {
+        let daemon = &mut self.status.daemon;
+        daemon.landlock = landlock;
+        daemon.seccomp = seccomp;
+        daemon.cgroup = cgroup;
+    }
+
+    /// Tells what the daemon's sandbox is without, from now on; each sentence is a warning
+    /// for as long.
+    pub fn tell_missing(&mut self, missing: &[String]) {
+        let before = std::mem::replace(&mut self.status.daemon.sandbox_missing, missing.to_vec());
+        let over = |warning: &String| before.contains(warning) && !missing.contains(warning);
+        self.warnings.lasting.retain(|warning| !over(warning));
+        self.status.warnings = self.warnings.all();
+        for sentence in missing.iter().filter(|sentence| !before.contains(sentence)) {
+            self.warn(sentence.clone());
+        }
+    }
+
+    /// The clock was set by so many seconds. What it dates for others is the CA's validity.
+    pub fn clock_stepped(&mut self, by_seconds: i64) {
+        let to = now();
+        let way = if by_seconds < 0 { "back" } else { "ahead" };
+        let seconds = by_seconds.unsigned_abs();
+        log::warn!("the clock was set {way} by {seconds} s, to {to}");
+        if let Some(ca) = &self.status.ca
+            // RFC 3339 in UTC sorts as time does.
+            && (to < ca.not_before || to > ca.not_after)
+        {
+            let text = format!(
+                "by the clock that was set to {to} the CA is not valid: it is from {} to {}, and clients will \
+                 refuse what it signs; a new machine makes a new one",
+                ca.not_before, ca.not_after
+            );
+            self.warn(text);
+        }
+        self.status.clock_steps += 1;
+        self.status.last_clock_step = by_seconds;
+    }
+
+    /// So many children were reaped.
+    pub fn reaped(&mut self, children: u64) {
+        self.status.reaped += children;
+    }
+}
+
+/// Of the daemon.
+impl Reporter {
+    /// One is about to be kept running that listens here; what it refuses is counted.
+    pub fn supervision_began(&mut self, listen: SocketAddr) {
+        self.served = Some(listen);
+        self.denials.begin();
+    }
+
+    /// It was started, for so many times after the first.
+    pub fn daemon_started(&mut self, pid: i32, uid: u32, listen: SocketAddr, restarts: u64) {
+        self.served = Some(listen);
+        let status = &mut self.status;
+        status.restarts = restarts;
+        status.daemon.pid = Some(pid);
+        status.daemon.uid = Some(uid);
+    }
+
+    /// No process of it is left, and these were its last lines.
+    pub fn daemon_ended(&mut self, last_lines: Vec<Said>) {
+        let status = &mut self.status;
+        status.last_lines = last_lines;
+        status.daemon.pid = None;
+        status.daemon.sandbox_verified = false;
+        status.daemon.working_since = None;
+        status.config.applied_sha256 = None;
+        if let Some(revocation) = status.revocation.as_mut().filter(|r| r.done_at.is_none()) {
+            revocation.done_at = Some(now());
+        }
+    }
+
+    /// It had run, and ended in this way: its exit code, or 128 and the signal.
+    pub fn daemon_exited(&mut self, code: i32, text: String) {
+        let at = now();
+        self.status.last_exit = Some(LastExit { code, text, at });
+    }
+
+    /// Its sandbox was read back and found as asked for.
+    pub fn sandbox_verified(&mut self) {
+        self.status.daemon.sandbox_verified = true;
+    }
+
+    /// It says that it runs on the configuration of this hash; `None` where that is not one
+    /// of ours.
+    pub fn config_reported(&mut self, sha256: Option<String>) {
+        self.status.config.applied_sha256 = sha256;
+    }
+
+    /// It took over this generation, and was proved.
+    pub fn config_applied(&mut self, generation: u64) {
+        self.status.config.applied_generation = generation;
+    }
+
+    /// It refused a request.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.denials.count(refusal);
+    }
+
+    /// What the daemon calls its version. One that is not the tested one is a warning, in
+    /// the log once: a daemon may call itself something else each time.
+    pub fn note_version(&mut self, version: String) {
+        let daemon = &mut self.status.daemon;
+        if daemon.version.as_ref() == Some(&version) {
+            return;
+        }
+        let tested = version == TESTED_VERSION;
+        let warning =
+            format!("pipelock is version {version}; sidecar-init was tested with {TESTED_VERSION}");
+        let known = daemon.version_tested == Some(false);
+        daemon.version = Some(version);
+        daemon.version_tested = Some(tested);
+        if !tested && !known {
+            log::warn!("{warning}");
+        }
+        self.warnings.version = (!tested).then_some(warning);
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// It has been at work since then, or is not; whether that is news.
+    pub fn daemon_works(&mut self, since: Option<String>) -> bool {
+        let told = &mut self.status.daemon.working_since;
+        let news = *told != since;
+        *told = since;
+        news
+    }
+
+    /// It does not answer as it should, or does; whether that is news.
+    pub fn daemon_troubled(&mut self, trouble: Option<&str>) -> bool {
+        let told = &mut self.status.daemon.trouble;
+        let news = told.as_deref() != trouble;
+        if news {
+            *told = trouble.map(str::to_owned);
+        }
+        news
+    }
+
+    /// What its supervision is at, and whether a halt is in force.
+    pub fn state_reached(&mut self, state: State, halted: bool) {
+        self.status.state = state.into();
+        self.status.halted = halted;
+    }
+
+    /// It has failed so many times, the last time for this.
+    pub fn daemon_failed(&mut self, times: u64, last: Option<String>) {
+        self.status.failures = times;
+        self.status.error = last;
+    }
+
+    /// While `halted`: whether nothing gets through is for the port to say, for a process
+    /// that left the daemon's session may have it still. Whether there is news.
+    pub fn look_at_port(&mut self, halted: bool) -> bool {
+        let port = self.served.filter(|_| halted).map(look_at);
+        if port == self.status.port {
+            return false;
+        }
+        if let Some(port) = &port {
+            let words = port.in_words();
+            match port.closed {
+                Some(true) => log::warn!("halted; {words} until SIGUSR2"),
+                _ => log::error!("halted, {words}"),
+            }
+        }
+        self.status.port = port;
+        true
+    }
+}
+
+/// Looks at the port now, by connecting.
+pub(super) fn look_at(listen: SocketAddr) -> Port {
+    let (closed, detail) = match connections::look_at_port(listen) {
+        connections::Port::Closed => (Some(true), None),
+        connections::Port::Open(holder) => (Some(false), holder),
+        connections::Port::Unknown(why) => (None, Some(why)),
+    };
+    Port {
+        address: listen.to_string(),
+        closed,
+        detail,
+    }
+}
+
+fn now() -> String {
+    rfc3339(clock::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn reporter() -> Reporter {
+        Reporter::new(Instant::now(), String::new())
+    }
+
+    #[test]
+    fn a_revocation_is_over_when_the_daemon_that_allowed_is_gone() {
+        let mut reporter = reporter();
+        assert_eq!(reporter.config_wanted("a"), 1);
+        assert_eq!(reporter.config_wanted("b"), 2);
+        let done = |reporter: &Reporter| {
+            let revocation = reporter.status().revocation.as_ref().unwrap();
+            revocation.done_at.clone()
+        };
+        reporter.revoked(2, vec!["a.example".to_owned()], Vec::new(), true);
+        assert!(done(&reporter).is_some());
+        reporter.revoked(3, vec!["b.example".to_owned()], Vec::new(), false);
+        assert_eq!(done(&reporter), None);
+        reporter.daemon_ended(Vec::new());
+        let at = done(&reporter);
+        assert!(at.is_some());
+        // The end of another daemon is another day's.
+        if let Some(revocation) = &mut reporter.status.revocation {
+            revocation.done_at = Some("then".to_owned());
+        }
+        reporter.daemon_ended(Vec::new());
+        assert_eq!(done(&reporter).as_deref(), Some("then"));
+    }
+
+    #[test]
+    fn says_what_is_news_and_forgets_with_the_daemon_what_was_its_own() {
+        let mut reporter = reporter();
+        let listen = "127.0.0.1:8888".parse().unwrap();
+        reporter.daemon_started(7, 65534, listen, 2);
+        reporter.sandbox_verified();
+        reporter.config_reported(Some("hash".to_owned()));
+        for news in [true, false] {
+            assert_eq!(reporter.daemon_works(Some("since".to_owned())), news);
+            assert_eq!(reporter.daemon_troubled(Some("busy")), news);
+        }
+        assert!(reporter.daemon_troubled(None) && !reporter.daemon_troubled(None));
+        let daemon = &reporter.status().daemon;
+        assert_eq!((daemon.pid, daemon.uid), (Some(7), Some(65534)));
+        assert!(daemon.sandbox_verified);
+        assert_eq!(reporter.status().restarts, 2);
+        reporter.daemon_ended(vec![Said::words("the end")]);
+        let status = reporter.status();
+        assert_eq!((status.daemon.pid, status.daemon.uid), (None, Some(65534)));
+        assert!(!status.daemon.sandbox_verified);
+        assert_eq!(status.daemon.working_since, None);
+        assert_eq!(status.config.applied_sha256, None);
+        assert_eq!(status.last_lines.len(), 1);
+    }
+
+    #[test]
+    fn a_reason_that_a_manifest_is_not_used_goes_with_the_next_that_is() {
+        let mut reporter = reporter();
+        reporter.manifest_refused("line 1".to_owned());
+        assert_eq!(reporter.status().manifest_error.as_deref(), Some("line 1"));
+        reporter.manifest_read(vec!["a note".to_owned()]);
+        assert_eq!(reporter.status().manifest_error, None);
+        assert_eq!(reporter.status().warnings, ["a note"]);
+    }
+
+    #[test]
+    fn a_clock_outside_of_the_ca_s_validity_is_a_warning() {
+        let mut reporter = reporter();
+        let ca = |from: &str, to: &str| Ca {
+            not_before: from.to_owned(),
+            not_after: to.to_owned(),
+            ..Ca::default()
+        };
+        reporter.ca_installed(ca("2000-01-01T00:00:00Z", "9999-01-01T00:00:00Z"));
+        reporter.clock_stepped(-3);
+        assert_eq!(reporter.status().warnings.len(), 0);
+        for (from, to) in [("2000", "2001"), ("9998", "9999")] {
+            reporter.ca_installed(ca(from, to));
+            reporter.clock_stepped(3);
+        }
+        let status = reporter.status();
+        assert_eq!(status.warnings.len(), 2, "{:?}", status.warnings);
+        assert_eq!((status.clock_steps, status.last_clock_step), (3, 3));
+    }
+}

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use crate::boot::mode::Mode;
 use crate::sys::console::console;
+use crate::sys::fork;
 use crate::sys::reaper::{children, reap_exited_children};
 use crate::sys::signals::{Signals, wait};
 
@@ -112,23 +113,16 @@ fn restart_machine() -> Result<Infallible, Errno> {
 }
 
 /// `sync(2)` may wait for a host that does not answer, so a child waits for it.
-#[allow(unsafe_code)]
 fn sync_within(patience: Duration) {
-    // SAFETY: the child makes one system call and ends; it touches nothing shared.
-    let child = match unsafe { nix::unistd::fork() } {
-        Ok(nix::unistd::ForkResult::Child) => {
-            nix::unistd::sync();
-            // SAFETY: ends without running the parent's exit handlers.
-            unsafe { libc::_exit(0) }
-        }
-        Ok(nix::unistd::ForkResult::Parent { .. }) => true,
-        Err(errno) => {
-            log::warn!("cannot sync the disks: {}", errno.desc());
-            false
-        }
-    };
+    let child = fork::fork(|_| {
+        nix::unistd::sync();
+        0
+    });
+    if let Err(errno) = child {
+        log::warn!("cannot sync the disks: {}", errno.desc());
+    }
     let end = Instant::now() + patience;
-    while child && Instant::now() < end && !reap_exited_children().childless {
+    while child.is_ok() && Instant::now() < end && !reap_exited_children().childless {
         // The handlers' pipe may be full of other signals by now: a short nap instead.
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
@@ -27,10 +27,20 @@ pub type Pem = Zeroizing<Vec<u8>>;
 /// Permission bits pipelock does not accept on the key (PIPELOCK.md).
 const FORBIDDEN_KEY_BITS: u32 = 0o137;
 
+/// A usable pair that is in its place.
+#[derive(Debug)]
+pub struct Placed {
+    /// What is told of it.
+    pub ca: Ca,
+    /// What others are given, so that no file is read for that again.
+    pub certificate: String,
+    /// Sentences: what the certificate costs.
+    pub warnings: Vec<String>,
+}
+
 /// Makes sure there is a usable pair at `paths.cert` and `paths.key`. `owner` is the
-/// daemon's user, where files can be given to it. The certificate comes back beside what
-/// is told of it: it is what others are given, and no file is read for that again.
-pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Ca, String), StartError> {
+/// daemon's user, where files can be given to it.
+pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Placed, StartError> {
     let (facts, source) = find_or_make(paths, owner)?;
     let ca = Ca {
         fingerprint_sha256: facts.fingerprint_sha256,
@@ -38,7 +48,18 @@ pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Ca, String),
         not_after: ca::rfc3339(facts.not_after),
         source: source.into(),
     };
-    Ok((ca, facts.certificate_pem))
+    let place = match source {
+        CaSource::Kept => &kept().0,
+        _ => &paths.cert,
+    };
+    let warnings = facts.warnings.iter();
+    Ok(Placed {
+        ca,
+        warnings: warnings
+            .map(|warning| format!("{}: {warning}", place.display()))
+            .collect(),
+        certificate: facts.certificate_pem,
+    })
 }
 
 fn find_or_make(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Facts, CaSource), StartError> {
@@ -57,15 +78,21 @@ fn find_or_make(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Facts, CaSo
     }
 }
 
+/// Where the state volume has the certificate, and the key.
+fn kept() -> (PathBuf, PathBuf) {
+    let state = Path::new(STATE_DIRECTORY);
+    (
+        state.join("pipelock-ca.pem"),
+        state.join("pipelock-ca-key.pem"),
+    )
+}
+
 fn keep_or_generate(
     paths: &Paths,
     owner: Option<(u32, u32)>,
 ) -> Result<(Facts, CaSource), StartError> {
     let state = Path::new(STATE_DIRECTORY);
-    let (kept_cert, kept_key) = (
-        state.join("pipelock-ca.pem"),
-        state.join("pipelock-ca-key.pem"),
-    );
+    let (kept_cert, kept_key) = kept();
     let keeps = mounts::is_mount_point(state);
     if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
         let facts = check(&cert, &key, &kept_cert, &kept_key)?;
@@ -149,17 +176,13 @@ pub fn check(
     cert_path: &Path,
     key_path: &Path,
 ) -> Result<Facts, StartError> {
-    let facts = ca::check(cert, key, clock::now()).map_err(|error| {
+    ca::check(cert, key, clock::now()).map_err(|error| {
         let path = match error {
             ca::CaError::Key(_) => key_path,
             _ => cert_path,
         };
         StartError::new(ExitCode::CaUnusable, format!("{}: {error}", path.display()))
-    })?;
-    for warning in &facts.warnings {
-        log::warn!("{}: {warning}", cert_path.display());
-    }
-    Ok(facts)
+    })
 }
 
 /// The file's bytes, wiped when dropped; `None` where there is nothing.

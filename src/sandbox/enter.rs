@@ -1,21 +1,24 @@
 //! Starts the daemon in its final sandbox. Touches the kernel: fork and exec.
 
-use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{ForkResult, fork, pipe2};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
-use super::descriptors;
 use super::{Prepared, Sandbox, Step};
+use crate::sys::fork;
+use crate::sys::process::Image;
+use crate::sys::signals::{self, Disposition};
+
+/// What a child that could not be executed ends with; nobody reads it.
+const UNEXECUTED: i32 = 127;
 
 /// What is executed.
 #[derive(Debug, Clone)]
@@ -43,6 +46,10 @@ impl Command {
             arguments: argv,
             environment,
         })
+    }
+
+    fn image(&self) -> Image<'_> {
+        Image::new(&self.program, &self.arguments, &self.environment)
     }
 }
 
@@ -126,7 +133,6 @@ impl ExecReport {
 /// Forks and executes `command` inside `sandbox`: own session, `/dev/null` as
 /// standard input, pipes as output, nothing else inherited. Returns as soon as the
 /// child exists, so that its PID is recorded before anything is reaped.
-#[allow(unsafe_code)]
 pub fn spawn(
     command: &Command,
     sandbox: &Sandbox,
@@ -138,15 +144,7 @@ pub fn spawn(
         program: program.clone(),
         errno: errno as i32,
     };
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings
-            .iter()
-            .map(|string| string.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
-    };
-    let argv = pointers(&command.arguments);
-    let envp = pointers(&command.environment);
+    let image = command.image();
     let null = nix::fcntl::open(
         c"/dev/null",
         OFlag::O_RDONLY | OFlag::O_CLOEXEC,
@@ -163,78 +161,31 @@ pub fn spawn(
     for end in [&stdout_read, &stderr_read, &report_read] {
         set_nonblocking(end).map_err(failed)?;
     }
-    // Blocked until the child has default dispositions: our handlers in the child would
-    // write into our own signal pipe.
-    let mut before = SigSet::empty();
-    sigprocmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )
+    let streams = [null.as_fd(), stdout_write.as_fd(), stderr_write.as_fd()];
+    let pid = fork::fork(|parent| {
+        let (step, errno) = exec(&image, Some(streams), (sandbox, prepared), Some(parent));
+        let [a, b, c, d] = (errno as i32).to_ne_bytes();
+        let _ = nix::unistd::write(&report_write, &[step as u8, a, b, c, d]);
+        UNEXECUTED
+    })
     .map_err(failed)?;
-    let parent = nix::unistd::getpid();
-    // SAFETY: the program has one thread, so the child owns a consistent heap; it
-    // still calls only what `exec` documents, and never returns from it.
-    let forked = unsafe { fork() };
-    if !matches!(forked, Ok(ForkResult::Child)) {
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None).map_err(failed)?;
-    }
-    match forked.map_err(failed)? {
-        ForkResult::Parent { child } => Ok(Child {
-            pid: child.as_raw(),
-            stdout: stdout_read.into(),
-            stderr: stderr_read.into(),
-            exec_report: ExecReport {
-                pipe: report_read.into(),
-                program,
-                received: Vec::new(),
-            },
-        }),
-        ForkResult::Child => {
-            let report = report_write.as_raw_fd();
-            let streams = [
-                null.as_raw_fd(),
-                stdout_write.as_raw_fd(),
-                stderr_write.as_raw_fd(),
-            ];
-            let Err((step, errno)) = exec(
-                &command.program,
-                &argv,
-                &envp,
-                streams,
-                (sandbox, prepared),
-                Some(parent.as_raw()),
-            );
-            let errno = (errno as i32).to_ne_bytes();
-            let [a, b, c, d] = errno;
-            let message = [step as u8, a, b, c, d];
-            // SAFETY: writes five bytes of a local array, then ends without running
-            // destructors or exit handlers, which belong to the parent.
-            unsafe {
-                libc::write(report, message.as_ptr().cast(), message.len());
-                libc::_exit(127)
-            }
-        }
-    }
+    Ok(Child {
+        pid: pid.as_raw(),
+        stdout: stdout_read.into(),
+        stderr: stderr_read.into(),
+        exec_report: ExecReport {
+            pipe: report_read.into(),
+            program,
+            received: Vec::new(),
+        },
+    })
 }
 
 /// Enters the sandbox without a fork and becomes `command`, its output where this
 /// program's is; for trying a daemon by itself. Returns only the error.
 #[must_use]
 pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared) -> SpawnError {
-    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        let ends = [std::ptr::null()];
-        strings.iter().map(|it| it.as_ptr()).chain(ends).collect()
-    };
-    let (argv, envp) = (pointers(&command.arguments), pointers(&command.environment));
-    let Err((step, errno)) = exec(
-        &command.program,
-        &argv,
-        &envp,
-        [0, 1, 2],
-        (sandbox, prepared),
-        None,
-    );
+    let (step, errno) = exec(&command.image(), None, (sandbox, prepared), None);
     SpawnError {
         step: Some(step),
         program: command.program.to_string_lossy().into_owned(),
@@ -242,58 +193,42 @@ pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared)
     }
 }
 
-/// The child's way from fork to exec. Calls nothing that allocates or locks. With a
-/// `supervisor`, it does not outlive that process.
-#[allow(unsafe_code)]
+/// The way from fork to exec; what failed on it. Calls nothing that allocates or locks. With
+/// a `supervisor`, it does not outlive that process.
 fn exec(
-    program: &CStr,
-    argv: &[*const libc::c_char],
-    envp: &[*const libc::c_char],
-    streams: [RawFd; 3],
+    image: &Image,
+    streams: Option<[BorrowedFd; 3]>,
     (sandbox, prepared): (&Sandbox, &Prepared),
-    supervisor: Option<libc::pid_t>,
-) -> Result<Infallible, (Step, Errno)> {
-    // SAFETY: plain numbers, pointers to local values, and the two arrays, which are
-    // null-terminated and point at strings that outlive the call.
-    unsafe {
-        for (stream, target) in streams.into_iter().zip(0..) {
-            // The init's own 0 to 2 are open, so no pipe end has such a number and
-            // dup2 always makes a descriptor without close-on-exec.
-            if libc::dup2(stream, target) < 0 {
-                return Err((Step::Descriptors, Errno::last()));
-            }
-        }
-        descriptors::close_on_exec().map_err(|errno| (Step::Inheritance, errno))?;
-        // All zeroes: SIG_DFL, no flags, an empty mask, whatever the architecture's layout.
-        let default = [0_u64; 4];
-        for number in 1..=64 {
-            // The raw call: C libraries refuse 32 to 34, which a parent may have ignored
-            // all the same (glibc's posix_spawn does). Refused only for KILL and STOP.
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                number,
-                default.as_ptr(),
-                std::ptr::null::<u64>(),
-                size_of::<u64>(),
-            );
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        if libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) != 0 {
-            return Err((Step::Signals, Errno::last()));
-        }
-        sandbox.apply(prepared)?;
-        if let Some(supervisor) = supervisor {
-            // A firewall that nobody watches is worse than none. Only now: a change of
-            // user takes this back (prctl(2)). It may be too late already.
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-            if libc::getppid() != supervisor {
-                libc::_exit(127);
-            }
-        }
-        libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+    supervisor: Option<Pid>,
+) -> (Step, Errno) {
+    if let Err(failed) = confine(streams, sandbox, prepared) {
+        return failed;
     }
-    Err((Step::Exec, Errno::last()))
+    if let Some(supervisor) = supervisor {
+        // A firewall that nobody watches is worse than none. Only now: a change of user
+        // takes this back.
+        fork::die_with(supervisor, UNEXECUTED);
+    }
+    (Step::Exec, image.execute())
+}
+
+fn confine(
+    streams: Option<[BorrowedFd; 3]>,
+    sandbox: &Sandbox,
+    prepared: &Prepared,
+) -> Result<(), (Step, Errno)> {
+    if let Some([input, output, error]) = streams {
+        // The init's own 0 to 2 are open, so no pipe end has such a number and dup2 always
+        // makes a descriptor without close-on-exec.
+        dup2_stdin(input)
+            .and_then(|()| dup2_stdout(output))
+            .and_then(|()| dup2_stderr(error))
+            .map_err(|errno| (Step::Descriptors, errno))?;
+    }
+    fork::close_on_exec().map_err(|errno| (Step::Inheritance, errno))?;
+    fork::reset_signals(signals::ALL, Disposition::Default)
+        .map_err(|errno| (Step::Signals, errno))?;
+    sandbox.apply(prepared)
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::sys::files::read_kernel_file;
-use crate::sys::processes::sees_processes;
+use crate::sys::process::sees_processes;
 use crate::sys::reaper;
 use cgroup::Group;
 use landlock::Grants;

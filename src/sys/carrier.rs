@@ -1,20 +1,21 @@
 //! A process that writes where a write may never end, so that this one need not: a pipe
 //! nobody reads, a terminal somebody stopped, a file on a disk that is frozen. Touches the
-//! kernel: fork.
+//! kernel.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::sys::prctl::set_name;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2};
 
-use crate::sys::reaper;
+use crate::sys::{fork, reaper};
 
 /// Said instead of a count: nobody will ever read it.
 const GONE: u64 = u64::MAX;
@@ -43,38 +44,25 @@ pub enum Fate {
 
 impl Carrier {
     /// Starts one that writes to `target`.
-    #[allow(unsafe_code)]
-    pub fn start(target: RawFd) -> Result<Self, Errno> {
+    pub fn start(target: BorrowedFd) -> Result<Self, Errno> {
         let (load_read, load_write) = pipe2(OFlag::O_CLOEXEC)?;
         let (lost_read, lost_write) = pipe2(OFlag::O_CLOEXEC)?;
         for end in [&load_write, &lost_read] {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
-        // For good in the carrier: what is sent to a terminal's whole group is not for it, and
-        // our handlers there would write into our own signals' pipe.
-        let mut before = SigSet::empty();
-        sigprocmask(
-            SigmaskHow::SIG_SETMASK,
-            Some(&SigSet::all()),
-            Some(&mut before),
-        )?;
-        let parent = nix::unistd::getpid();
-        // SAFETY: the child calls nothing that allocates or locks, and never returns.
-        let forked = unsafe { fork() };
-        if !matches!(forked, Ok(ForkResult::Child)) {
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        }
-        match forked? {
-            ForkResult::Parent { child } => Ok(Self {
-                pid: child,
-                load: load_write.into(),
-                lost: lost_read.into(),
-            }),
-            ForkResult::Child => {
-                let ends = [load_read.as_raw_fd(), target, lost_write.as_raw_fd()];
-                carry(parent.as_raw(), ends)
-            }
-        }
+        let ends = [load_read.as_fd(), target, lost_write.as_fd()];
+        // Its signals stay blocked: what is sent to a terminal's whole group is not for it.
+        let pid = fork::fork(|parent| {
+            let _ = set_name(c"sidecar-console");
+            fork::die_with(parent, 1);
+            fork::close_all_but(&ends.map(|end| end.as_raw_fd()));
+            carry(ends)
+        })?;
+        Ok(Self {
+            pid,
+            load: load_write.into(),
+            lost: lost_read.into(),
+        })
     }
 
     /// Its process.
@@ -132,74 +120,43 @@ impl Carrier {
     }
 }
 
-/// The carrier's life, with these for its 0, 1 and 2: its load, where that goes, and where
-/// losses are told. Calls nothing that allocates or locks.
-#[allow(unsafe_code)]
-fn carry(parent: libc::pid_t, ends: [RawFd; 3]) -> ! {
-    /// Where the kernel does not close a range: no descriptor of ours is higher.
-    const HIGHEST: RawFd = 1024;
+/// The carrier's life: its load, where that goes, and where losses are told. The code it ends
+/// with.
+fn carry([load, target, lost]: [BorrowedFd; 3]) -> i32 {
     let mut buffer = [0_u8; LOAD];
-    // SAFETY: plain numbers, pointers to locals that live as long, and an end without the
-    // parent's exit handlers. Nothing of the parent's is dropped, for nothing returns.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"sidecar-console".as_ptr());
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        if libc::getppid() != parent {
-            libc::_exit(1);
-        }
-        // Out of each other's way first: the target is 1 or 2 already.
-        let copies = ends.map(|end| libc::fcntl(end, libc::F_DUPFD, 3));
-        for (copy, number) in copies.into_iter().zip(0..) {
-            if libc::dup2(copy, number) < 0 {
-                libc::_exit(1);
-            }
-        }
-        if libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) != 0 {
-            for number in 3..HIGHEST {
-                libc::close(number);
-            }
-        }
-        loop {
-            let count = libc::read(0, buffer.as_mut_ptr().cast(), buffer.len());
-            let Some(mut load) = usize::try_from(count).ok().and_then(|it| buffer.get(..it)) else {
-                continue;
-            };
-            if load.is_empty() {
-                libc::_exit(0);
-            }
-            while !load.is_empty() {
-                let wrote = libc::write(1, load.as_ptr().cast(), load.len());
-                let errno = Errno::last();
-                if let Ok(wrote) = usize::try_from(wrote) {
-                    load = load.get(wrote..).unwrap_or_default();
-                    continue;
+    loop {
+        match nix::unistd::read(load, &mut buffer) {
+            Ok(0) => return 0,
+            Ok(count) => {
+                let lines = put(target, buffer.get(..count).unwrap_or_default());
+                if lines > 0 {
+                    let _ = nix::unistd::write(lost, &lines.to_ne_bytes());
                 }
-                let lost = match errno {
-                    Errno::EINTR => continue,
-                    // Somebody else has made it non-blocking.
-                    Errno::EAGAIN => {
-                        let mut room = libc::pollfd {
-                            fd: 1,
-                            events: libc::POLLOUT,
-                            revents: 0,
-                        };
-                        let none = std::ptr::null();
-                        libc::ppoll(&raw mut room, 1, none, none.cast());
-                        continue;
-                    }
-                    // There may be room for what comes later.
-                    Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG => {
-                        memchr::memchr_iter(b'\n', load).count() as u64
-                    }
-                    _ => GONE,
-                };
-                let told = lost.to_ne_bytes();
-                libc::write(2, told.as_ptr().cast(), told.len());
-                if lost == GONE {
-                    libc::_exit(1);
+                if lines == GONE {
+                    return 1;
                 }
-                load = &[];
             }
+            Err(_) => {}
         }
     }
+}
+
+/// Writes all of it, however long that takes; how many lines were lost.
+fn put(target: BorrowedFd, mut load: &[u8]) -> u64 {
+    while !load.is_empty() {
+        match nix::unistd::write(target, load) {
+            Ok(wrote) => load = load.get(wrote..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            // Somebody else has made it non-blocking.
+            Err(Errno::EAGAIN) => {
+                let _ = ppoll(&mut [PollFd::new(target, PollFlags::POLLOUT)], None, None);
+            }
+            // There may be room for what comes later.
+            Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => {
+                return memchr::memchr_iter(b'\n', load).count() as u64;
+            }
+            Err(_) => return GONE,
+        }
+    }
+    0
 }

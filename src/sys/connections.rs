@@ -21,7 +21,7 @@ use nix::sys::socket::{
 use super::signals;
 use crate::plain;
 
-use super::processes::sees_processes;
+use super::process::sees_processes;
 use crate::sys::files::read_kernel_file;
 
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).

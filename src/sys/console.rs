@@ -236,7 +236,10 @@ impl Target {
                 let carrier = match carrier {
                     Some(carrier) => carrier,
                     // As if there were no space: another process may be had later.
-                    None => carrier.insert(Carrier::start(*fd).map_err(|_| Errno::ENOSPC)?),
+                    None => carrier.insert({
+                        let carrier = Carrier::start(borrow_standard(*fd));
+                        carrier.map_err(|_| Errno::ENOSPC)?
+                    }),
                 };
                 carrier.give(bytes)
             }

@@ -1,6 +1,6 @@
 //! A process of its own for what may never come back: a share whose host is gone, a file
 //! system that is frozen. PID 1 waits for its answer as long as it wants to, and no longer.
-//! Touches the kernel: fork.
+//! Touches the kernel through [`crate::sys::fork`].
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::unistd::{ForkResult, Pid, fork, getpid, getppid, pipe2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2};
 
-use crate::sys::reaper;
-use crate::sys::signals::{TABLE, wait};
+use crate::sys::fork;
+use crate::sys::reaper::{self, ExitReason};
+use crate::sys::signals::{Disposition, TABLE, wait};
 
 /// The last byte of an answer that is whole.
 const WHOLE: u8 = b'.';
@@ -26,106 +26,60 @@ pub struct Errand {
     pid: Pid,
     answer: File,
     heard: Vec<u8>,
+    ended: Option<ExitReason>,
 }
 
 /// Sends somebody to do `work`, with no descriptor of this program but those of `keep`.
 /// What `work` returns is the answer. It ends with this process.
 pub fn send(keep: &[RawFd], work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Errno> {
-    send_for_long(keep, |line| {
-        let mut answer = work();
-        answer.push(WHOLE);
-        let _ = line.write_all(&answer);
+    send_for_long(keep, |line| answer(line, work()))
+}
+
+/// [`send`], of somebody who leaves nothing half done: no signal ends it but SIGKILL, and this
+/// process's end does not.
+pub fn send_to_finish(work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Errno> {
+    start(&[], |line, _| {
+        let _ = fork::reset_signals(meant(), Disposition::Ignored);
+        answer(line, work());
     })
 }
 
 /// [`send`], of somebody who says what it wants to, when it wants to, until it ends.
-#[allow(unsafe_code)]
 pub fn send_for_long(keep: &[RawFd], work: impl FnOnce(&mut File)) -> Result<Errand, Errno> {
+    start(keep, |line, parent| {
+        fork::die_with(parent, 1);
+        let _ = fork::reset_signals(meant(), Disposition::Default);
+        work(line);
+    })
+}
+
+fn answer(line: &mut File, mut answer: Vec<u8>) {
+    answer.push(WHOLE);
+    let _ = line.write_all(&answer);
+}
+
+/// The signals that have a handler here; what is ignored may stay so.
+fn meant() -> impl Iterator<Item = i32> {
+    TABLE.into_iter().map(|(number, _)| number)
+}
+
+fn start(keep: &[RawFd], work: impl FnOnce(&mut File, Pid)) -> Result<Errand, Errno> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    // Until the child has default dispositions: our handlers there would write into our own
-    // signals' pipe.
-    let mut before = SigSet::empty();
-    sigprocmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    )?;
-    let parent = getpid();
-    // SAFETY: the program has one thread, so the child owns a consistent heap and may run
-    // like any other process; it never returns from this function.
-    let forked = unsafe { fork() };
-    if !matches!(forked, Ok(ForkResult::Child)) {
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    }
-    match forked? {
-        ForkResult::Parent { child } => Ok(Errand {
-            pid: child,
-            answer: read.into(),
-            heard: Vec::new(),
-        }),
-        ForkResult::Child => {
-            become_nobody(parent, &[keep, &[write.as_raw_fd()]].concat());
-            work(&mut File::from(write));
-            // SAFETY: ends without the parent's exit handlers.
-            unsafe { libc::_exit(0) }
-        }
-    }
-}
-
-/// Leaves the child nothing that matters to its parent: no handler, no descriptor, above
-/// all not the lock's, which would outlive the parent with it.
-#[allow(unsafe_code)]
-fn become_nobody(parent: Pid, keep: &[RawFd]) {
-    // The parent's hook would end the machine.
-    std::panic::set_hook(Box::new(|_| {
-        // SAFETY: ends without the parent's exit handlers.
-        unsafe { libc::_exit(1) }
-    }));
-    // SAFETY: plain numbers, and an action of zeroes, which is SIG_DFL with no flags, as
-    // long as the kernel's structure is.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        if getppid() != parent {
-            libc::_exit(1);
-        }
-        let default = [0_u64; 4];
-        // What is ignored may stay so.
-        for (number, _) in TABLE {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                number,
-                default.as_ptr(),
-                std::ptr::null::<u64>(),
-                size_of::<u64>(),
-            );
-        }
-    }
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-    close_all_but(keep);
-}
-
-#[allow(unsafe_code)]
-fn close_all_but(keep: &[RawFd]) {
-    /// Where the kernel does not close a range: no descriptor of ours is higher.
-    const HIGHEST: RawFd = 1024;
-    let mut keep = keep.to_vec();
-    keep.sort_unstable();
-    let mut from = 0;
-    for kept in keep.into_iter().chain([RawFd::MAX]) {
-        if from < kept {
-            // SAFETY: plain numbers; whatever owned these descriptors is never dropped, for
-            // the child ends by _exit.
-            unsafe {
-                if libc::syscall(libc::SYS_close_range, from, kept - 1, 0) != 0 {
-                    for fd in from..kept.min(HIGHEST) {
-                        libc::close(fd);
-                    }
-                }
-            }
-        }
-        from = kept.saturating_add(1);
-    }
+    let keep = [keep, &[write.as_raw_fd()]].concat();
+    let pid = fork::fork(|parent| {
+        // The parent's hook would end the machine.
+        std::panic::set_hook(Box::new(|_| fork::end(1)));
+        fork::close_all_but(&keep);
+        work(&mut File::from(write), parent);
+        0
+    })?;
+    Ok(Errand {
+        pid,
+        answer: read.into(),
+        heard: Vec::new(),
+        ended: None,
+    })
 }
 
 impl Errand {
@@ -156,7 +110,7 @@ impl Errand {
             }
         }
         // It is ending; where the loop was faster there is nothing left to reap.
-        let _ = reaper::wait_for(self.pid.as_raw());
+        self.ended = reaper::wait_for(self.pid.as_raw());
         true
     }
 
@@ -173,6 +127,12 @@ impl Errand {
         }
         let mut answer = std::mem::take(&mut self.heard);
         Some((answer.pop() == Some(WHOLE)).then_some(answer))
+    }
+
+    /// How it ended, as far as that was learned when its answer was heard.
+    #[must_use]
+    pub fn ended(&self) -> Option<ExitReason> {
+        self.ended
     }
 
     /// Listens for so long. Nothing where it has not come back by then.

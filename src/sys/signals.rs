@@ -46,11 +46,19 @@ pub const TABLE: [(i32, Request); 8] = [
     (SIGUSR1, Request::Halt),
 ];
 
-/// The highest signal Linux has on the architectures this is built for.
-const LAST: i32 = 64;
-/// `SIG_IGN` in the kernel's `struct sigaction`: the handler comes first, and everything
-/// else of it is zero.
-const IGNORE: [u64; 4] = [1, 0, 0, 0];
+/// The signals Linux has on the architectures this is built for.
+pub const ALL: std::ops::RangeInclusive<i32> = 1..=64;
+
+/// What a signal does that has no handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Disposition {
+    /// `SIG_DFL`.
+    Default = 0,
+    /// `SIG_IGN`. A fault of this program's own ends it all the same, for the kernel takes
+    /// that back before it sends one (signal(7)); only what somebody else sends is ignored.
+    Ignored = 1,
+}
 
 /// The signals that arrived since the last look.
 pub struct Signals {
@@ -65,10 +73,10 @@ impl Signals {
     /// blocked SIGTERM would make the machine unstoppable. An error too where an outer
     /// filter refuses the wait itself: PID 1 would spin.
     pub fn install() -> io::Result<Self> {
-        for number in 1..=LAST {
+        for number in ALL {
             let means_nothing = TABLE.iter().all(|(meant, _)| *meant != number);
             if means_nothing && number != libc::SIGKILL && number != libc::SIGSTOP {
-                ignore(number)?;
+                dispose(number, Disposition::Ignored)?;
             }
         }
         look()?;
@@ -127,21 +135,18 @@ impl Signals {
     }
 }
 
-/// Ignores one. A fault of this program's own ends it all the same, for the kernel takes
-/// SIG_IGN back before it sends one (signal(7)); only what somebody else sends is ignored.
+/// Takes a signal's handler from it. Neither allocates nor locks.
 #[allow(unsafe_code)]
-fn ignore(number: i32) -> Result<(), Errno> {
-    // The raw call: C libraries refuse 32 to 34.
-    // SAFETY: SIG_IGN runs no code, and the array has the layout of the structure.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigaction,
-            number,
-            IGNORE.as_ptr(),
-            std::ptr::null::<u64>(),
-            size_of::<u64>(),
-        )
-    };
+pub fn dispose(number: i32, to: Disposition) -> Result<(), Errno> {
+    // The kernel's structure, whatever the architecture: the handler comes first, and no
+    // flags and an empty mask are zeroes.
+    let action = [to as u64, 0, 0, 0];
+    let (none, size) = (std::ptr::null::<u64>(), size_of::<u64>());
+    // The raw call: C libraries refuse 32 to 34, which a parent may have ignored all the same
+    // (glibc's posix_spawn does).
+    let call = libc::SYS_rt_sigaction;
+    // SAFETY: the array has the layout of the structure, and neither disposition runs code.
+    let done = unsafe { libc::syscall(call, number, action.as_ptr(), none, size) };
     Errno::result(done).map(drop)
 }
 

@@ -1,0 +1,55 @@
+//! Processes: what one becomes, and which there are by the kernel's account of them. Touches
+//! the kernel: exec, `/proc`.
+
+use std::ffi::{CStr, CString, c_char};
+use std::marker::PhantomData;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// What a process can become, made before a fork.
+#[derive(Debug)]
+pub struct Image<'a> {
+    program: &'a CStr,
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+    strings: PhantomData<&'a [CString]>,
+}
+
+impl<'a> Image<'a> {
+    /// `program` with these arguments, its own name first, and exactly this environment.
+    #[must_use]
+    pub fn new(program: &'a CStr, arguments: &'a [CString], environment: &'a [CString]) -> Self {
+        let pointers = |strings: &[CString]| {
+            let end = [std::ptr::null()];
+            strings.iter().map(|it| it.as_ptr()).chain(end).collect()
+        };
+        Self {
+            program,
+            arguments: pointers(arguments),
+            environment: pointers(environment),
+            strings: PhantomData,
+        }
+    }
+
+    /// Becomes it, or says why not. Neither allocates nor locks.
+    #[must_use]
+    #[allow(unsafe_code)]
+    pub fn execute(&self) -> Errno {
+        let (words, pairs) = (self.arguments.as_ptr(), self.environment.as_ptr());
+        // SAFETY: both arrays end in a null, and point at strings that are borrowed for as long.
+        unsafe { libc::execve(self.program.as_ptr(), words, pairs) };
+        Errno::last()
+    }
+}
+
+/// Whether `/proc` shows processes by the numbers they have here. One of another PID
+/// namespace shows somebody else instead, and what is wrong with him is no hole of ours.
+pub fn sees_processes() -> Result<(), String> {
+    let own = std::process::id().to_string();
+    match std::fs::read_link("/proc/self") {
+        Ok(shown) if shown.as_os_str() == own.as_str() => Ok(()),
+        Ok(_) => Err("/proc is another PID namespace's".to_owned()),
+        Err(_) => Err("there is no /proc".to_owned()),
+    }
+}

@@ -1,4 +1,5 @@
 //! Arguments to a command. Pure.
+#![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,5 +1,6 @@
 //! The environment variables that are read, each once: `--help` prints this table, and the
 //! man page and docs/operations.md are made from that.
+#![forbid(unsafe_code)]
 
 use std::ffi::OsString;
 

@@ -1,4 +1,5 @@
 //! The exit codes, from sysexits.h and the shell, and what ends a start with one. Pure.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 

@@ -19,14 +19,16 @@ use sidecar_init::command;
 use sidecar_init::exit::ExitCode;
 use sidecar_init::plain;
 use sidecar_init::story;
+use sidecar_init::sys::console;
+use sidecar_init::sys::signals::{self, Disposition};
 
 /// The C library's entry.
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
-    open_standard_streams();
-    // SAFETY: SIG_IGN runs no code. What cannot be ignored ends us as it ends anybody.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    console::open_standard_streams();
+    // What cannot be ignored ends us as it ends anybody.
+    let _ = signals::dispose(libc::SIGPIPE, Disposition::Ignored);
     let arguments = (1..usize::try_from(count).unwrap_or(0)).map(|index| {
         // SAFETY: C's contract: so many pointers to strings that live as long as we do.
         let word = unsafe { CStr::from_ptr(*words.add(index)) };
@@ -34,25 +36,6 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
     });
     // Not `return`: the exit writes out what was printed.
     std::process::exit(obey(arguments.collect()).into())
-}
-
-/// Opens those of descriptors 0 to 2 that are closed: what is opened next would take their
-/// numbers, and be written to as a console. Where there is no `/dev/null`, a directory
-/// serves: writing to it fails, and so tells that nobody reads.
-#[allow(unsafe_code)]
-fn open_standard_streams() {
-    for stream in 0..=2 {
-        // SAFETY: a number, and two strings that end in a zero. The lowest free number is
-        // the one just found to be free.
-        unsafe {
-            if libc::fcntl(stream, libc::F_GETFD) >= 0 {
-                continue;
-            }
-            if libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) < 0 {
-                libc::open(c"/".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY);
-            }
-        }
-    }
 }
 
 /// Does what the arguments say; the exit code.

@@ -4,6 +4,7 @@
 //! Everything that prints, keeps or tells another's words goes through here. What cannot
 //! stand as it is becomes `\r`, `\u001b`, `\u2028` (the form of JSON, so that a line of JSON
 //! still says the same), and a byte that is not UTF-8 becomes `\xff`.
+#![forbid(unsafe_code)]
 
 use serde::Serialize;
 

@@ -1,14 +1,11 @@
 //! The end: nothing left running, the result recorded, the machine off. Touches the
 //! kernel; the only place that reboots.
+#![forbid(unsafe_code)]
 
 use std::convert::Infallible;
-use std::fs;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
 use nix::sys::signal::{Signal, kill};
@@ -16,9 +13,9 @@ use nix::unistd::Pid;
 
 use crate::boot::mode::Mode;
 use crate::sys::console::console;
-use crate::sys::fork;
 use crate::sys::reaper::{children, reap_exited_children};
 use crate::sys::signals::{Signals, wait};
+use crate::sys::{fork, libkrun};
 
 /// What is left over gets this long between SIGTERM and SIGKILL: the daemon, the one
 /// process with something to finish, is gone already.
@@ -96,7 +93,10 @@ fn signal_everything(mode: Mode, signal: Signal) {
 pub fn end(mode: Option<Mode>, code: u8) -> ! {
     console().flush_within(CONSOLE_PATIENCE);
     if mode == Some(Mode::Machine) {
-        hand_code_to_libkrun(code);
+        // Any other root refuses it, which is as good.
+        if let Err(error) = libkrun::take_code(code) {
+            log::debug!("no libkrun takes the exit code: {error}");
+        }
         sync_within(SYNC_PATIENCE);
         match restart_machine() {
             Ok(never) => match never {},
@@ -125,25 +125,5 @@ fn sync_within(patience: Duration) {
     while child.is_ok() && Instant::now() < end && !reap_exited_children().childless {
         // The handlers' pipe may be full of other signals by now: a short nap instead.
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// libkrun takes the exit code by an ioctl on its virtiofs root (MACHINES.md); any
-/// other root refuses it with `ENOTTY`, which is as good.
-#[allow(unsafe_code)]
-fn hand_code_to_libkrun(code: u8) {
-    const KRUN_EXIT_CODE: libc::Ioctl = 0x7602;
-    let root = match fs::File::open("/") {
-        Ok(root) => root,
-        Err(error) => return log::debug!("cannot open /: {error}"),
-    };
-    // SAFETY: the request takes its argument by value.
-    let result =
-        unsafe { libc::ioctl(root.as_raw_fd(), KRUN_EXIT_CODE, libc::c_ulong::from(code)) };
-    if result != 0 {
-        log::debug!(
-            "no libkrun takes the exit code: {}",
-            io::Error::last_os_error()
-        );
     }
 }

@@ -1,5 +1,6 @@
 //! The story: mode, mounts, clock, manifest, network, configuration, CA, daemon,
 //! the end. Touches the kernel only through the modules it names.
+#![forbid(unsafe_code)]
 
 mod clock;
 mod confining;
@@ -11,8 +12,6 @@ mod reading;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Instant;
-
-use nix::libc;
 
 use crate::boot::cmdline::Arguments;
 use crate::boot::mode::{self, Mode};
@@ -28,6 +27,7 @@ use crate::status::{self, Reporter, Stage};
 use crate::supervise::Setup;
 use crate::sys::console::{self, init_logging};
 use crate::sys::files::{Access, read_kernel_file};
+use crate::sys::random;
 use crate::sys::signals::Signals;
 use ending::{Ending, conclude, supervise_until_the_end};
 use places::{cannot_write, config_path, mount_all, mount_manifest};
@@ -196,11 +196,9 @@ fn start(
 
 /// A random identifier (RFC 9562, version 4) for this start. It is no secret, so an
 /// unseeded generator serves too: nothing may wait this early.
-#[allow(unsafe_code)]
 fn boot_id() -> String {
     let mut bytes = [0_u8; 16];
-    // SAFETY: the buffer is ours and as long as said.
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
+    random::fill_insecurely(&mut bytes);
     let number = u128::from_be_bytes(bytes);
     let number = number & !(0xf << 76) | (4 << 76);
     let number = number & !(0b11 << 62) | (0b10 << 62);

@@ -2,12 +2,13 @@
 //! Touches the kernel.
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
+
+use crate::sys::random;
 
 /// No clock is earlier than this, in seconds since 1970: `SIDECAR_BUILD_EPOCH` or
 /// `SOURCE_DATE_EPOCH` at build time, or the commit's time (`build.rs` finds them); or
@@ -85,60 +86,12 @@ pub fn better(now: u64, written: impl IntoIterator<Item = u64>) -> Option<u64> {
 pub const ENTROPY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Random bytes from a seeded generator; waits for the seed, but not for ever. Only for a
-/// process of its own: where it has to wait, SIGALRM is its own to the end.
-#[allow(unsafe_code)]
+/// process of its own ([`random::fill`]).
 pub fn entropy<const N: usize>(deadline: Duration) -> Result<[u8; N], ClockError> {
-    let end = Instant::now() + deadline;
-    let mut bytes = [0_u8; N];
-    // The kernel makes entropy of its own timing only while somebody waits for it without
-    // looking elsewhere (random.c, `try_to_generate_entropy`).
-    let mut flags = libc::GRND_NONBLOCK;
-    loop {
-        // SAFETY: the buffer is ours and as long as said. Up to 256 bytes are never
-        // returned in part once the generator is seeded (getrandom(2)).
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, flags) };
-        if usize::try_from(got) == Ok(N) {
-            if flags == 0 {
-                interrupt_every(0);
-            }
-            return Ok(bytes);
-        }
-        match Errno::last() {
-            Errno::EAGAIN | Errno::EINTR if Instant::now() < end => {
-                if flags == 0 {
-                    // Only a refusal comes back at once.
-                    std::thread::sleep(Duration::from_millis(10));
-                } else {
-                    flags = 0;
-                    interrupt_every(1);
-                }
-            }
-            Errno::EAGAIN | Errno::EINTR => return Err(ClockError::Unseeded(deadline)),
-            errno => return Err(ClockError::Entropy(errno)),
-        }
-    }
-}
-
-/// Ends what waits in this process every so many seconds, with `EINTR`; 0 for no more.
-#[allow(unsafe_code)]
-fn interrupt_every(seconds: u8) {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let period = libc::timeval {
-        tv_sec: seconds.into(),
-        tv_usec: 0,
-    };
-    let timer = libc::itimerval {
-        it_interval: period,
-        it_value: period,
-    };
-    // SAFETY: a handler that does nothing, and structures of ours that the kernel copies; all
-    // zeroes are a valid sigaction, which restarts nothing.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as *const () as usize;
-        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
-        libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut());
-    }
+    random::fill(deadline).map_err(|errno| match errno {
+        Errno::EAGAIN => ClockError::Unseeded(deadline),
+        errno => ClockError::Entropy(errno),
+    })
 }
 
 /// A clock or a random generator that cannot be used.

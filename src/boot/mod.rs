@@ -1,5 +1,6 @@
 //! A machine's first steps: where are we, what is mounted, is the clock sane, does
 //! the network stand. Touches the kernel, and nothing after it assumes a machine.
+#![forbid(unsafe_code)]
 
 pub mod clock;
 pub mod cmdline;

@@ -4,16 +4,14 @@
 use std::fs;
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 
 /// Keeps this process's memory to itself: no core dump, and `/proc/<pid>` of it is
 /// closed to everybody but root (`PR_SET_DUMPABLE`).
-#[allow(unsafe_code)]
 pub fn close_memory() -> Result<(), Errno> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // SAFETY: plain numbers.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+    set_dumpable(false)
 }
 
 /// Exempts this process from the OOM killer: if PID 1 of a machine goes, the kernel

@@ -1,6 +1,7 @@
 //! Everything that is read, in one place: the manifest and the extra roots beside it, made
 //! into what each daemon is to run on. It is read where a share that hangs stops nobody else,
 //! and judged by PID 1. Touches the file system.
+#![forbid(unsafe_code)]
 
 pub mod looker;
 pub mod trust;

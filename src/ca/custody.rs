@@ -21,6 +21,7 @@ const STOP_PATIENCE: Duration = Duration::from_millis(300);
 pub struct Making {
     errand: Errand,
     heard: bool,
+    answer: Option<Vec<u8>>,
 }
 
 /// Begins [`authority::prepare`] in a child. It needs no word of the manifest, and two
@@ -37,6 +38,7 @@ pub fn begin(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Making, StartEr
         Ok(errand) => Ok(Making {
             errand,
             heard: false,
+            answer: None,
         }),
         Err(errno) => Err(StartError::new(
             ExitCode::OperatingSystem,
@@ -50,9 +52,10 @@ impl Making {
     /// was asked for before there was one: the child may be waiting for entropy, or for a
     /// share.
     pub fn finish(mut self, signals: &mut Signals) -> Result<Option<(Ca, String)>, StartError> {
-        let Some(answer) = self.hear(Some(signals)) else {
+        if !self.hear(Some(signals)) {
             return Ok(None);
-        };
+        }
+        let answer = self.answer.take();
         let answer = answer.and_then(|answer| String::from_utf8(answer).ok());
         let code = |number: u8| ExitCode::from_number(number.into());
         match answer.as_deref().and_then(|it| it.split_at_checked(1)) {
@@ -74,19 +77,21 @@ impl Making {
         )
     }
 
-    /// What the child answers, if anything; nothing if it has not [`STOP_PATIENCE`] after a
-    /// stop was asked for. Without signals one was.
-    fn hear(&mut self, mut signals: Option<&mut Signals>) -> Option<Option<Vec<u8>>> {
+    /// Waits for what the child answers, if anything; false if it has not [`STOP_PATIENCE`]
+    /// after a stop was asked for. Without signals one was.
+    fn hear(&mut self, mut signals: Option<&mut Signals>) -> bool {
         loop {
-            if let Some(answer) = self.errand.listen() {
-                self.heard = true;
-                return Some(answer);
-            }
             let stops = signals.as_mut().is_none_or(|signals| signals.stop_asked());
-            if stops {
-                let answer = self.errand.wait(STOP_PATIENCE);
-                self.heard = answer.is_some();
-                return answer;
+            let heard = if stops {
+                self.errand.wait(STOP_PATIENCE)
+            } else {
+                self.errand.listen()
+            };
+            if let Some(answer) = heard {
+                (self.heard, self.answer) = (true, answer);
+            }
+            if self.heard || stops {
+                return self.heard;
             }
             let mut waiting = vec![PollFd::new(self.errand.as_fd(), PollFlags::POLLIN)];
             if let Some(signals) = &signals {
@@ -101,7 +106,7 @@ impl Drop for Making {
     /// A start that ends before the pair was asked for leaves a whole one, or none: half a
     /// pair would refuse every later start.
     fn drop(&mut self) {
-        if !self.heard && self.hear(None).is_none() {
+        if !self.heard && !self.hear(None) {
             // Reaped with everything else: one that is stuck in the kernel may take a while.
             self.errand.kill();
         }

@@ -1,6 +1,7 @@
 //! The certificate authority pipelock intercepts TLS with: generate a pair, or check
 //! one that is there. Pure: entropy and time are passed in, files are read and written
 //! by others.
+#![forbid(unsafe_code)]
 
 pub mod authority;
 mod check;

@@ -1,4 +1,5 @@
 //! The commands that end by themselves. They touch files and standard output.
+#![forbid(unsafe_code)]
 
 mod ca;
 mod check;

@@ -1,3 +1,4 @@
 //! What PID 1 knows of the daemons it runs. Pure.
+#![forbid(unsafe_code)]
 
 pub mod pipelock;

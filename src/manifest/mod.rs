@@ -3,6 +3,7 @@
 //! The document is read as a stream of parser events against the schema, and
 //! only what the schema names is kept: memory follows the hosts, depth costs
 //! nothing, and every problem of shape is found in one pass.
+#![forbid(unsafe_code)]
 
 mod events;
 mod problem;

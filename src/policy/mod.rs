@@ -1,5 +1,6 @@
 //! Manifest to policy: every value judged and normalized, every problem found.
 //! Pure.
+#![forbid(unsafe_code)]
 
 mod host;
 mod known;

@@ -2,14 +2,16 @@
 //! daemon's `/proc/<pid>/fd` once it was executed.
 
 use std::fs;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::libc;
+
+use crate::sys::process::shares_open_file;
 
 /// The first number that is no standard stream.
-const FIRST: libc::c_int = 3;
+const FIRST: RawFd = 3;
 /// What the process `pid`, executed a moment ago, has open above its standard streams and
 /// can only have from us, in words; `None` where that cannot be told: no `/proc`, or no
 /// right to look into the process (`super::connections::listens`).
@@ -35,17 +37,9 @@ pub fn inherited_by(pid: i32) -> Option<Vec<String>> {
 }
 
 /// Whether descriptor `number` of that process is the open file that it is here.
-#[allow(unsafe_code)]
-fn is_ours(pid: i32, number: libc::c_int) -> bool {
-    /// kcmp(2): whether two descriptors are one open file.
-    const KCMP_FILE: libc::c_int = 0;
-    let own = std::process::id();
-    // SAFETY: plain numbers.
-    let compared = Errno::result(unsafe {
-        libc::syscall(libc::SYS_kcmp, own, pid, KCMP_FILE, number, number)
-    });
-    match compared {
-        Ok(order) => order == 0,
+fn is_ours(pid: i32, number: RawFd) -> bool {
+    match shares_open_file(pid, number) {
+        Ok(shared) => shared,
         // Closed here or there.
         Err(Errno::EBADF) => false,
         // A kernel without it (CONFIG_KCMP), or a filter: by the file, which may be open

@@ -4,15 +4,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
-use nix::errno::Errno;
-use nix::libc;
+
+use crate::sys::confine::landlock_version;
 
 /// The newest interface this was tested on (Linux 6.15). A newer kernel applies these
 /// rules too; an older one as many of them as it knows.
@@ -90,15 +90,9 @@ impl From<RulesetError> for LandlockError {
 
 /// The interface's version in this kernel, as far as it is used here; 0 where there is
 /// none, or none enabled.
-#[allow(unsafe_code)]
 #[must_use]
 pub fn level() -> u32 {
-    /// `LANDLOCK_CREATE_RULESET_VERSION`
-    const VERSION: libc::c_int = 1;
-    let nothing = std::ptr::null::<libc::c_void>();
-    // SAFETY: asks for the version; reads and writes no memory.
-    let found = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) };
-    u32::try_from(found).unwrap_or(0).min(TESTED as u32)
+    landlock_version().min(TESTED as u32)
 }
 
 /// The rules for `grants`; `None` where the kernel has no Landlock. A program that does
@@ -143,17 +137,6 @@ fn grant(
     };
     // Of what only a directory has, the library leaves a file nothing.
     rules.add_rule(PathBeneath::new(place, access))
-}
-
-/// Enters the rules, for good. Needs no new privileges to be set. Only for the child
-/// between fork and exec: one system call.
-#[allow(unsafe_code)]
-pub(super) fn enter(rules: RawFd) -> Result<(), Errno> {
-    // SAFETY: plain numbers; a descriptor of something else is refused.
-    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, 0) } {
-        0 => Ok(()),
-        _ => Err(Errno::last()),
-    }
 }
 
 /// Whether a program needs no other file to run: neither a script nor an ELF file that

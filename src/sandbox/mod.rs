@@ -1,5 +1,6 @@
 //! What the daemon may be: decided before the fork, applied between fork and exec,
 //! read back from `/proc`. Touches the kernel.
+#![forbid(unsafe_code)]
 
 pub mod cgroup;
 pub mod descriptors;
@@ -8,12 +9,18 @@ pub mod landlock;
 pub mod seccomp;
 
 use std::fmt;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::fcntl::{OFlag, open};
+use nix::sys::prctl::set_no_new_privs;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{chdir, setsid, write};
 
+use crate::sys::confine::{enter_landlock, has_filters};
+use crate::sys::credentials;
 use crate::sys::files::read_kernel_file;
 use crate::sys::process::sees_processes;
 use crate::sys::reaper;
@@ -58,14 +65,12 @@ pub enum Bounding {
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 const CAP_SETPCAP: u32 = 8;
-/// Above every capability of any kernel; the prctl refuses the ones it does not know.
-const CAP_LIMIT: i32 = 64;
 
 impl Privileges {
     /// Reads them from the kernel.
     #[must_use]
     pub fn of_this_process() -> Self {
-        let effective = effective_capabilities();
+        let effective = credentials::effective_capabilities();
         let has = |capability: u32| effective & (1_u64 << capability) != 0;
         let own = read_kernel_file("/proc/self/status").unwrap_or_default();
         Self {
@@ -80,7 +85,7 @@ impl Privileges {
             own_uid: nix::unistd::geteuid().as_raw(),
             own_gid: nix::unistd::getegid().as_raw(),
             landlock: landlock::level(),
-            seccomp: seccomp::is_available(),
+            seccomp: has_filters(),
             own_filters: field(&own, FILTERS).and_then(|count| count.parse().ok()),
         }
     }
@@ -112,40 +117,6 @@ fn maps(map: &str, id: u32) -> bool {
             _ => false,
         }
     })
-}
-
-/// `capget(2)` version 3: two 32-bit halves.
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapabilityHalf {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-
-#[allow(unsafe_code)]
-fn effective_capabilities() -> u64 {
-    let header = CapabilityHeader {
-        version: CAPABILITY_VERSION_3,
-        pid: 0,
-    };
-    let mut halves = [CapabilityHalf::default(); 2];
-    // SAFETY: both structures have the kernel's layout for version 3 and live
-    // through the call.
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, halves.as_mut_ptr()) };
-    if result != 0 {
-        return 0;
-    }
-    let [low, high] = halves;
-    u64::from(low.effective) | (u64::from(high.effective) << 32)
 }
 
 /// What the daemon gets, and what it could not be given.
@@ -283,109 +254,45 @@ impl Sandbox {
 
     /// Applies it to the calling process. Only for the child between fork and exec:
     /// calls nothing that allocates or locks.
-    #[allow(unsafe_code)]
     pub(super) fn apply(&self, prepared: &Prepared) -> Result<(), (Step, Errno)> {
-        fn check(step: Step, result: i64) -> Result<(), (Step, Errno)> {
-            if result == 0 {
-                Ok(())
-            } else {
-                Err((step, Errno::last()))
-            }
+        let at = |step| move |errno| (step, errno);
+        // ESRCH and EPERM cannot be: a forked child leads no process group.
+        let _ = setsid();
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
+        if let Some(group) = &prepared.group {
+            // "0" is the writer itself (cgroup v2, cgroup.procs).
+            write(group, b"0").map_err(at(Step::ControlGroup))?;
+            // PID 1's own -1000 is inherited. Raised while still privileged, so that
+            // the daemon cannot lower it again (proc_pid_oom_score_adj(5)).
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            open(c"/proc/self/oom_score_adj", flags, Mode::empty())
+                .and_then(|score| write(score, b"0"))
+                .map_err(at(Step::OomScore))?;
         }
-        let none = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
-        // SAFETY: every call below takes plain numbers or a pointer to a local or
-        // static value that lives through the call.
-        unsafe {
-            // ESRCH and EPERM cannot be: a forked child leads no process group.
-            libc::setsid();
-            libc::umask(0o077);
-            if let Some(group) = &prepared.group {
-                // "0" is the writer itself (cgroup v2, cgroup.procs).
-                let zero = b"0".as_ptr().cast();
-                let wrote = libc::write(group.as_raw_fd(), zero, 1);
-                check(Step::ControlGroup, if wrote == 1 { 0 } else { -1 })?;
-                // PID 1's own -1000 is inherited. Raised while still privileged, so that
-                // the daemon cannot lower it again (proc_pid_oom_score_adj(5)).
-                let score = libc::open(
-                    c"/proc/self/oom_score_adj".as_ptr(),
-                    libc::O_WRONLY | libc::O_CLOEXEC,
-                );
-                let wrote = libc::write(score, zero, 1);
-                check(Step::OomScore, if wrote == 1 { 0 } else { -1 })?;
-            }
-            // All it may have: what it runs out of first, if its clients hold connections. A
-            // refusal leaves it as it was.
-            let mut descriptors = none;
-            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut descriptors) == 0 {
-                descriptors.rlim_cur = descriptors.rlim_max;
-                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const descriptors);
-            }
-            check(
-                Step::CoreSize,
-                i64::from(libc::setrlimit(libc::RLIMIT_CORE, &raw const none)),
-            )?;
-            check(
-                Step::WorkingDirectory,
-                i64::from(libc::chdir(c"/".as_ptr())),
-            )?;
-            if self.bounding == Bounding::Droppable {
-                for capability in 0..CAP_LIMIT {
-                    if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
-                        // EINVAL ends the list: the kernel knows no higher one.
-                        if Errno::last() == Errno::EINVAL {
-                            break;
-                        }
-                        return Err((Step::BoundingSet, Errno::last()));
-                    }
-                }
-            }
-            // Kernels before 4.3 have no ambient set: EINVAL, and nothing to clear.
-            libc::prctl(
-                libc::PR_CAP_AMBIENT,
-                libc::PR_CAP_AMBIENT_CLEAR_ALL,
-                0,
-                0,
-                0,
-            );
-            if self.change_identity {
-                check(
-                    Step::Groups,
-                    i64::from(libc::setgroups(0, std::ptr::null())),
-                )?;
-                check(
-                    Step::Group,
-                    i64::from(libc::setresgid(self.gid, self.gid, self.gid)),
-                )?;
-                check(
-                    Step::User,
-                    i64::from(libc::setresuid(self.uid, self.uid, self.uid)),
-                )?;
-            }
-            let header = CapabilityHeader {
-                version: CAPABILITY_VERSION_3,
-                pid: 0,
-            };
-            let halves = [CapabilityHalf::default(); 2];
-            check(
-                Step::Capabilities,
-                libc::syscall(libc::SYS_capset, &raw const header, halves.as_ptr()),
-            )?;
-            check(
-                Step::NoNewPrivileges,
-                i64::from(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)),
-            )?;
+        // All it may have: what it runs out of first, if its clients hold connections. A
+        // refusal leaves it as it was.
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
         }
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at(Step::CoreSize))?;
+        chdir(c"/").map_err(at(Step::WorkingDirectory))?;
+        if self.bounding == Bounding::Droppable {
+            credentials::drop_bounding().map_err(at(Step::BoundingSet))?;
+        }
+        credentials::drop_ambient();
+        if self.change_identity {
+            credentials::drop_groups().map_err(at(Step::Groups))?;
+            credentials::become_group(self.gid).map_err(at(Step::Group))?;
+            credentials::become_user(self.uid).map_err(at(Step::User))?;
+        }
+        credentials::drop_capabilities().map_err(at(Step::Capabilities))?;
+        set_no_new_privs().map_err(at(Step::NoNewPrivileges))?;
         if let Some(rules) = &prepared.rules {
-            landlock::enter(rules.as_raw_fd()).map_err(|errno| (Step::Landlock, errno))?;
+            enter_landlock(rules.as_fd()).map_err(at(Step::Landlock))?;
         }
         // Last, for it denies some of what stands above.
         if let Some(filters) = &prepared.filters {
-            filters
-                .install()
-                .map_err(|errno| (Step::SystemCalls, errno))?;
+            filters.install().map_err(at(Step::SystemCalls))?;
         }
         Ok(())
     }

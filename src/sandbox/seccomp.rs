@@ -16,6 +16,8 @@ use seccompiler::{
     SeccompCondition as Condition, SeccompFilter, SeccompRule as Rule, TargetArch, sock_filter,
 };
 
+use crate::sys::confine::install_filter;
+
 /// Since Linux 6.6, the same number everywhere; the C library's headers lack it.
 const FCHMODAT2: libc::c_long = 452;
 
@@ -172,22 +174,6 @@ impl From<BackendError> for FilterError {
     }
 }
 
-/// Whether this kernel filters system calls at all (`CONFIG_SECCOMP_FILTER`).
-#[allow(unsafe_code)]
-#[must_use]
-pub fn is_available() -> bool {
-    let action = libc::SECCOMP_RET_ERRNO;
-    // SAFETY: reads one number of ours (seccomp(2), SECCOMP_GET_ACTION_AVAIL).
-    unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        ) == 0
-    }
-}
-
 /// The compiled filters. The kernel runs all of them and takes the strictest answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filters(Vec<BpfProgram>);
@@ -219,28 +205,8 @@ impl Filters {
 
     /// Installs them in the calling process, for good. Needs no new privileges to be
     /// set. Only for the child between fork and exec: neither allocates nor locks.
-    #[allow(unsafe_code)]
     pub(super) fn install(&self) -> Result<(), Errno> {
-        for program in &self.0 {
-            let program = libc::sock_fprog {
-                // The compiler refuses more than 4096 instructions.
-                len: u16::try_from(program.len()).unwrap_or(u16::MAX),
-                filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
-            };
-            // SAFETY: both structures have the kernel's layout, which copies them.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_seccomp,
-                    libc::SECCOMP_SET_MODE_FILTER,
-                    0,
-                    &raw const program,
-                )
-            };
-            if result != 0 {
-                return Err(Errno::last());
-            }
-        }
-        Ok(())
+        self.0.iter().try_for_each(|it| install_filter(it))
     }
 }
 

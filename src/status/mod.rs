@@ -3,6 +3,7 @@
 //!
 //! [`schema`] is what is told; [`reporter`] keeps and tells it, for supervision; [`told`] is
 //! how others find it.
+#![forbid(unsafe_code)]
 
 pub mod denials;
 pub mod export;

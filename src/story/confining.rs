@@ -11,7 +11,7 @@ use crate::sandbox::{Sandbox, insist_on};
 use crate::status::Reporter;
 use crate::sys::files::kept_from;
 use crate::sys::memory;
-use crate::sys::processes::sees_processes;
+use crate::sys::process::sees_processes;
 
 /// What is not known to be in the daemon's sandbox is a failure.
 pub(super) fn insist(reporter: &Reporter) -> Result<(), StartError> {

@@ -3,6 +3,7 @@
 //!
 //! One thread waits in one place, for the next event or deadline, and hands what happened to
 //! whom it concerns: a [`roster`] of [`unit`]s, each with a [`machine`] that decides.
+#![forbid(unsafe_code)]
 
 pub mod backoff;
 mod follow;

@@ -456,6 +456,31 @@ fn same_file(one: RawFd, other: RawFd) -> bool {
     }
 }
 
+/// Opens those of descriptors 0 to 2 that are closed: what is opened next would take their
+/// numbers, and be written to as a console. Where there is no `/dev/null`, a directory
+/// serves: writing to it fails, and so tells that nobody reads.
+pub fn open_standard_streams() {
+    // Rust's own ways close what they opened.
+    use std::os::fd::IntoRawFd;
+    for stream in 0..=2 {
+        if is_open(stream) {
+            continue;
+        }
+        // The lowest free number is the one just found to be free.
+        let opened = nix::fcntl::open(c"/dev/null", OFlag::O_RDWR, Mode::empty()).or_else(|_| {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+            nix::fcntl::open(c"/", flags, Mode::empty())
+        });
+        let _ = opened.map(IntoRawFd::into_raw_fd);
+    }
+}
+
+#[allow(unsafe_code)]
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: a plain number, which may be none's.
+    unsafe { nix::libc::fcntl(fd, nix::libc::F_GETFD) >= 0 }
+}
+
 #[allow(unsafe_code)]
 fn borrow_standard(fd: RawFd) -> BorrowedFd<'static> {
     debug_assert!(fd == 1 || fd == 2);

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::sys::random;
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,13 +330,11 @@ const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 const TEMPORARY: &str = ".sidecar-init-";
 
 /// A name that cannot be foreseen, and is no secret: an unseeded generator serves too.
-#[allow(unsafe_code)]
 fn random_name() -> String {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let mut bytes = [0_u8; 8];
-    // SAFETY: the buffer is ours and as long as said.
-    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_INSECURE) };
-    // Kernels before 5.6 refuse that flag: then it is a new name at least.
+    // Where there are none it is a new name at least.
+    random::fill_insecurely(&mut bytes);
     let number = TAKEN.fetch_add(1, Ordering::Relaxed);
     format!("{TEMPORARY}{:016x}{number:x}", u64::from_ne_bytes(bytes))
 }

@@ -2,13 +2,18 @@
 
 pub mod carrier;
 pub mod claim;
+pub mod confine;
 pub mod connections;
 pub mod console;
+pub mod credentials;
 pub mod errand;
 pub mod files;
 pub mod fork;
+pub mod interfaces;
+pub mod libkrun;
 pub mod memory;
 pub mod process;
+pub mod random;
 pub mod reaper;
 pub mod signals;
 pub mod steps;

@@ -43,6 +43,17 @@ impl<'a> Image<'a> {
     }
 }
 
+/// Whether descriptor `number` is one open file here and in the process `pid`; `EBADF` where
+/// it is closed in either (kcmp(2)).
+#[allow(unsafe_code)]
+pub fn shares_open_file(pid: i32, number: i32) -> Result<bool, Errno> {
+    const KCMP_FILE: libc::c_int = 0;
+    let (call, own) = (libc::SYS_kcmp, std::process::id());
+    // SAFETY: plain numbers.
+    let order = unsafe { libc::syscall(call, own, pid, KCMP_FILE, number, number) };
+    Errno::result(order).map(|order| order == 0)
+}
+
 /// Whether `/proc` shows processes by the numbers they have here. One of another PID
 /// namespace shows somebody else instead, and what is wrong with him is no hole of ours.
 pub fn sees_processes() -> Result<(), String> {

@@ -6,7 +6,9 @@
 
 use std::fmt;
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sys::prctl::set_child_subreaper;
 
 use crate::sys::files::read_kernel_file;
 
@@ -86,7 +88,7 @@ pub struct Reaped {
 pub fn reap_exited_children() -> Reaped {
     let mut reaped = Reaped::default();
     while reaped.exits.len() < BATCH {
-        match next_exit() {
+        match wait(-1, libc::WNOHANG) {
             Next::Exit(exit) => reaped.exits.push(exit),
             Next::NoneExited => return reaped,
             Next::Childless => {
@@ -129,27 +131,16 @@ pub fn has_ended(pid: i32) -> bool {
 /// Waits for one child that is known to end, and reaps it. For a child of the init's
 /// own, between stages; anybody else's exit is left to [`reap_exited_children`].
 #[must_use]
-#[allow(unsafe_code)]
 pub fn wait_for(pid: i32) -> Option<ExitReason> {
-    let mut status = 0;
-    loop {
-        // SAFETY: the status is ours and lives through the call.
-        let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-        if waited == pid {
-            return Some(ExitReason::from_wait_status(status));
-        }
-        if nix::errno::Errno::last() != nix::errno::Errno::EINTR {
-            return None;
-        }
+    match wait(pid, 0) {
+        Next::Exit(exit) => Some(exit.reason),
+        Next::NoneExited | Next::Childless => None,
     }
 }
 
 /// Makes this process the parent of its descendants' orphans, as PID 1 is anyway.
-#[allow(unsafe_code)]
-pub fn adopt_orphans() -> Result<(), nix::errno::Errno> {
-    // SAFETY: plain numbers.
-    let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
-    nix::errno::Errno::result(result).map(drop)
+pub fn adopt_orphans() -> Result<(), Errno> {
+    set_child_subreaper(true)
 }
 
 enum Next {
@@ -159,18 +150,18 @@ enum Next {
 }
 
 #[allow(unsafe_code)]
-fn next_exit() -> Next {
+fn wait(pid: i32, options: i32) -> Next {
     loop {
         let mut status = 0;
         // SAFETY: `status` is a valid place for an int for the length of the call.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        let pid = unsafe { libc::waitpid(pid, &raw mut status, options) };
         match pid {
             0 => return Next::NoneExited,
             pid if pid > 0 => {
                 let reason = ExitReason::from_wait_status(status);
                 return Next::Exit(Exit { pid, reason });
             }
-            _ if nix::errno::Errno::last() == nix::errno::Errno::EINTR => {}
+            _ if Errno::last() == Errno::EINTR => {}
             // ECHILD; EINVAL cannot be, the options are fixed.
             _ => return Next::Childless,
         }

@@ -541,6 +541,37 @@ mod tests {
     }
 
     #[test]
+    fn writes_punycode_as_the_codec_does() {
+        // Right-hand sides: str.encode("punycode") of Python 3.
+        for (label, wanted) in [
+            ("ü", "tda"),
+            ("aü", "a-eha"),
+            ("üb", "b-dha"),
+            ("他们为什么不说中文", "ihqwcrb4cv8a8dqg056pqjye"),
+            (
+                "почемужеонинеговорятпорусски",
+                "b1abfaaepdrnnbgefbadotcwatmq2g4l",
+            ),
+            (
+                "세계의모든사람들이한국어를이해한다면얼마나좋을까",
+                "989aomsvi5e83db1d2a355cv1e0vak1dwrv93d5xbh15a0dt30a5jpsd879ccm6fea98c",
+            ),
+            (
+                "なぜみんな日本語を話してくれないのか",
+                "n8jok5ay5dzabd5bym9f0cm5685rrjetr6pdxa",
+            ),
+            ("ü한", "tda0589h"),
+            ("中ü龥", "tda5360byczc"),
+            ("ÿa-힣0", "a-0-soa6585y"),
+            ("żółćżółćżółć", "kdaaa2fbb22bcc68cdd"),
+            ("àáâãäå中", "0cacdefg2069k"),
+            ("한à한à한à", "0caaa5968sbab"),
+        ] {
+            assert_eq!(punycode(label).as_deref(), Some(wanted), "{label}");
+        }
+    }
+
+    #[test]
     fn gives_no_a_label_where_versions_of_idna_differ() {
         for name in ["straße.example", "ａ.example", "a。example", "ﬁ.example"] {
             assert_eq!(to_a_labels(name), None, "{name}");

@@ -13,6 +13,7 @@ use nix::libc;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 use super::{Prepared, Sandbox, Step};
+use crate::exit::ExitCode;
 use crate::sys::fork;
 use crate::sys::process::Image;
 use crate::sys::signals::{self, Disposition};
@@ -71,8 +72,21 @@ pub struct Child {
 pub struct SpawnError {
     step: Option<Step>,
     program: String,
-    /// The operating system's reason.
-    pub errno: i32,
+    errno: i32,
+}
+
+impl SpawnError {
+    /// How a program ends that could not start its daemon. Only the exec can find that there
+    /// is none, or none that can be executed: whatever else was missing on the way is not the
+    /// daemon.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match (self.step, Errno::from_raw(self.errno)) {
+            (Some(Step::Exec), Errno::ENOENT) => ExitCode::NotFound,
+            (Some(Step::Exec), Errno::EACCES | Errno::ENOEXEC) => ExitCode::NotExecutable,
+            _ => ExitCode::DaemonUnavailable,
+        }
+    }
 }
 
 impl fmt::Display for SpawnError {
@@ -151,7 +165,7 @@ pub fn spawn(
         nix::sys::stat::Mode::empty(),
     )
     .map_err(|errno| SpawnError {
-        step: Some(Step::Descriptors),
+        step: Some(Step::StandardInput),
         program: program.clone(),
         errno: errno as i32,
     })?;
@@ -250,5 +264,30 @@ mod tests {
             missing.to_string(),
             "cannot execute /usr/bin/pipelock: No such file or directory"
         );
+    }
+
+    #[test]
+    fn blames_the_daemon_for_nothing_but_its_own_exec() {
+        let code = |step: Option<Step>, errno: Errno| {
+            let program = "/usr/bin/pipelock".to_owned();
+            let errno = errno as i32;
+            SpawnError {
+                step,
+                program,
+                errno,
+            }
+            .exit_code()
+        };
+        assert_eq!(code(Some(Step::Exec), Errno::ENOENT), ExitCode::NotFound);
+        for errno in [Errno::EACCES, Errno::ENOEXEC] {
+            assert_eq!(code(Some(Step::Exec), errno), ExitCode::NotExecutable);
+            assert_eq!(
+                code(Some(Step::OomScore), errno),
+                ExitCode::DaemonUnavailable
+            );
+        }
+        for step in [None, Some(Step::StandardInput), Some(Step::OomScore)] {
+            assert_eq!(code(step, Errno::ENOENT), ExitCode::DaemonUnavailable);
+        }
     }
 }

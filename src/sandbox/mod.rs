@@ -480,10 +480,12 @@ pub enum Step {
     Exec,
     /// Descriptors that are nothing of its own.
     Inheritance,
+    /// /dev/null, before the fork.
+    StandardInput,
 }
 
 impl Step {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Descriptors,
         Self::Signals,
         Self::ControlGroup,
@@ -500,6 +502,7 @@ impl Step {
         Self::SystemCalls,
         Self::Exec,
         Self::Inheritance,
+        Self::StandardInput,
     ];
 
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
@@ -526,6 +529,7 @@ impl fmt::Display for Step {
             Self::SystemCalls => "filter the system calls of",
             Self::Exec => "execute",
             Self::Inheritance => "keep this process's open files from",
+            Self::StandardInput => "open /dev/null as the input of",
         })
     }
 }

@@ -1,7 +1,5 @@
 //! How starting and supervising went, and what is said of it.
 
-use nix::libc;
-
 use crate::boot::mode::Mode;
 use crate::bottle::Desired;
 use crate::bottle::looker::Looker;
@@ -55,8 +53,7 @@ pub(super) fn supervise_until_the_end(
 
 fn given_up(failure: &Failure, status: &status::Status) -> StartError {
     let code = match failure {
-        Failure::Spawn(libc::ENOENT, _) => ExitCode::NotFound,
-        Failure::Spawn(libc::EACCES | libc::ENOEXEC, _) => ExitCode::NotExecutable,
+        Failure::Spawn(code, _) => *code,
         _ => ExitCode::DaemonUnavailable,
     };
     let said = match (failure, status.last_lines.last()) {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::{RestartPolicy, Verdict};
+use crate::exit::ExitCode;
 use crate::sys::reaper::ExitReason;
 
 /// A daemon that is not ready by then has failed. Generous: under emulation, on two
@@ -120,8 +121,8 @@ pub enum Event {
     ResumeAsked,
     /// The manifest asks for another configuration.
     ConfigChanged(Change),
-    /// The daemon could not be started; the errno and the sentence.
-    SpawnFailed(i32, String),
+    /// The daemon could not be started; the exit code for that and the sentence.
+    SpawnFailed(ExitCode, String),
     /// It runs, and its sandbox reads back as it was asked for.
     Confined,
     /// It said that it is about to listen, with the hash of our configuration.
@@ -172,8 +173,8 @@ pub enum Action {
 /// Why a daemon counts as failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// It could not be started: errno, sentence.
-    Spawn(i32, String),
+    /// It could not be started: the exit code for that, a sentence.
+    Spawn(ExitCode, String),
     /// It ended by itself.
     Exited(ExitReason),
     /// It was not ready in time; what the last probe said.
@@ -547,8 +548,8 @@ impl Machine {
             Event::HaltAsked => self.halt(now),
             Event::ResumeAsked => self.resume(now),
             Event::ConfigChanged(change) => self.change(change, now),
-            Event::SpawnFailed(errno, why) => match self.state {
-                State::Starting { .. } => self.fail(Failure::Spawn(errno, why), None, now),
+            Event::SpawnFailed(code, why) => match self.state {
+                State::Starting { .. } => self.fail(Failure::Spawn(code, why), None, now),
                 State::Stopping { .. } => self.gone(now),
                 _ => vec![],
             },

@@ -25,6 +25,7 @@ use crate::ca::rfc3339;
 use crate::daemon::pipelock::events::{self, Heard};
 use crate::daemon::pipelock::instance::{Fact, Instance};
 use crate::daemon::pipelock::leaves::Leaves;
+use crate::exit::ExitCode;
 use crate::policy::Policy;
 use crate::sandbox::enter::{self, Command, ExecReport, SpawnError};
 use crate::sandbox::{self, Seen, cgroup};
@@ -211,7 +212,7 @@ impl Unit {
         self.prober.reset(around.desired.policy.listen);
         around.reporter.daemon_ended(self.last_lines.said());
         if let Some(error) = child.exec_error {
-            self.push(Event::SpawnFailed(error.errno, error.to_string()));
+            self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
             return;
         }
         let text = match (&starved, self.machine.brought_down_for()) {
@@ -413,8 +414,8 @@ impl Unit {
     fn perform(&mut self, action: Action, around: &mut Context) {
         match action {
             Action::Spawn => {
-                if let Err((errno, why)) = self.spawn(around) {
-                    self.push(Event::SpawnFailed(errno, why));
+                if let Err((code, why)) = self.spawn(around) {
+                    self.push(Event::SpawnFailed(code, why));
                 }
             }
             Action::Terminate => self.signal(Signal::SIGTERM),
@@ -493,8 +494,8 @@ impl Unit {
         Ok(())
     }
 
-    fn spawn(&mut self, around: &mut Context) -> Result<(), (i32, String)> {
-        let io_error = |why: String| (nix::libc::EIO, why);
+    fn spawn(&mut self, around: &mut Context) -> Result<(), (ExitCode, String)> {
+        let io_error = |why: String| (ExitCode::DaemonUnavailable, why);
         let (setup, desired) = (around.setup, around.desired);
         // Each time: the file is the daemon's, and the last one may have changed it. But
         // no more than needed: the disk may have filled up since.
@@ -515,7 +516,7 @@ impl Unit {
         }
         let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
         let child = enter::spawn(&command, sandbox, &prepared)
-            .map_err(|error| (error.errno, error.to_string()))?;
+            .map_err(|error| (error.exit_code(), error.to_string()))?;
         if self.child.is_some() {
             log::error!("internal error: a daemon was started beside another");
         }

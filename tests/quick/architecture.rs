@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use sidecar_init::exit::ExitCode;
 use sidecar_init::supervise::machine::{Answer, Change, Event, Machine, Phase, Silence, Timing};
 use sidecar_init::sys::reaper::ExitReason;
 
@@ -26,7 +27,7 @@ fn any_event(random: &mut Random) -> Event {
         Event::ConfigChanged(Change::Grow),
         Event::ConfigChanged(Change::Restart { revokes: false }),
         Event::ConfigChanged(Change::Restart { revokes: true }),
-        Event::SpawnFailed(2, "no such file".to_owned()),
+        Event::SpawnFailed(ExitCode::NotFound, "no such file".to_owned()),
         Event::Confined,
         Event::Announced,
         Event::ReloadAcknowledged,

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use sidecar_init::exit::ExitCode;
 use sidecar_init::supervise::backoff::WINDOW;
 use sidecar_init::supervise::machine::{
     ABANDON, AT_WORK, Action, Answer, Change, DRAIN_INTERVAL, Event, Failure, LONGEST_SILENCE,
@@ -226,7 +227,7 @@ fn a_daemon_that_contradicts_what_it_was_told_is_a_failure() {
 #[test]
 fn a_spawn_that_fails_is_a_failure_and_ends_in_giving_up() {
     let mut bench = Bench::starting(TIMING);
-    let failed = || Event::SpawnFailed(2, "cannot execute it".to_owned());
+    let failed = || Event::SpawnFailed(ExitCode::NotFound, "cannot execute it".to_owned());
     let mut delays = Vec::new();
     assert_eq!(bench.step(failed()), [Action::Spawn]);
     for _ in 0..3 {
@@ -239,7 +240,7 @@ fn a_spawn_that_fails_is_a_failure_and_ends_in_giving_up() {
     assert_eq!(
         bench.step(failed()),
         [Action::Finish(Outcome::GaveUp(Failure::Spawn(
-            2,
+            ExitCode::NotFound,
             "cannot execute it".to_owned()
         )))]
     );
@@ -1161,7 +1162,10 @@ impl World {
         while std::mem::take(&mut self.spawn_failure_due) {
             self.terminated_at = None;
             self.killed_at = None;
-            self.feed(Event::SpawnFailed(2, "cannot execute it".to_owned()));
+            self.feed(Event::SpawnFailed(
+                ExitCode::NotFound,
+                "cannot execute it".to_owned(),
+            ));
         }
     }
 

@@ -43,7 +43,8 @@ impl Patience {
 
     /// The status in a run directory or an export, and the denials beside it.
     pub fn read(&self, directory: &Path) -> Result<(StatusFile, Option<Tally>), StatusError> {
-        let left = self.wanted.max(LEAST).saturating_sub(self.begun.elapsed());
+        // One that begins near the end of its time is given what a machine needs all the same.
+        let left = self.wanted.saturating_sub(self.begun.elapsed()).max(LEAST);
         let unread = |why: String| StatusError::Unread(directory.join(FILE), why);
         let mut errand = errand::send(&[], || match bring(directory) {
             Ok(brought) => brought,

@@ -2,24 +2,19 @@
 
 use std::time::Duration;
 
+use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{DerSignature, SigningKey};
 use p256::pkcs8::AssociatedOid as _;
+use rcgen::string::PrintableString;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyIdMethod,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber, SignatureAlgorithm,
+    date_time_ymd,
+};
 use sec1::{EcParameters, EcPrivateKey};
 use sha2::{Digest as _, Sha256};
-use x509_cert::attr::AttributeTypeAndValue;
-use x509_cert::builder::profile::BuilderProfile;
-use x509_cert::builder::{self, Builder as _, CertificateBuilder};
-use x509_cert::der::asn1::{Any, OctetString, PrintableStringRef};
-use x509_cert::der::oid::db::rfc4519;
+use x509_cert::der::Encode as _;
 use x509_cert::der::pem::{self, LineEnding, PemLabel as _};
-use x509_cert::der::{self, DateTime, Encode as _};
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages, SubjectKeyIdentifier};
-use x509_cert::ext::{Extension, ToExtension as _};
-use x509_cert::name::{Name, RdnSequence, RelativeDistinguishedName};
-use x509_cert::serial_number::SerialNumber;
-use x509_cert::spki::SubjectPublicKeyInfoRef;
-use x509_cert::time::{Time, Validity};
-use x509_cert::{SubjectPublicKeyInfo, TbsCertificate};
 use zeroize::Zeroizing;
 
 use super::{CaError, Pair, x509};
@@ -36,6 +31,8 @@ pub const ENTROPY_BYTES: usize = SERIAL_BYTES + SCALAR_CANDIDATES * SCALAR_BYTES
 const BACKDATED_SECONDS: u64 = 24 * 60 * 60;
 /// Ten years as `pipelock tls init` counts them: 87,600 hours.
 const VALIDITY_SECONDS: u64 = 87_600 * 60 * 60;
+/// 9999-12-31T23:59:59Z, the last date X.509 can say (RFC 5280, 4.1.2.5).
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Generates a CA of pipelock's own shape (DESIGN.md, "The CA") from `now` in Unix
 /// seconds. Deterministic: ECDSA signs as in RFC 6979.
@@ -44,17 +41,18 @@ const VALIDITY_SECONDS: u64 = 87_600 * 60 * 60;
 pub fn generate(entropy: &[u8; ENTROPY_BYTES], now: u64) -> Result<Pair, CaError> {
     let (serial, candidates) = entropy.split_at(SERIAL_BYTES);
     let secret = first_valid_scalar(candidates)?;
-    let signer = SigningKey::from(&secret);
-    let validity = validity(now).ok_or(CaError::Clock { now })?;
-    let der = certify(serial, &signer, validity).map_err(CaError::Certify)?;
-    let public_point = signer.verifying_key().to_sec1_point(false);
+    let signer = CaSigner::new(&secret);
+    let cert = parameters(serial, &signer.public_point, now)?
+        .self_signed(&signer)
+        .map_err(CaError::Certify)?;
+    let key_pem = encode_key(&secret, &signer.public_point)?;
     // Read back, so that the facts are those of what is written.
-    let facts = x509::parse(&der)
-        .map(|read| read.facts(&der))
+    let facts = x509::parse(cert.der())
+        .map(|read| read.facts(cert.der()))
         .map_err(CaError::Certificate)?;
     Ok(Pair {
         cert_pem: facts.certificate_pem.clone(),
-        key_pem: encode_key(&secret, public_point.as_bytes())?,
+        key_pem,
         facts,
     })
 }
@@ -83,85 +81,88 @@ fn encode_key(secret: &p256::SecretKey, public: &[u8]) -> Result<Zeroizing<Strin
         .map_err(|_| CaError::EncodeKey)
 }
 
-/// Nothing where X.509 cannot say it: it ends with the year 9999 (RFC 5280, 4.1.2.5).
-fn validity(now: u64) -> Option<Validity> {
-    let time = |second| DateTime::from_unix_duration(Duration::from_secs(second)).ok();
-    let not_before = time(now.checked_sub(BACKDATED_SECONDS)?)?;
-    let not_after = time(now.checked_add(VALIDITY_SECONDS)?)?;
-    Some(Validity::new(Time::from(not_before), Time::from(not_after)))
-}
-
-/// The certificate's DER.
-fn certify(serial: &[u8], signer: &SigningKey, validity: Validity) -> builder::Result<Vec<u8>> {
-    let profile = PipelockCa {
-        subject: subject()?,
+fn parameters(serial: &[u8], public: &[u8], now: u64) -> Result<CertificateParams, CaError> {
+    let not_before = now.checked_sub(BACKDATED_SECONDS);
+    let not_after = now
+        .checked_add(VALIDITY_SECONDS)
+        .filter(|&second| second <= LAST_SECOND);
+    let (Some(not_before), Some(not_after)) = (not_before, not_after) else {
+        return Err(CaError::Clock { now });
     };
-    let key = SubjectPublicKeyInfo::from_key(signer.verifying_key())?;
-    let builder = CertificateBuilder::new(profile, serial_number(serial)?, validity, key)?;
-    let certificate = builder.build::<_, DerSignature>(signer)?;
-    Ok(certificate.to_der()?)
-}
+    let epoch = date_time_ymd(1970, 1, 1);
 
-/// What `pipelock tls init` puts into a CA.
-struct PipelockCa {
-    subject: Name,
-}
-
-impl BuilderProfile for PipelockCa {
-    fn get_issuer(&self, subject: &Name) -> Name {
-        subject.clone()
-    }
-
-    fn get_subject(&self) -> Name {
-        self.subject.clone()
-    }
-
-    fn build_extensions(
-        &self,
-        key: SubjectPublicKeyInfoRef<'_>,
-        _issuers_key: SubjectPublicKeyInfoRef<'_>,
-        _tbs: &TbsCertificate,
-    ) -> builder::Result<Vec<Extension>> {
-        let usage = KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign);
-        let constraints = BasicConstraints {
-            ca: true,
-            path_len_constraint: Some(0),
-        };
-        let point = key.subject_public_key.raw_bytes();
-        let identifier = SubjectKeyIdentifier(OctetString::new(key_identifier(point))?);
-        Ok(vec![
-            (&usage).to_extension(&self.subject, &[])?,
-            (&identifier).to_extension(&self.subject, &[])?,
-            (&constraints).to_extension(&self.subject, &[])?,
-        ])
-    }
+    let mut params = CertificateParams::default();
+    params.not_before = epoch + Duration::from_secs(not_before);
+    params.not_after = epoch + Duration::from_secs(not_after);
+    params.serial_number = Some(serial_number(serial));
+    params.distinguished_name = subject()?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier(public));
+    Ok(params)
 }
 
 /// In the order and string type `pipelock tls init` emits.
-fn subject() -> der::Result<Name> {
-    let mut subject = RdnSequence::default();
-    for (oid, text) in [(rfc4519::O, "Pipelock"), (rfc4519::CN, "Pipelock CA")] {
-        let value = Any::from(PrintableStringRef::new(text)?);
-        let attribute = AttributeTypeAndValue { oid, value };
-        subject.push(RelativeDistinguishedName::try_from(vec![attribute])?);
+fn subject() -> Result<DistinguishedName, CaError> {
+    let mut subject = DistinguishedName::new();
+    for (kind, text) in [
+        (DnType::OrganizationName, "Pipelock"),
+        (DnType::CommonName, "Pipelock CA"),
+    ] {
+        let text = PrintableString::try_from(text).map_err(CaError::Certify)?;
+        subject.push(kind, DnValue::PrintableString(text));
     }
-    Ok(Name::hazmat_from_rdn_sequence(subject))
+    Ok(subject)
 }
 
 /// Sixteen bytes whose first lies in 0x40..0x80: positive, never zero and always of the
 /// same length in DER, with 126 random bits left.
-fn serial_number(random: &[u8]) -> der::Result<SerialNumber> {
+fn serial_number(random: &[u8]) -> SerialNumber {
     let mut serial = random.to_vec();
     if let Some(first) = serial.first_mut() {
         *first = *first & 0x3f | 0x40;
     }
-    SerialNumber::new(&serial)
+    SerialNumber::from(serial)
 }
 
-/// RFC 7093, method 1: the leftmost 160 bits of the public key's SHA-256. The library
-/// has SHA-1 alone.
+/// RFC 7093, method 1: the leftmost 160 bits of the public key's SHA-256. rcgen has no
+/// hash without its crypto features.
 fn key_identifier(public: &[u8]) -> Vec<u8> {
     Sha256::digest(public).iter().copied().take(20).collect()
+}
+
+/// Signs for rcgen, which brings no arithmetic of its own here.
+struct CaSigner {
+    key: SigningKey,
+    public_point: Vec<u8>,
+}
+
+impl CaSigner {
+    fn new(secret: &p256::SecretKey) -> Self {
+        let key = SigningKey::from(secret);
+        let public_point = key.verifying_key().to_sec1_point(false).as_bytes().to_vec();
+        Self { key, public_point }
+    }
+}
+
+impl PublicKeyData for CaSigner {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public_point
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl rcgen::SigningKey for CaSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature: DerSignature = self
+            .key
+            .try_sign(message)
+            .map_err(|_| rcgen::Error::RemoteKeyError)?;
+        Ok(signature.as_bytes().to_vec())
+    }
 }
 
 #[cfg(test)]
@@ -171,10 +172,9 @@ mod tests {
     #[test]
     fn encodes_a_key_as_the_library_does() {
         let secret = first_valid_scalar(&[7; SCALAR_BYTES]).unwrap();
-        let signer = SigningKey::from(&secret);
-        let public = signer.verifying_key().to_sec1_point(false);
+        let signer = CaSigner::new(&secret);
         assert_eq!(
-            encode_key(&secret, public.as_bytes()).unwrap(),
+            encode_key(&secret, &signer.public_point).unwrap(),
             secret.to_sec1_pem(LineEnding::LF).unwrap()
         );
     }

@@ -139,7 +139,7 @@ pub enum CaError {
         now: u64,
     },
     /// Encoding the certificate failed.
-    Certify(x509_cert::builder::Error),
+    Certify(rcgen::Error),
     /// Encoding the private key failed; the source is dropped, for it saw the key.
     EncodeKey,
     /// The certificate file cannot be used.

@@ -694,7 +694,7 @@ fn an_export_that_is_emptied_or_replaced_is_told_everything_again() {
     assert_eq!(init.stop().0.code, 0);
 }
 
-/// A minute each: `scripts/test quick` leaves them out.
+/// A minute by the clock: `scripts/test quick` leaves it out.
 mod at_length {
     use super::*;
 

@@ -1081,7 +1081,7 @@ fn a_spawn_that_fails_for_want_of_memory_is_tried_again() {
     }
 }
 
-/// A minute each: `scripts/test quick` leaves them out.
+/// A minute by the clock: `scripts/test quick` leaves it out.
 mod at_length {
     use super::*;
 

@@ -658,7 +658,7 @@ fn draws_the_start_as_a_picture_that_parses() {
     assert_eq!(printed, picture.as_bytes());
 }
 
-/// A minute each: `scripts/test quick` leaves them out.
+/// A hundred thousand requests each: `scripts/test quick` leaves them out.
 mod at_length {
     use super::*;
 

@@ -641,7 +641,7 @@ fn a_stop_that_drains_lets_downloads_end_and_nothing_begin() {
     );
 }
 
-/// A minute each: `scripts/test quick` leaves them out.
+/// A minute by the clock: `scripts/test quick` leaves it out.
 mod at_length {
     use super::*;
 

@@ -5,11 +5,17 @@ use crate::exit::ExitCode;
 use crate::shutdown;
 use crate::status;
 use crate::sys::console;
+use crate::sys::fork;
 
 /// A panic is a defect; PID 1 may not die of it before it has said so, because the
 /// kernel would panic too and the host would learn nothing.
 pub(super) fn record(mode: Mode) {
+    let own = std::process::id();
     std::panic::set_hook(Box::new(move |panic| {
+        // A child's is nobody's end but its own.
+        if std::process::id() != own {
+            fork::end(1);
+        }
         let place = panic
             .location()
             .map_or_else(String::new, ToString::to_string);

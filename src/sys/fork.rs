@@ -5,6 +5,7 @@
 //! other process. What can be called all the same where nothing may allocate or lock says so.
 
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -32,7 +33,8 @@ pub fn fork(work: impl FnOnce(Pid) -> i32) -> Result<Pid, Errno> {
     // SAFETY: the program has one thread, so the child owns a consistent heap.
     let forked = unsafe { nix::unistd::fork() };
     if let Ok(ForkResult::Child) = forked {
-        end(work(parent));
+        // No child goes on with what its parent was doing. (Where a panic aborts, it ends so.)
+        end(catch_unwind(AssertUnwindSafe(|| work(parent))).unwrap_or(1));
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     match forked? {

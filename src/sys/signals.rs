@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, ppoll};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeSpec;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -162,7 +163,18 @@ fn look() -> Result<(), Errno> {
 /// alone: each child that dies during a drain would interrupt it for three system calls,
 /// and the drain finds that child anyway.
 pub fn wait(fds: &mut [PollFd], timeout: Option<Duration>) {
-    // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors
-    // where [`Signals::install`] could look, and if it did, the caller would look at everything again all the same.
-    let _ = ppoll(fds, timeout.map(TimeSpec::from), Some(SigSet::empty()));
+    /// Between two looks at what could not be waited for.
+    const GLANCE: Duration = Duration::from_millis(50);
+    let none = SigSet::empty();
+    // EINTR: the signal is in its pipe. Nothing else can fail with open descriptors where
+    // [`Signals::install`] could look, but one: somebody has lowered the limit of descriptors
+    // below what is open (ppoll(2), EINVAL). Then the first of them are waited for, and above
+    // all signals are let in.
+    if ppoll(fds, timeout.map(TimeSpec::from), Some(none)) == Err(Errno::EINVAL) {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let limit = usize::try_from(limit).unwrap_or(0).min(fds.len());
+        let glance = timeout.map_or(GLANCE, |timeout| timeout.min(GLANCE));
+        let first = fds.get_mut(..limit).unwrap_or_default();
+        let _ = ppoll(first, Some(TimeSpec::from(glance)), Some(none));
+    }
 }

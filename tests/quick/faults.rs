@@ -757,6 +757,29 @@ fn without_descriptors_it_gives_up_with_that_reason_and_a_result() {
     assert!(processes_of(&end.bed).is_empty());
 }
 
+/// No more than three descriptors can be waited for with such a limit, and it has more open.
+#[test]
+fn below_its_own_number_of_descriptors_it_still_hears_of_every_end() {
+    let init = ready(Bed::new());
+    let daemon = init.daemon();
+    let set = Command::new("prlimit")
+        .args(["--pid", &init.pid().to_string(), "--nofile=3:"])
+        .status();
+    assert!(set.unwrap().success());
+    // The probe that finds none left takes the status away.
+    let status = init.bed.path("run/status.json");
+    let end = Instant::now() + Duration::from_secs(60);
+    while status.exists() {
+        assert!(Instant::now() < end, "the limit is not felt");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let _ = kill(Pid::from_raw(daemon), Signal::SIGKILL);
+    let end = init.without_status().wait_end();
+    assert_eq!(end.code, 69);
+    let error = end.error().to_owned();
+    assert!(error.contains("Too many open files"), "{error}");
+}
+
 // System calls that fail.
 
 /// `strace` without a word, so that only its injections are felt.

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`story`] tells that, and [`command`] the rest. A value goes down through the rooms in
-//! this order, and none but [`sys`], [`sandbox`] and [`boot`] talk to the kernel:
+//! this order. The raw kernel, and all that is unsafe, is in [`sys`] alone; every other room
+//! forbids it:
 //!
 //! | room | job | touches |
 //! |---|---|---|

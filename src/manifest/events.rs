@@ -7,7 +7,7 @@ use std::str::Chars;
 
 use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScanError};
 
-use super::problem::{Position, Problem, Refusal, escaped};
+use super::problem::{Position, Problem, Rejection, escaped};
 use super::text::start_of_collection;
 
 /// How many characters the parser may take in without giving an event. It keeps
@@ -21,7 +21,7 @@ pub(super) const MAX_DEPTH: usize = 255;
 
 /// The events of a text. After a syntax error, or once it was ended, there are none.
 pub(super) struct Events<'a> {
-    parser: Parser<'a, BufferedInput<Source<'a>>>,
+    parser: Parser<'a, BufferedInput<Input<'a>>>,
     taken: Rc<Cell<usize>>,
     /// What was passed over before the parser's first line, and put into it.
     lines_before: usize,
@@ -42,7 +42,7 @@ impl<'a> Events<'a> {
         };
         let (before, text) = text.split_at_checked(skipped).unwrap_or(("", text));
         let taken = Rc::new(Cell::new(0));
-        let source = Source {
+        let source = Input {
             chars: prefix.chars().chain(text.chars()),
             taken: taken.clone(),
         };
@@ -107,12 +107,12 @@ impl<'a> Iterator for Events<'a> {
 
 /// The characters of a manifest; ends early when the parser takes too many of
 /// them for one event.
-struct Source<'a> {
+struct Input<'a> {
     chars: Chain<Chars<'a>, Chars<'a>>,
     taken: Rc<Cell<usize>>,
 }
 
-impl Iterator for Source<'_> {
+impl Iterator for Input<'_> {
     type Item = char;
 
     fn next(&mut self) -> Option<char> {
@@ -125,21 +125,21 @@ impl Iterator for Source<'_> {
     }
 }
 
-fn too_long_for_one_event() -> Refusal {
-    Refusal::new(format!(
+fn too_long_for_one_event() -> Rejection {
+    Rejection::new(format!(
         "a value, comment or list entry after this is longer than {MAX_LOOKAHEAD} characters"
     ))
 }
 
-fn syntax(error: &ScanError) -> Refusal {
+fn syntax(error: &ScanError) -> Rejection {
     match error.info() {
         "recursion limit exceeded" => too_deep(),
-        info => Refusal::new(format!("not YAML: {}", escaped(info))),
+        info => Rejection::new(format!("not YAML: {}", escaped(info))),
     }
 }
 
-pub(super) fn too_deep() -> Refusal {
-    Refusal::new(format!("nested deeper than {MAX_DEPTH} levels"))
+pub(super) fn too_deep() -> Rejection {
+    Rejection::new(format!("nested deeper than {MAX_DEPTH} levels"))
 }
 
 #[cfg(test)]

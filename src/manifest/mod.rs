@@ -15,7 +15,7 @@ mod text;
 mod value;
 
 pub use problem::{
-    MAX_REPORTED, Position, Problem, Problems, Refusal, escaped, join_problems, quoted,
+    MAX_REPORTED, Position, Problem, Problems, Rejection, escaped, join_problems, quoted,
 };
 pub use reader::{Reading, parse};
 pub use scalar::{Kind, Scalar};

@@ -82,14 +82,14 @@ impl Position {
 
 /// A message with its optional hint, not yet tied to a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
     /// What is wrong.
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
 }
 
-impl Refusal {
+impl Rejection {
     /// A refusal without a hint.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
@@ -182,7 +182,7 @@ impl Problems {
         }
         if self.more > 0 {
             let more = self.more;
-            sorted.push(Refusal::new(format!("… and {more} more")).at(None, String::new()));
+            sorted.push(Rejection::new(format!("… and {more} more")).at(None, String::new()));
         }
         sorted
     }
@@ -223,7 +223,7 @@ mod tests {
         let mut problems = Problems::default();
         for (found, line) in lines.into_iter().enumerate() {
             let at = Some(Position::new(line, 1)).filter(|_| line > 0);
-            problems.add(|| Refusal::new(format!("found {found}")).at(at, format!("key{line}")));
+            problems.add(|| Rejection::new(format!("found {found}")).at(at, format!("key{line}")));
         }
         problems
     }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn what_is_missing_comes_first_and_then_the_order_of_the_file() {
         let mut all = problems([7, 0, 3, 7, 0]);
-        all.add(|| Refusal::new("before").at(Some(Position::new(3, 0)), "key3".to_owned()));
+        all.add(|| Rejection::new("before").at(Some(Position::new(3, 0)), "key3".to_owned()));
         assert_eq!(
             shown(all),
             [
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_problem_says_file_line_field_and_hint_where_there_are_any() {
-        let refusal = || Refusal::new("wrong");
+        let refusal = || Rejection::new("wrong");
         let at = Some(Position::new(2, 3));
         for (problem, wanted) in [
             (refusal().at(None, String::new()), "m: wrong"),

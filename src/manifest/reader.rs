@@ -4,7 +4,7 @@
 use saphyr_parser::{Event, ScalarStyle};
 
 use super::events::{Events, MAX_DEPTH, too_deep};
-use super::problem::{Position, Problems, Refusal, quoted};
+use super::problem::{Position, Problems, Rejection, quoted};
 use super::scalar::Scalar;
 use super::schema::{Manifest, Mapping, Section};
 use super::suggest::nearest;
@@ -57,7 +57,7 @@ pub(super) enum Node {
     Sequence(Position),
     Mapping(Position),
     /// An alias or a tagged node, passed over already.
-    Refused(Position, Refusal),
+    Refused(Position, Rejection),
 }
 
 impl Node {
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
         self.next();
         if let Some((Event::DocumentStart(_), at)) = self.next() {
             self.problem(at, String::new, || {
-                Refusal::new("a second document starts here; a manifest is one document")
+                Rejection::new("a second document starts here; a manifest is one document")
             });
         }
         Some(manifest)
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
         self.events.end();
         if self.problems.is_empty() {
             let refusal =
-                Refusal::new("the manifest is empty").hint("slug and bottle are required");
+                Rejection::new("the manifest is empty").hint("slug and bottle are required");
             self.problems.add(|| refusal.at(None, String::new()));
         }
         None
@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
             };
             let bit = 1 << place;
             if seen & bit != 0 {
-                let twice = || Refusal::new("the key is there twice; each may be written once");
+                let twice = || Rejection::new("the key is there twice; each may be written once");
                 self.problem(key.at, || section.key(name), twice);
                 self.skip();
                 continue;
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
                 Node::Scalar(key) => return Some(key),
                 node => {
                     let no_key =
-                        |_: &_| Refusal::new("a list or mapping stands where a key is wanted");
+                        |_: &_| Rejection::new("a list or mapping stands where a key is wanted");
                     self.refuse(node, || section.path(), no_key);
                     self.skip();
                 }
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
                 (_, text) => section.key(text),
             };
             let refusal = if is_merge {
-                Refusal::new("merge keys are not read").hint("write the keys out")
+                Rejection::new("merge keys are not read").hint("write the keys out")
             } else {
                 unknown(section, &key.text, near())
             };
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         &mut self,
         node: Node,
         field: impl FnOnce() -> String,
-        why: impl FnOnce(&Node) -> Refusal,
+        why: impl FnOnce(&Node) -> Rejection,
     ) {
         let entered = matches!(node, Node::Sequence(_) | Node::Mapping(_));
         self.problem(node.at(), field, || match node {
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
             Event::SequenceStart(_, tag) => (Node::Sequence(at), tag),
             Event::MappingStart(_, tag) => (Node::Mapping(at), tag),
             Event::Alias(_) => {
-                let refusal = Refusal::new("aliases (*name) are not read");
+                let refusal = Rejection::new("aliases (*name) are not read");
                 return Some(Node::Refused(at, refusal.hint("write the value out")));
             }
             _ => return None,
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
         } else {
             format!("{}{}", tag.handle, tag.suffix)
         };
-        let refusal = Refusal::new(format!("the tag {} is not read", quoted(&tag)));
+        let refusal = Rejection::new(format!("the tag {} is not read", quoted(&tag)));
         Some(Node::Refused(
             at,
             refusal.hint("remove it; a quoted value is text"),
@@ -273,14 +273,14 @@ impl<'a> Reader<'a> {
         &mut self,
         at: Position,
         field: impl FnOnce() -> String,
-        refusal: impl FnOnce() -> Refusal,
+        refusal: impl FnOnce() -> Rejection,
     ) {
         self.problems.add(|| refusal().at(Some(at), field()));
     }
 }
 
-fn unknown(section: Section, key: &str, near: Option<&str>) -> Refusal {
-    let refusal = Refusal::new(if section.is_bottle() {
+fn unknown(section: Section, key: &str, near: Option<&str>) -> Rejection {
+    let refusal = Rejection::new(if section.is_bottle() {
         "not a key that is read here"
     } else {
         "unknown key"

@@ -1,23 +1,24 @@
 //! Bytes to text that a manifest may have, and where its document starts.
 
 use super::MAX_BYTES;
-use super::problem::{Position, Problem, Refusal};
+use super::problem::{Position, Problem, Rejection};
 
 /// UTF-8 without control characters, with its byte order mark removed.
 pub(super) fn decode(bytes: &[u8]) -> Result<&str, Problem> {
     if bytes.len() > MAX_BYTES {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "{} bytes are more than the {MAX_BYTES} a manifest may have",
             bytes.len()
         ))
         .at(None, String::new()));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let refused = |offset, refusal: Refusal| refusal.at(Some(place(bytes, offset)), String::new());
+    let refused =
+        |offset, refusal: Rejection| refusal.at(Some(place(bytes, offset)), String::new());
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let offset = error.valid_up_to();
         let byte = bytes.get(offset).copied().unwrap_or_default();
-        let refusal = Refusal::new(format!("byte 0x{byte:02x} at offset {offset} is not UTF-8"));
+        let refusal = Rejection::new(format!("byte 0x{byte:02x} at offset {offset} is not UTF-8"));
         let refusal = match bytes {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => refusal.hint("save the file as UTF-8"),
             _ => refusal,
@@ -28,7 +29,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<&str, Problem> {
     match bytes.iter().copied().enumerate().find(|(_, b)| control(*b)) {
         Some((offset, byte)) => Err(refused(
             offset,
-            Refusal::new(format!(
+            Rejection::new(format!(
                 "control character 0x{byte:02x} at offset {offset}; only tab, line feed and carriage return are allowed"
             )),
         )),

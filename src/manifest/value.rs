@@ -1,6 +1,6 @@
 //! A key's value: what the schema may ask for, and what is said where something else stands.
 
-use super::problem::{Position, Refusal, escaped, quoted};
+use super::problem::{Position, Rejection, escaped, quoted};
 use super::reader::{Node, Reader};
 use super::scalar::{Kind, Scalar};
 use super::schema::{Mapping, Section};
@@ -108,7 +108,7 @@ impl<'r, 'a> Value<'r, 'a> {
                 Node::Scalar(scalar) if index < MAX_LISTED => scalars.push(scalar),
                 Node::Scalar(_) if index > MAX_LISTED => {}
                 node => self.reader.refuse(node, field, |node| {
-                    Refusal::new(match node {
+                    Rejection::new(match node {
                         Node::Scalar(_) => {
                             format!("a list may have {MAX_LISTED} entries, and here are more")
                         }
@@ -152,13 +152,14 @@ enum Shape {
     List,
 }
 
-fn misplaced(node: &Node, wanted: Shape) -> Refusal {
+fn misplaced(node: &Node, wanted: Shape) -> Rejection {
     let wanted_there = match wanted {
         Shape::Value => "one value",
         Shape::Mapping => "a mapping",
         Shape::List => "a list",
     };
-    let stands = |what: &str| Refusal::new(format!("{what} stands where {wanted_there} is wanted"));
+    let stands =
+        |what: &str| Rejection::new(format!("{what} stands where {wanted_there} is wanted"));
     match node {
         Node::Scalar(scalar) if wanted == Shape::List => {
             stands(&quoted(&scalar.text)).hint(format!("write [{}]", escaped(&scalar.text)))
@@ -170,18 +171,18 @@ fn misplaced(node: &Node, wanted: Shape) -> Refusal {
     }
 }
 
-fn no_route(node: &Node) -> Refusal {
+fn no_route(node: &Node) -> Rejection {
     match node {
         Node::Scalar(scalar) if scalar.kind() == Kind::Null => {
-            Refusal::new("an empty entry; a route is a mapping with a host")
+            Rejection::new("an empty entry; a route is a mapping with a host")
                 .hint("write \"- host: name.example\", or remove the entry")
         }
-        Node::Scalar(scalar) => Refusal::new(format!(
+        Node::Scalar(scalar) => Rejection::new(format!(
             "{} is not a mapping with a host",
             quoted(&scalar.text)
         ))
         .hint(format!("write \"- host: {}\"", escaped(&scalar.text))),
-        _ => Refusal::new("a list is not a mapping with a host"),
+        _ => Rejection::new("a list is not a mapping with a host"),
     }
 }
 

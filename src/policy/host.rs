@@ -7,7 +7,7 @@
 use std::fmt::{self, Display};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::manifest::{Refusal, quoted};
+use crate::manifest::{Rejection, quoted};
 
 /// RFC 1035, section 2.3.4.
 const MAX_LABEL: usize = 63;
@@ -20,7 +20,7 @@ pub const CANARY_HOST: &str = "canary.invalid";
 
 /// A route's host in the one form that is rendered: lower case, without a final
 /// dot. DNS names, `*.` before them, and IP literals are accepted.
-pub fn normalize(text: &str) -> Result<String, Refusal> {
+pub fn normalize(text: &str) -> Result<String, Rejection> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return ipv6(text, address);
     }
@@ -58,7 +58,7 @@ pub fn normalize(text: &str) -> Result<String, Refusal> {
         } else {
             format!(" stands for {CANARY_HOST}, which")
         };
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "{}{stands_for} is reserved for the init's own proof: pipelock has to refuse it",
             quoted(text)
         ))
@@ -76,7 +76,7 @@ pub fn normalize(text: &str) -> Result<String, Refusal> {
 }
 
 /// A name for `/etc/hosts`: as a route's host, but neither wildcard nor address.
-pub fn host_name(text: &str) -> Result<String, Refusal> {
+pub fn host_name(text: &str) -> Result<String, Rejection> {
     let name = normalize(text)?;
     if name.starts_with('*') {
         return Err(refuse(text, "a hosts entry cannot have a wildcard"));
@@ -92,13 +92,13 @@ pub fn is_address(host: &str) -> bool {
     host.parse::<std::net::IpAddr>().is_ok()
 }
 
-fn refuse(text: &str, cause: impl Display) -> Refusal {
-    Refusal::new(format!("{} is not a host name: {cause}", quoted(text)))
+fn refuse(text: &str, cause: impl Display) -> Rejection {
+    Rejection::new(format!("{} is not a host name: {cause}", quoted(text)))
 }
 
 /// pipelock compares addresses as text, so only the text every client writes
 /// (RFC 5952) can match.
-fn ipv6(text: &str, address: Ipv6Addr) -> Result<String, Refusal> {
+fn ipv6(text: &str, address: Ipv6Addr) -> Result<String, Rejection> {
     if let Some(v4) = address.to_ipv4_mapped() {
         return Err(
             refuse(text, "it is an IPv4 address in IPv6 form").hint(format!("write \"{v4}\""))
@@ -169,7 +169,7 @@ impl Display for Foreign {
 }
 
 /// Refuses what cannot be in a host name.
-fn characters(text: &str) -> Result<(), Refusal> {
+fn characters(text: &str) -> Result<(), Rejection> {
     if let Some(foreign) = Foreign::found_in(text) {
         let refusal = refuse(text, foreign);
         return Err(match host_inside(text) {
@@ -219,7 +219,7 @@ fn is_name_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-' || c == '_'
 }
 
-fn labels(text: &str, name: &str) -> Result<(), Refusal> {
+fn labels(text: &str, name: &str) -> Result<(), Rejection> {
     for label in name.split('.') {
         if label.is_empty() {
             return Err(refuse(text, "it has an empty label"));

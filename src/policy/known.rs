@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{Policy, in_yaml, matching, one_more_passed};
-use crate::manifest::{Position, Problems, Refusal, Section, quoted};
+use crate::manifest::{Position, Problems, Rejection, Section, quoted};
 
 /// So many routes of one manifest are looked at: a reload with a hundred thousand hosts must
 /// not wait for notes, of which nobody reads more than a few.
@@ -303,7 +303,7 @@ fn companions(host: &str) -> Option<(&'static [&'static str], &'static str)> {
 }
 
 /// What scanning and limits do to a host, and the keys that help; `None` where they are set.
-fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refusal> {
+fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Rejection> {
     let tuning = &policy.tuning;
     let (what, many_requests, long_tunnels) = match usage {
         Packages => ("serves packages", true, false),
@@ -374,13 +374,13 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Refu
         (false, _) => "",
     };
     Some(
-        Refusal::new(format!("{} {what}: {}", quoted(host), troubles.join("; ")))
+        Rejection::new(format!("{} {what}: {}", quoted(host), troubles.join("; ")))
             .hint(format!("under pipelock: {}{gives_up}", hints.join(" and "))),
     )
 }
 
 /// The note about companions that no route allows.
-fn lacking(host: &str, allowlist: &[String]) -> Option<Refusal> {
+fn lacking(host: &str, allowlist: &[String]) -> Option<Rejection> {
     let (needed, why) = companions(host)?;
     let missing: Vec<&str> = needed
         .iter()
@@ -395,7 +395,7 @@ fn lacking(host: &str, allowlist: &[String]) -> Option<Refusal> {
         _ => "add below bottle.egress.routes an entry for each, as \"- host: NAME\"".to_owned(),
     };
     Some(
-        Refusal::new(format!(
+        Rejection::new(format!(
             "{} is allowed without {}, {why}",
             quoted(host),
             missing.join(", ")

@@ -15,7 +15,7 @@ use known::Known;
 
 pub use crate::manifest::Problem;
 use crate::manifest::{
-    self, Bottle, Kind, Manifest, Position, Problems, Reading, Refusal, Route, Scalar, Section,
+    self, Bottle, Kind, Manifest, Position, Problems, Reading, Rejection, Route, Scalar, Section,
     escaped, quoted,
 };
 pub use host::CANARY_HOST;
@@ -61,7 +61,7 @@ pub struct Policy {
     /// Names and addresses.
     pub network: Network,
     /// The supervisor's times.
-    pub supervisor: Supervisor,
+    pub supervisor: Supervision,
 }
 
 /// Limits of pipelock; `None` leaves pipelock's default.
@@ -96,7 +96,7 @@ pub struct Network {
 
 /// The supervisor's times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Supervisor {
+pub struct Supervision {
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
     /// How long a wanted stop waits for open tunnels.
@@ -250,7 +250,7 @@ impl Judge {
             match (host, capital) {
                 (Some(Ok(host)), Some(Ok(capital))) if host != capital => {
                     self.refuse(Some(at), section.path(), || {
-                        Refusal::new(format!(
+                        Rejection::new(format!(
                             "host is {} and Host is {}",
                             quoted(&host),
                             quoted(&capital)
@@ -266,7 +266,7 @@ impl Judge {
                 }
                 (Some(Err(())), _) | (_, Some(Err(()))) => {}
                 (None, None) => self.warnings.add(|| {
-                    Refusal::new("the route has no host, and is passed over")
+                    Rejection::new("the route has no host, and is passed over")
                         .at(Some(at), section.path())
                 }),
             }
@@ -332,7 +332,7 @@ impl Judge {
             && listen.port() < 1024
         {
             self.warnings.add(|| {
-                Refusal::new(format!(
+                Rejection::new(format!(
                     "{} is a privileged port: the daemon, which is not root, may be refused it",
                     listen.port()
                 ))
@@ -366,14 +366,14 @@ impl Judge {
         }
     }
 
-    fn supervisor(&mut self, given: &manifest::Supervisor) -> Supervisor {
+    fn supervisor(&mut self, given: &manifest::Supervisor) -> Supervision {
         let mut seconds = |key, scalar: &Option<Scalar>, min, max, default| {
             let judged = self.judge(Section::Supervisor, key, scalar.as_ref(), |s| {
                 integer(s, min, max)
             });
             Duration::from_secs(judged.unwrap_or(default).into())
         };
-        Supervisor {
+        Supervision {
             grace: seconds("grace_seconds", &given.grace_seconds, 1, 600, 8),
             drain: seconds("drain_seconds", &given.drain_seconds, 0, 3600, 0),
             probe: seconds("probe_seconds", &given.probe_seconds, 1, 3600, 5),
@@ -410,11 +410,11 @@ impl Judge {
         for (name, value) in given {
             let field = || Section::Hosts.key(&name.text);
             let judged = host::host_name(&name.text).and_then(|name| match name.as_str() {
-                "localhost" => Err(Refusal::new("localhost is always 127.0.0.1")),
+                "localhost" => Err(Rejection::new("localhost is always 127.0.0.1")),
                 _ => Ok(name),
             });
             let judged = match judged {
-                Ok(name) if seen.contains(&name) => Err(Refusal::new(format!(
+                Ok(name) if seen.contains(&name) => Err(Rejection::new(format!(
                     "the name {} is there twice",
                     quoted(&name)
                 ))),
@@ -445,7 +445,7 @@ impl Judge {
             let field = || format!("network.dns[{index}]");
             if index == MAX_DNS {
                 self.refuse(Some(scalar.at), field(), || {
-                    Refusal::new(format!(
+                    Rejection::new(format!(
                         "a resolver reads {MAX_DNS} name servers, and here are {}",
                         given.len()
                     ))
@@ -465,7 +465,7 @@ impl Judge {
         section: Section,
         key: &'static str,
         scalar: Option<&Scalar>,
-        rule: impl FnOnce(&Scalar) -> Result<T, Refusal>,
+        rule: impl FnOnce(&Scalar) -> Result<T, Rejection>,
     ) -> Option<T> {
         let given = scalar.filter(|s| s.kind() != Kind::Null);
         if given.is_none() && self.complete {
@@ -478,7 +478,7 @@ impl Judge {
         // What is there in a wrong shape was reported as that.
         if !self.problems.names(field) {
             self.refuse(None, field.to_owned(), || {
-                Refusal::new("required, and not there").hint(hint)
+                Rejection::new("required, and not there").hint(hint)
             });
         }
     }
@@ -489,7 +489,7 @@ impl Judge {
         section: Section,
         key: &str,
         scalar: Option<&Scalar>,
-        rule: impl FnOnce(&Scalar) -> Result<T, Refusal>,
+        rule: impl FnOnce(&Scalar) -> Result<T, Rejection>,
     ) -> Option<T> {
         let scalar = scalar.filter(|s| s.kind() != Kind::Null)?;
         match rule(scalar) {
@@ -501,14 +501,14 @@ impl Judge {
         }
     }
 
-    fn refuse(&mut self, at: Option<Position>, field: String, refusal: impl FnOnce() -> Refusal) {
+    fn refuse(&mut self, at: Option<Position>, field: String, refusal: impl FnOnce() -> Rejection) {
         self.problems.add(|| refusal().at(at, field));
     }
 }
 
 /// Why a host that the routes do not allow cannot be passed through, and what can be: a wildcard
 /// is no reason for a route to allow more than it does.
-fn not_routed(host: &str, allowlist: &[String]) -> Refusal {
+fn not_routed(host: &str, allowlist: &[String]) -> Rejection {
     const NAMED: usize = 8;
     let is_part = |entry: &&String| {
         host.strip_prefix("*.")
@@ -521,7 +521,7 @@ fn not_routed(host: &str, allowlist: &[String]) -> Refusal {
         .map(|part| in_yaml(part))
         .collect();
     if named.is_empty() {
-        return Refusal::new(format!(
+        return Rejection::new(format!(
             "{} is not allowed by any route, so nothing could be passed through to it",
             quoted(host)
         ))
@@ -534,7 +534,7 @@ fn not_routed(host: &str, allowlist: &[String]) -> Refusal {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
-    Refusal::new(format!(
+    Rejection::new(format!(
         "{} is wider than the routes, which allow only some of its hosts",
         quoted(host)
     ))
@@ -567,7 +567,7 @@ fn in_yaml(host: &str) -> String {
 }
 
 /// The text of a scalar that YAML does not take for something else.
-fn text<'a>(scalar: &'a Scalar, wanted: &str) -> Result<&'a str, Refusal> {
+fn text<'a>(scalar: &'a Scalar, wanted: &str) -> Result<&'a str, Rejection> {
     let what = match scalar.kind() {
         Kind::Text => return Ok(&scalar.text),
         Kind::Null => "nothing",
@@ -579,7 +579,7 @@ fn text<'a>(scalar: &'a Scalar, wanted: &str) -> Result<&'a str, Refusal> {
     } else {
         "a"
     };
-    Err(Refusal::new(format!(
+    Err(Rejection::new(format!(
         "{} is {what}, not {article} {wanted}",
         quoted(&scalar.text)
     )))
@@ -590,7 +590,7 @@ fn text_or_quotes<'a>(
     scalar: &'a Scalar,
     wanted: &str,
     valid: impl FnOnce(&str) -> bool,
-) -> Result<&'a str, Refusal> {
+) -> Result<&'a str, Rejection> {
     text(scalar, wanted).map_err(|refusal| {
         if valid(&scalar.text) {
             refusal.hint(format!("put it in quotes: \"{}\"", escaped(&scalar.text)))
@@ -600,10 +600,10 @@ fn text_or_quotes<'a>(
     })
 }
 
-fn judge_version(scalar: &Scalar) -> Result<(), Refusal> {
+fn judge_version(scalar: &Scalar) -> Result<(), Rejection> {
     match scalar.kind() {
         Kind::Integer(Some(1)) => Ok(()),
-        _ => Err(Refusal::new(format!(
+        _ => Err(Rejection::new(format!(
             "{} is not a version this program reads",
             quoted(&scalar.text)
         ))
@@ -611,11 +611,11 @@ fn judge_version(scalar: &Scalar) -> Result<(), Refusal> {
     }
 }
 
-fn judge_bool(scalar: &Scalar) -> Result<bool, Refusal> {
+fn judge_bool(scalar: &Scalar) -> Result<bool, Rejection> {
     if let Kind::Bool(value) = scalar.kind() {
         return Ok(value);
     }
-    let refusal = Refusal::new(format!(
+    let refusal = Rejection::new(format!(
         "{} is neither true nor false",
         quoted(&scalar.text)
     ));
@@ -626,9 +626,9 @@ fn judge_bool(scalar: &Scalar) -> Result<bool, Refusal> {
     })
 }
 
-fn judge_slug(scalar: &Scalar) -> Result<String, Refusal> {
+fn judge_slug(scalar: &Scalar) -> Result<String, Rejection> {
     let slug = &*scalar.text;
-    let refuse = |cause: &str| Refusal::new(format!("{} is not a slug: {cause}", quoted(slug)));
+    let refuse = |cause: &str| Rejection::new(format!("{} is not a slug: {cause}", quoted(slug)));
     let sound = |s: &str| {
         s.len() <= MAX_SLUG
             && s.bytes()
@@ -665,7 +665,7 @@ fn judge_slug(scalar: &Scalar) -> Result<String, Refusal> {
 }
 
 /// A container network's name, in Docker's form.
-fn network_name(scalar: &Scalar) -> Result<String, Refusal> {
+fn network_name(scalar: &Scalar) -> Result<String, Rejection> {
     let sound = |name: &str| {
         (1..=128).contains(&name.len())
             && name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -677,14 +677,14 @@ fn network_name(scalar: &Scalar) -> Result<String, Refusal> {
     if sound(name) {
         Ok(name.to_owned())
     } else {
-        Err(Refusal::new(format!(
+        Err(Rejection::new(format!(
             "{} is not a network name: it takes letters, digits, \"_\", \".\" and \"-\" after a letter or digit, at most 128",
             quoted(name)
         )))
     }
 }
 
-fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, Refusal> {
+fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, Rejection> {
     let shown = quoted(&scalar.text);
     let range = format!("an integer from {min} to {max}");
     let kind = scalar.kind();
@@ -694,7 +694,7 @@ fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, Refusal> {
     {
         return Ok(value);
     }
-    let refusal = Refusal::new(format!("{shown} is not {range}"));
+    let refusal = Rejection::new(format!("{shown} is not {range}"));
     Err(match kind {
         Kind::Text
             if scalar
@@ -710,17 +710,17 @@ fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, Refusal> {
 }
 
 /// The gateway, if a host at `address` can reach it without one.
-fn reachable(gateway: IpAddr, address: network::Prefixed) -> Result<IpAddr, Refusal> {
+fn reachable(gateway: IpAddr, address: network::Prefixed) -> Result<IpAddr, Rejection> {
     let (own, prefix) = address;
     let link_local =
         matches!((gateway, own), (IpAddr::V6(v6), IpAddr::V6(_)) if v6.is_unicast_link_local());
     if gateway == own {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "\"{gateway}\" is the machine's own address"
         )));
     }
     if !link_local && !network::on_link(address, gateway) {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "\"{gateway}\" is not in the network of {own}/{prefix}, so nothing leads to it"
         )));
     }

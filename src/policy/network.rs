@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::manifest::{Refusal, quoted};
+use crate::manifest::{Rejection, quoted};
 
 /// An address and its prefix length.
 pub type Prefixed = (IpAddr, u8);
@@ -10,10 +10,10 @@ pub type Prefixed = (IpAddr, u8);
 /// The network pipelock may reach although it is private: one CIDR that
 /// pipelock accepts (`net.ParseCIDR`, no host bits, no `/0`), in the one form that
 /// it would print itself. Returned as text, which is what gets rendered.
-pub fn cidr(text: &str) -> Result<String, Refusal> {
+pub fn cidr(text: &str) -> Result<String, Rejection> {
     let (address, prefix) = prefixed(text, "CIDR", |ip| format!("write \"{ip}/{}\"", width(ip)))?;
     if prefix == 0 {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "{} is every address, and would turn pipelock's SSRF protection off",
             quoted(text)
         ))
@@ -21,7 +21,7 @@ pub fn cidr(text: &str) -> Result<String, Refusal> {
     }
     let network = network_of(address, prefix);
     if network != address {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "{} is not a network: it has host bits set",
             quoted(text)
         ))
@@ -30,7 +30,7 @@ pub fn cidr(text: &str) -> Result<String, Refusal> {
     let canonical = format!("{network}/{prefix}");
     if canonical != text {
         return Err(
-            Refusal::new(format!("{} is not in its usual form", quoted(text)))
+            Rejection::new(format!("{} is not in its usual form", quoted(text)))
                 .hint(format!("write \"{canonical}\"")),
         );
     }
@@ -38,14 +38,14 @@ pub fn cidr(text: &str) -> Result<String, Refusal> {
 }
 
 /// An interface's own address with its prefix length; host bits are wanted.
-pub fn interface(text: &str) -> Result<Prefixed, Refusal> {
+pub fn interface(text: &str) -> Result<Prefixed, Rejection> {
     let (address, prefix) = prefixed(text, "address with a prefix length", |ip| match ip {
         IpAddr::V4(_) => format!("add the prefix length, such as \"{ip}/24\""),
         IpAddr::V6(_) => format!("add the prefix length, such as \"{ip}/64\""),
     })?;
     usable(text, address)?;
     if prefix == 0 {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "{} puts every address on the local link",
             quoted(text)
         )));
@@ -61,7 +61,7 @@ pub fn interface(text: &str) -> Result<Prefixed, Refusal> {
             _ => None,
         };
         if let Some(what) = what {
-            return Err(Refusal::new(format!(
+            return Err(Rejection::new(format!(
                 "{} is the {what} address, not a host's",
                 quoted(text)
             )));
@@ -71,9 +71,9 @@ pub fn interface(text: &str) -> Result<Prefixed, Refusal> {
 }
 
 /// An address of another host.
-pub fn address(text: &str) -> Result<IpAddr, Refusal> {
+pub fn address(text: &str) -> Result<IpAddr, Rejection> {
     let Ok(address) = text.parse::<IpAddr>() else {
-        let refusal = Refusal::new(format!("{} is not an IP address", quoted(text)));
+        let refusal = Rejection::new(format!("{} is not an IP address", quoted(text)));
         let bare = text.split(['/', '%']).next().unwrap_or_default();
         return Err(match bare.parse::<IpAddr>() {
             Ok(ip) => refusal.hint(format!("write \"{ip}\"")),
@@ -92,8 +92,8 @@ pub fn on_link(interface: Prefixed, other: IpAddr) -> bool {
 
 /// Address and port to listen on. Go's `:8888` is not read: which addresses it
 /// means depends on the machine.
-pub fn listen(text: &str) -> Result<SocketAddr, Refusal> {
-    let refusal = Refusal::new(format!("{} is not an IP address and a port", quoted(text)));
+pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
+    let refusal = Rejection::new(format!("{} is not an IP address and a port", quoted(text)));
     let Ok(socket) = text.parse::<SocketAddr>() else {
         let hint = if let Ok(ip) = text.parse::<IpAddr>() {
             SocketAddr::new(ip, 8888).to_string()
@@ -108,7 +108,7 @@ pub fn listen(text: &str) -> Result<SocketAddr, Refusal> {
         return Err(refusal.hint(format!("write \"{hint}\"")));
     };
     if socket.port() == 0 {
-        return Err(Refusal::new(format!(
+        return Err(Rejection::new(format!(
             "{} has port 0, which is a different port at every start",
             quoted(text)
         ))
@@ -128,10 +128,10 @@ fn prefixed(
     text: &str,
     wanted: &str,
     bare: impl FnOnce(IpAddr) -> String,
-) -> Result<Prefixed, Refusal> {
+) -> Result<Prefixed, Rejection> {
     let refuse = |cause: &str| {
         let article = if wanted.starts_with('a') { "an" } else { "a" };
-        Refusal::new(format!(
+        Rejection::new(format!(
             "{} is not {article} {wanted}: {cause}",
             quoted(text)
         ))
@@ -168,7 +168,7 @@ fn prefixed(
     }
 }
 
-fn usable(text: &str, address: IpAddr) -> Result<(), Refusal> {
+fn usable(text: &str, address: IpAddr) -> Result<(), Rejection> {
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     let cause = if address.is_unspecified() {
         "the unspecified address"
@@ -181,7 +181,7 @@ fn usable(text: &str, address: IpAddr) -> Result<(), Refusal> {
     } else {
         return Ok(());
     };
-    Err(Refusal::new(format!(
+    Err(Rejection::new(format!(
         "{} is {cause}, not a host's",
         quoted(text)
     )))

@@ -23,13 +23,13 @@ const UNEXECUTED: i32 = 127;
 
 /// What is executed.
 #[derive(Debug, Clone)]
-pub struct Command {
-    program: CString,
+pub struct Program {
+    path: CString,
     arguments: Vec<CString>,
     environment: Vec<CString>,
 }
 
-impl Command {
+impl Program {
     /// `program arguments…` with exactly this environment, each `NAME=value`.
     pub fn new(program: &Path, arguments: &[&str], environment: &[String]) -> io::Result<Self> {
         use std::os::unix::ffi::OsStrExt;
@@ -43,14 +43,14 @@ impl Command {
             .map(|pair| CString::new(pair.as_str()))
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            program,
+            path: program,
             arguments: argv,
             environment,
         })
     }
 
     fn image(&self) -> Image<'_> {
-        Image::new(&self.program, &self.arguments, &self.environment)
+        Image::new(&self.path, &self.arguments, &self.environment)
     }
 }
 
@@ -148,11 +148,11 @@ impl ExecReport {
 /// standard input, pipes as output, nothing else inherited. Returns as soon as the
 /// child exists, so that its PID is recorded before anything is reaped.
 pub fn spawn(
-    command: &Command,
+    command: &Program,
     sandbox: &Sandbox,
     prepared: &Prepared,
 ) -> Result<Child, SpawnError> {
-    let program = command.program.to_string_lossy().into_owned();
+    let program = command.path.to_string_lossy().into_owned();
     let failed = |errno: Errno| SpawnError {
         step: None,
         program: program.clone(),
@@ -198,11 +198,11 @@ pub fn spawn(
 /// Enters the sandbox without a fork and becomes `command`, its output where this
 /// program's is; for trying a daemon by itself. Returns only the error.
 #[must_use]
-pub fn become_command(command: &Command, sandbox: &Sandbox, prepared: &Prepared) -> SpawnError {
+pub fn become_command(command: &Program, sandbox: &Sandbox, prepared: &Prepared) -> SpawnError {
     let (step, errno) = exec(&command.image(), None, (sandbox, prepared), None);
     SpawnError {
         step: Some(step),
-        program: command.program.to_string_lossy().into_owned(),
+        program: command.path.to_string_lossy().into_owned(),
         errno: errno as i32,
     }
 }

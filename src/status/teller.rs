@@ -36,7 +36,7 @@ pub const NAMES: [&str; 6] = [
 ];
 
 /// For each of [`NAMES`] what it is to be, where that is still to be told.
-type News = [Option<Content>; NAMES.len()];
+type Untold = [Option<Content>; NAMES.len()];
 
 /// Keeps an export as it should be.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct Teller {
     parent: Room,
     name: &'static str,
     room: Room,
-    news: News,
+    news: Untold,
     /// What each of [`NAMES`] is to be.
     current: [Content; NAMES.len()],
     look_at: Instant,
@@ -68,7 +68,7 @@ pub struct Teller {
 #[derive(Debug)]
 struct Away {
     errand: Errand,
-    carries: News,
+    carries: Untold,
     /// When it is given up; `None` once it was.
     until: Option<Instant>,
 }
@@ -312,7 +312,7 @@ impl Teller {
     }
 
     /// What was not told is told again, where nothing newer is.
-    fn take_up(&mut self, carries: News, is_untold: impl Fn(usize) -> bool) {
+    fn take_up(&mut self, carries: Untold, is_untold: impl Fn(usize) -> bool) {
         for ((place, old), new) in carries.into_iter().enumerate().zip(&mut self.news) {
             if new.is_none() && is_untold(place) {
                 *new = old;
@@ -323,7 +323,7 @@ impl Teller {
     /// Notes why, and when to try again.
     fn failed(
         &mut self,
-        carries: News,
+        carries: Untold,
         is_refused: impl Fn(usize) -> bool,
         why: &str,
         now: Instant,
@@ -365,7 +365,7 @@ fn lost(parent: &Room, name: &str, room: &Room, current: &[Content; NAMES.len()]
 
 /// The errand: everything is tried, whatever fails before. The answer has a part for each
 /// failure, the number of the name before it, and for each warning.
-fn tell(room: &Room, news: &News, fresh: bool) -> Vec<u8> {
+fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
     let mut answer = String::new();
     let with_names = || news.iter().zip(NAMES).enumerate();
     if fresh {

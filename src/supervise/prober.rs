@@ -29,13 +29,13 @@ pub enum Question {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum Asked {
     Health,
     Canary,
     Metrics,
 }
 
-impl Step {
+impl Asked {
     fn request(self) -> &'static [u8] {
         match self {
             Self::Health => health::REQUEST,
@@ -48,7 +48,7 @@ impl Step {
 #[derive(Debug)]
 struct Exchange {
     question: Question,
-    step: Step,
+    step: Asked,
     stream: TcpStream,
     unsent: &'static [u8],
     received: Vec<u8>,
@@ -93,8 +93,8 @@ impl Prober {
     /// answer at once.
     pub fn ask(&mut self, question: Question, patience: Duration, now: Instant) -> Option<Finding> {
         let step = match question {
-            Question::Fitness | Question::Liveness => Step::Health,
-            Question::Tunnels => Step::Metrics,
+            Question::Fitness | Question::Liveness => Asked::Health,
+            Question::Tunnels => Asked::Metrics,
         };
         self.begin(question, step, (patience, now + patience))
     }
@@ -102,7 +102,7 @@ impl Prober {
     fn begin(
         &mut self,
         question: Question,
-        step: Step,
+        step: Asked,
         (patience, deadline): (Duration, Instant),
     ) -> Option<Finding> {
         self.exchange = None;
@@ -174,7 +174,7 @@ impl Prober {
         let complete = pipelock::http::Response::parse(
             &exchange.received,
             ended,
-            exchange.step == Step::Canary,
+            exchange.step == Asked::Canary,
         );
         match complete {
             Ok(Some(response)) => {
@@ -191,25 +191,25 @@ impl Prober {
     fn judge(
         &mut self,
         question: Question,
-        step: Step,
+        step: Asked,
         until: (Duration, Instant),
         response: &pipelock::http::Response,
     ) -> Option<Finding> {
         match step {
-            Step::Health => match health::judge(response) {
+            Asked::Health => match health::judge(response) {
                 Ok(version) => {
                     self.version = Some(version);
-                    self.begin(question, Step::Canary, until)
+                    self.begin(question, Asked::Canary, until)
                 }
                 Err(Ailment::Sick(why)) => Some(self.finish(Answer::Sick(why))),
                 Err(Ailment::Unfit(why)) => Some(self.unfit(why)),
             },
-            Step::Canary => match pipelock::judge_canary(response) {
+            Asked::Canary => match pipelock::judge_canary(response) {
                 Ok(()) if question == Question::Liveness => Some(self.finish(Answer::Alive)),
                 Ok(()) => Some(self.finish(Answer::Fit)),
                 Err(why) => Some(self.unfit(why.to_string())),
             },
-            Step::Metrics => match pipelock::open_tunnels(response) {
+            Asked::Metrics => match pipelock::open_tunnels(response) {
                 Ok(count) => Some(self.finish(Answer::Tunnels(count))),
                 Err(why) => Some(self.silent(&why.to_string())),
             },
@@ -233,7 +233,7 @@ impl Prober {
         let step = self
             .exchange
             .as_ref()
-            .map_or(Step::Health, |exchange| exchange.step);
+            .map_or(Asked::Health, |exchange| exchange.step);
         let why = format!("{} at {}: {why}", step.subject(), self.target);
         self.finish(Answer::Silent(Silence::because(why)))
     }
@@ -251,7 +251,7 @@ impl Prober {
     }
 }
 
-impl Step {
+impl Asked {
     fn subject(self) -> &'static str {
         match self {
             Self::Health => "/health",

@@ -27,7 +27,7 @@ use crate::daemon::pipelock::instance::{Fact, Instance};
 use crate::daemon::pipelock::leaves::Leaves;
 use crate::exit::ExitCode;
 use crate::policy::Policy;
-use crate::sandbox::enter::{self, Command, ExecReport, SpawnError};
+use crate::sandbox::enter::{self, ExecReport, Program, SpawnError};
 use crate::sandbox::{self, Seen, cgroup};
 use crate::status::{CONFIG, Stage, State};
 use crate::sys::console::Stream;
@@ -608,7 +608,7 @@ fn config_access(around: &Context) -> Access {
 }
 
 /// The daemon's command line and environment, with the files that these name in their places.
-fn prepare_command(around: &Context) -> Result<Command, String> {
+fn prepare_command(around: &Context) -> Result<Program, String> {
     let setup = around.setup;
     let own = setup.sandbox.group.as_ref().map(cgroup::Group::limit);
     let mut environment: Vec<String> = memory::go_memory_limit(own)
@@ -622,7 +622,7 @@ fn prepare_command(around: &Context) -> Result<Command, String> {
     let listen = around.desired.policy.listen.to_string();
     let config = setup.config.to_string_lossy();
     let arguments = ["run", "--config", &config, "--listen", &listen];
-    Command::new(setup.daemon, &arguments, &environment)
+    Program::new(setup.daemon, &arguments, &environment)
         .map_err(|error| format!("cannot start {}: {error}", setup.daemon.display()))
 }
 

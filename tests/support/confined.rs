@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sidecar_init::sandbox::enter::{Command, become_command};
+use sidecar_init::sandbox::enter::{Program, become_command};
 use sidecar_init::sandbox::landlock::Grants;
 use sidecar_init::sandbox::{Privileges, Sandbox};
 
@@ -29,7 +29,7 @@ fn main() {
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let command = Command::new(&program, &arguments, &environment).unwrap();
+    let command = Program::new(&program, &arguments, &environment).unwrap();
     let sandbox = Sandbox::plan(Privileges::of_this_process());
     let grants = Grants {
         program,

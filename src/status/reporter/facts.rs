@@ -272,9 +272,9 @@ impl Reporter {
 /// Looks at the port now, by connecting.
 pub(super) fn look_at(listen: SocketAddr) -> Port {
     let (closed, detail) = match connections::look_at_port(listen) {
-        connections::Port::Closed => (Some(true), None),
-        connections::Port::Open(holder) => (Some(false), holder),
-        connections::Port::Unknown(why) => (None, Some(why)),
+        connections::Reach::Closed => (Some(true), None),
+        connections::Reach::Open(holder) => (Some(false), holder),
+        connections::Reach::Unknown(why) => (None, Some(why)),
     };
     Port {
         address: listen.to_string(),

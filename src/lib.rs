@@ -7,29 +7,40 @@
 //!                                                     signals, exits, probes   └─ status.json
 //! ```
 //!
-//! [`story`] tells that, and [`command`] the rest. A value goes down through the rooms in
-//! this order. The raw kernel, and all that is unsafe, is in [`sys`] alone; every other room
-//! forbids it:
+//! [`story`] tells that, stage by stage; [`command`] has what `check`, `status` and the others
+//! do, which end by themselves. A value goes down through the rooms. The raw kernel, and all
+//! that is unsafe, is in [`sys`] alone; every other room forbids it.
 //!
 //! | room | job | touches |
 //! |---|---|---|
-//! | [`cli`] | arguments to a command | nothing |
-//! | [`environment`] | the variables that are read | the environment |
+//! | [`cli`], [`environment`] | arguments to a command; the variables that are read | nothing |
 //! | [`story`] | a run, from the first step to the result | through the others |
-//! | [`command`] | check, render, ca, status, healthcheck | files, standard output |
-//! | [`boot`] | where we are; a machine's mounts, clock, network | the kernel |
-//! | [`bottle`] | everything that is read, made into what a daemon is to run on | the file system |
-//! | [`manifest`] | the schema, and where in the file a thing stands | nothing |
+//! | [`command`] | the commands that end by themselves, a file each | files, standard output |
+//! | [`boot`] | where we are; a machine's mounts, clock, network | through `sys` |
+//! | [`bottle`] | reads the manifest and the roots beside it, has them judged and rendered | files |
+//! | [`manifest`] | the keys there are, and where in the file each stands | nothing |
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
-//! | [`ca`] | the certificate authority that pipelock intercepts with | the file system |
-//! | [`daemon`] | all we know of a daemon: pipelock | nothing |
-//! | [`supervise`] | the daemons of a bundle, kept running | through `sandbox` and `sys` |
-//! | [`sandbox`] | what a daemon may be, a file for each mechanism, and its read-back | the kernel |
-//! | [`status`] | what the host, its service manager and its clients are told | the file system |
+//! | [`daemon`] | what we know of a kind of daemon, a folder each; `pipelock` renders its configuration and reads its words | nothing |
+//! | [`ca`] | the certificate authority that pipelock intercepts with, and its files | files |
+//! | [`sandbox`] | what a daemon may be: a file for each mechanism, and the read-back | through `sys` |
+//! | [`supervise`] | daemons, kept running: the loop, a roster for their order, a unit and a machine for each | through `sandbox` and `sys` |
+//! | [`status`] | what the host, its service manager and its clients are told | files |
+//! | [`shutdown`], [`exit`] | the end; the exit codes | through `sys` |
 //! | [`plain`] | what others wrote, fit to be printed | nothing |
-//! | [`shutdown`] | the end | the kernel |
-//! | [`exit`] | the exit codes | nothing |
-//! | [`sys`] | files, processes, signals, memory, the console | the kernel |
+//! | [`sys`] | files, processes, signals, memory, sockets, the console | the kernel |
+//!
+//! Where something new goes:
+//!
+//! | a new | goes to |
+//! |---|---|
+//! | key of the manifest | `manifest/schema.rs`, judged in `policy`, rendered in `daemon/pipelock/render.rs` |
+//! | reason of pipelock's for a refusal | a row of `daemon/pipelock/refusals.rs` |
+//! | signal | its meaning in `sys/signals.rs`, what follows in `supervise` |
+//! | rule of the sandbox | its mechanism's file in `sandbox` |
+//! | kind of daemon | a folder in `daemon`, what it is to run on in `bottle`, its place in `supervise/roster.rs` |
+//! | field of the status | `status/schema.rs`, told as a fact in `status/reporter/facts.rs` |
+//! | command | `cli.rs`, and a file in `command` |
+//! | system call | `sys`, by its subject |
 
 pub mod boot;
 pub mod bottle;

@@ -1,5 +1,6 @@
-//! The story: mode, mounts, clock, manifest, network, configuration, CA, daemon,
-//! the end. Touches the kernel only through the modules it names.
+//! The story of a run: mode, mounts, clock, manifest, network, configuration, CA, daemons,
+//! the end. A stage that takes more than a few lines has a file beside this one. The CA is
+//! begun as soon as the manifest is waited for, and waited for at its own stage.
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -19,14 +20,15 @@ use crate::boot::{network, protect};
 use crate::bottle::looker::Looker;
 use crate::bottle::{self, Desired, trust};
 use crate::cli::Paths;
+use crate::daemon::pipelock;
 use crate::environment;
 use crate::exit::{ExitCode, StartError};
 use crate::shutdown;
 use crate::status::export;
-use crate::status::{self, Reporter, Stage};
+use crate::status::{Reporter, Stage};
 use crate::supervise::Setup;
 use crate::sys::console::{self, init_logging};
-use crate::sys::files::{Access, read_kernel_file};
+use crate::sys::files::Access;
 use crate::sys::random;
 use crate::sys::signals::Signals;
 use ending::{Ending, conclude, supervise_until_the_end};
@@ -41,12 +43,7 @@ pub fn run(paths: &Paths) -> ! {
     let signals = Signals::install();
     let mode = mode::detect();
     console::reopen();
-    let arguments = match mode {
-        Mode::Machine => read_kernel_file("/proc/cmdline")
-            .map(|text| Arguments::parse(&text))
-            .unwrap_or_default(),
-        Mode::Container | Mode::Child => Arguments::default(),
-    };
+    let arguments = Arguments::of(mode);
     let filter = arguments.log.clone().or_else(|| environment::LOG.text());
     init_logging(filter.as_deref());
     let mut reporter = Reporter::new(started, boot_id());
@@ -141,7 +138,7 @@ fn start(
     let sandbox = confining::complete(sandbox, mode, paths, reporter);
     run_room
         .install(
-            status::CONFIG,
+            pipelock::CONFIG,
             desired.config.as_bytes(),
             Access::private(sandbox.file_owner()),
         )

@@ -1,7 +1,10 @@
-//! The kernel's command line, as far as it speaks to the init. Pure.
+//! The kernel's command line, as far as it speaks to the init. Touches `/proc/cmdline`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+
+use super::mode::Mode;
+use crate::sys::files::read_kernel_file;
 
 /// A file system to mount: `virtiofs:TAG`, `ext4:/dev/vdb`, `erofs:/dev/vdb`, `9p:TAG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +88,14 @@ pub struct Arguments {
 const KINDS: [&str; 4] = ["virtiofs", "ext4", "erofs", "9p"];
 
 impl Arguments {
+    /// What it says where it speaks to this init: in a machine alone.
+    #[must_use]
+    pub fn of(mode: Mode) -> Self {
+        let text = (mode == Mode::Machine).then(|| read_kernel_file("/proc/cmdline"));
+        let text = text.and_then(Result::ok);
+        text.map_or_else(Self::default, |text| Self::parse(&text))
+    }
+
     /// Reads the text of `/proc/cmdline`. Everything that does not start with
     /// `sidecar.` is the kernel's or somebody else's.
     #[must_use]

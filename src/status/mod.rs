@@ -17,7 +17,7 @@ pub mod timeline;
 pub mod told;
 
 pub use last_words::record_internal_error;
-pub use reporter::{CONFIG, Reporter};
+pub use reporter::Reporter;
 pub use schema::{
     Ca, CaSource, FILE, LastExit, Outcome, Port, Revocation, Stage, State, Status, Word,
 };

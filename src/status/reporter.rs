@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::boot::mode::Mode;
+use crate::daemon::pipelock;
 use crate::exit::ExitCode;
 use crate::plain;
 use crate::status::denials::{self, Denials};
@@ -25,8 +26,6 @@ use crate::sys::claim::Claim;
 use crate::sys::console::{Stream, console};
 use crate::sys::files::{Access, FileError, Room};
 
-/// What pipelock runs on, in the run directory.
-pub const CONFIG: &str = "pipelock.yaml";
 /// The export has so long to forget what an earlier start had left there.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 /// A status that could not be written is written again after so long.
@@ -468,7 +467,7 @@ impl Reporter {
         let stage = &self.status.stage;
         let rendered = *stage == Stage::Spawn || *stage == Stage::Ready;
         let run = self.run.as_ref().filter(|_| rendered);
-        let config = run.and_then(|run| report::configuration(run, CONFIG));
+        let config = run.and_then(|run| report::configuration(run, pipelock::CONFIG));
         let machine = self.status.mode == Some(Mode::Machine.into());
         let kernel = machine.then(report::kernel_messages).flatten();
         let denials = self.denials.tally();

@@ -7,9 +7,10 @@ use crate::boot::mode::Mode;
 use crate::boot::mounts;
 use crate::ca::authority;
 use crate::cli::Paths;
+use crate::daemon::pipelock;
 use crate::exit::{ExitCode, StartError};
 use crate::shutdown;
-use crate::status::{self, Reporter};
+use crate::status::Reporter;
 use crate::sys::claim::{self, Claim, ClaimError};
 use crate::sys::console;
 use crate::sys::files::{FileError, Room, ensure_directory};
@@ -87,7 +88,7 @@ fn claim_run_directory(
 pub(super) const EXPORT: &str = "export";
 
 pub(super) fn config_path(paths: &Paths) -> PathBuf {
-    paths.run_dir.join(status::CONFIG)
+    paths.run_dir.join(pipelock::CONFIG)
 }
 
 pub(super) fn cannot_write(error: FileError) -> StartError {

@@ -21,6 +21,9 @@ use std::fmt;
 use http::Response;
 use said::Said;
 
+/// The name of its configuration, in the run directory.
+pub const CONFIG: &str = "pipelock.yaml";
+
 /// The version all of this was measured with.
 pub const TESTED_VERSION: &str = "2.3.0";
 

@@ -638,8 +638,9 @@ fn a_status_that_somebody_removes_is_told_again() {
         (|path| fs::remove_file(path).unwrap()) as fn(&Path),
         |path| fs::write(path, "{}").unwrap(),
     ] {
-        // Together: the export is told what the run directory is.
-        for path in &places {
+        // The export first: it is told what the run directory is, and that again once that
+        // one's is found spoilt.
+        for path in places.iter().rev() {
             spoil(path);
         }
         for path in &places {

@@ -644,7 +644,7 @@ impl Machine {
 
     fn halt(&mut self, now: Instant) -> Vec<Action> {
         if self.stopping {
-            return vec![];
+            return self.hurry(now);
         }
         self.halted = true;
         match &mut self.state {
@@ -665,6 +665,18 @@ impl Machine {
                 vec![]
             }
             State::Halted | State::Ended => vec![],
+        }
+    }
+
+    /// A halt of what is stopping: it ends without anything it was still given, for nothing
+    /// may get through from now on.
+    fn hurry(&mut self, now: Instant) -> Vec<Action> {
+        match &self.state {
+            State::Draining { .. }
+            | State::Stopping {
+                kill_at: Some(_), ..
+            } => self.bring_down(Duration::ZERO, None, now),
+            _ => vec![],
         }
     }
 

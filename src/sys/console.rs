@@ -52,8 +52,9 @@ enum Target {
     Instant(RawFd),
     /// A file, whose disk may be frozen; or a pipe or a terminal that could not be reopened
     /// (somebody else's, or without `/proc`), of which the description is shared with others
-    /// and must not be changed. Its carrier, once there is something to write.
-    Carried(RawFd, Option<Carrier>),
+    /// and must not be changed. Its carrier, once there is something to write; and whether the
+    /// end has begun.
+    Carried(RawFd, Option<Carrier>, bool),
 }
 
 #[derive(Debug)]
@@ -177,7 +178,7 @@ impl Console {
             return false;
         };
         sink.ask_carrier();
-        if let Target::Carried(_, carrier) = &mut sink.target {
+        if let Target::Carried(_, carrier, _) = &mut sink.target {
             *carrier = None;
         }
         true
@@ -195,16 +196,17 @@ impl Console {
         }
     }
 
-    /// Writes what is queued, but waits no longer than this. No carrier is left; the next
-    /// line has a new one.
+    /// Before the end: writes what is queued, but waits no longer than this. No carrier is
+    /// left; the next line has a new one, or is written here where none can be had.
     pub fn flush_within(&mut self, patience: Duration) {
         let end = Instant::now() + patience;
         for sink in [&mut self.error, &mut self.output].into_iter().flatten() {
             sink.flush_until(end, 0);
-            if let Target::Carried(_, carrier) = &mut sink.target
-                && let Some(carrier) = carrier.take()
-            {
-                carrier.finish(end);
+            if let Target::Carried(_, carrier, ends) = &mut sink.target {
+                *ends = true;
+                if let Some(carrier) = carrier.take() {
+                    carrier.finish(end);
+                }
             }
         }
     }
@@ -216,13 +218,13 @@ impl Target {
         match self {
             Self::Reopened(fd) => Some(fd.as_fd()),
             Self::Socket(fd) | Self::Instant(fd) => Some(borrow_standard(*fd)),
-            Self::Carried(_, carrier) => carrier.as_ref().map(Carrier::as_fd),
+            Self::Carried(_, carrier, _) => carrier.as_ref().map(Carrier::as_fd),
         }
     }
 
     fn carrier_pid(&self) -> Option<i32> {
         match self {
-            Self::Carried(_, carrier) => carrier.as_ref().map(Carrier::pid),
+            Self::Carried(_, carrier, _) => carrier.as_ref().map(Carrier::pid),
             _ => None,
         }
     }
@@ -232,14 +234,16 @@ impl Target {
             Self::Socket(fd) => send(*fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
             Self::Reopened(fd) => nix::unistd::write(fd, bytes),
             Self::Instant(fd) => nix::unistd::write(borrow_standard(*fd), bytes),
-            Self::Carried(fd, carrier) => {
+            Self::Carried(fd, carrier, ends) => {
                 let carrier = match carrier {
                     Some(carrier) => carrier,
-                    // As if there were no space: another process may be had later.
-                    None => carrier.insert({
-                        let carrier = Carrier::start(borrow_standard(*fd));
-                        carrier.map_err(|_| Errno::ENOSPC)?
-                    }),
+                    None => match Carrier::start(borrow_standard(*fd)) {
+                        Ok(started) => carrier.insert(started),
+                        // Later there is nobody: a result that may wait is more than none.
+                        Err(_) if *ends => return nix::unistd::write(borrow_standard(*fd), bytes),
+                        // As if there were no space: another process may be had later.
+                        Err(_) => return Err(Errno::ENOSPC),
+                    },
                 };
                 carrier.give(bytes)
             }
@@ -310,7 +314,7 @@ impl Sink {
 
     /// Counts what a carrier has lost, and lets go of one that has ended.
     fn ask_carrier(&mut self) {
-        let Target::Carried(_, carrier) = &mut self.target else {
+        let Target::Carried(_, carrier, _) = &mut self.target else {
             return;
         };
         let Some((lost, fate)) = carrier.as_mut().map(Carrier::ask) else {
@@ -443,9 +447,9 @@ fn open_target(fd: RawFd) -> Target {
         SFlag::S_IFIFO | SFlag::S_IFCHR => {
             let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
             nix::fcntl::open(format!("/proc/self/fd/{fd}").as_str(), flags, Mode::empty())
-                .map_or(Target::Carried(fd, None), Target::Reopened)
+                .map_or(Target::Carried(fd, None, false), Target::Reopened)
         }
-        _ => Target::Carried(fd, None),
+        _ => Target::Carried(fd, None, false),
     }
 }
 

@@ -246,6 +246,27 @@ fn a_file_on_a_disk_that_is_frozen() {
     obeys(init, "a frozen disk");
 }
 
+/// Whoever carries lines there goes with the rest at the end, and no other can be had.
+#[test]
+fn a_file_gets_the_result_where_nobody_can_be_sent_with_it() {
+    let place = Bed::new();
+    let log = place.path("log");
+    let into_file = format!("exec \"$@\" 2> {}", log.display());
+    let around = ["sh", "-c", &into_file, "sh"];
+    let mut init = Bed::new()
+        .with_any_daemon()
+        .start_under(Place::Child, Console::Read, &around);
+    init.wait_ready();
+    // As many as it has: none is left for a pipe.
+    let set = Command::new("prlimit")
+        .args(["--pid", &init.pid().to_string(), "--nofile=10:"])
+        .status();
+    assert!(set.unwrap().success());
+    init.signal(Signal::SIGTERM);
+    init.wait_end_unread();
+    assert_ends_with_result(&log);
+}
+
 #[test]
 fn a_file_on_a_disk_that_is_full() {
     if !is_root("a full disk") {

@@ -660,9 +660,19 @@ fn a_resume_while_the_halted_daemon_still_dies_starts_the_next_one() {
 fn a_halt_cannot_undo_a_stop() {
     let mut bench = Bench::ready(TIMING);
     bench.step(Event::StopAsked);
-    assert_eq!(bench.step(Event::HaltAsked), []);
+    assert_eq!(bench.step(Event::HaltAsked), [Action::Kill]);
+    assert_eq!(bench.step(Event::HaltAsked), [], "it is killed already");
     assert_eq!(bench.step(Event::ResumeAsked), []);
     assert_eq!(bench.exit(), [Action::Finish(Outcome::Stopped)]);
+}
+
+#[test]
+fn a_halt_waits_neither_for_the_drain_nor_for_the_grace_of_a_stop() {
+    let mut draining = Bench::ready(DRAINING);
+    assert_eq!(draining.step(Event::StopAsked), [Action::InstallDenyAll]);
+    assert_eq!(draining.step(Event::HaltAsked), [Action::Kill]);
+    assert_eq!(draining.machine.phase(), Phase::Stopping);
+    assert_eq!(draining.exit(), [Action::Finish(Outcome::Stopped)]);
 }
 
 // Another configuration.

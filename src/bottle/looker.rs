@@ -37,8 +37,6 @@ const NAME: &CStr = c"sidecar-looker";
 /// What it says: that it has looked and seen nothing new, or what it has read.
 const LOOKED: u8 = b'l';
 const READ: u8 = b'r';
-/// What it has read is so long, as so many bytes.
-const LENGTH: usize = 8;
 
 /// What there is to know of the manifest.
 #[derive(Debug, PartialEq, Eq)]
@@ -213,13 +211,10 @@ impl Drop for Looker<'_> {
     }
 }
 
-/// Says what was read: its length first, so that nobody takes a part for the whole.
+/// Says what was read, at once: the other side wakes for each piece.
 fn say(line: &mut File, read: &[u8]) -> std::io::Result<()> {
-    let mut said = Vec::with_capacity(1 + LENGTH + read.len());
-    said.push(READ);
-    said.extend((read.len() as u64).to_le_bytes());
-    // At once: the other side wakes for each part.
-    said.extend(read);
+    let mut said = vec![READ];
+    errand::add_part(&mut said, read);
     line.write_all(&said)
 }
 
@@ -229,16 +224,11 @@ fn take(heard: &mut Vec<u8>) -> Option<News> {
         heard.remove(0);
         return Some(News::Looked);
     }
-    let length: [u8; LENGTH] = heard.get(1..=LENGTH)?.try_into().ok()?;
-    let end = usize::try_from(u64::from_le_bytes(length))
-        .ok()?
-        .checked_add(1 + LENGTH)?;
-    if heard.len() < end {
-        return None;
-    }
-    let rest = heard.split_off(end);
+    let (read, rest) = errand::first_part(heard.get(1..)?)?;
+    let (length, begins) = (read.len(), heard.len() - rest.len());
+    let rest = heard.split_off(begins);
     let mut read = std::mem::replace(heard, rest);
-    read.drain(..=LENGTH);
+    read.drain(..begins - length);
     Some(News::Read(read))
 }
 

@@ -13,6 +13,7 @@ use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest;
 use crate::policy::{self, Policy};
+use crate::sys::errand;
 use crate::sys::files::read_bounded;
 use crate::sys::memory;
 
@@ -29,7 +30,8 @@ pub struct Desired {
     pub deny_all: String,
     /// Its SHA-256.
     pub deny_all_sha256: String,
-    /// Extra roots for upstream connections, installed where [`Setup::trust_bundle`] says.
+    /// Extra roots for upstream connections, installed where
+    /// [`crate::supervise::Setup::trust_bundle`] says.
     pub trust: Option<Rc<[u8]>>,
     /// How much `check` has to note about the manifest.
     pub notes: usize,
@@ -52,8 +54,6 @@ const FAILED: u8 = b'e';
 const NO_ROOTS: u8 = b'n';
 const ROOTS: u8 = b'r';
 const BAD_ROOTS: u8 = b'b';
-/// What is said of the roots is so long, as so many bytes.
-const LENGTH: usize = 8;
 
 /// That the manifest cannot be had, as [`judge`] takes it.
 #[must_use]
@@ -83,10 +83,8 @@ pub fn read(paths: &Paths) -> Vec<u8> {
         Ok(Some(roots)) => (ROOTS, roots),
         Err(why) => (BAD_ROOTS, why.into_bytes()),
     };
-    let mut read = Vec::with_capacity(1 + LENGTH + roots.len() + manifest.len());
-    read.push(kind);
-    read.extend((roots.len() as u64).to_le_bytes());
-    read.extend(roots);
+    let mut read = vec![kind];
+    errand::add_part(&mut read, &roots);
     read.extend(manifest);
     read
 }
@@ -106,9 +104,7 @@ fn parts(read: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     if *kind == FAILED {
         return Some((FAILED, rest, &[]));
     }
-    let (length, rest) = rest.split_first_chunk::<LENGTH>()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let (roots, manifest) = rest.split_at_checked(length)?;
+    let (roots, manifest) = errand::first_part(rest)?;
     Some((*kind, roots, manifest))
 }
 
@@ -185,7 +181,7 @@ mod tests {
         .unwrap();
         let whole = read(&paths);
         assert_eq!(judge(&paths, &whole).unwrap().0.policy.slug, "one");
-        for length in 0..=LENGTH {
+        for length in 0..=size_of::<u64>() {
             let part = judge(&paths, &whole[..length]).unwrap_err();
             assert_eq!(part.code, ExitCode::Internal, "{length}");
         }

@@ -15,7 +15,7 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_hours(24 * 365);
 
 /// How what is brought begins: with a failure, or with the life of the init and for how many
-/// seconds nobody heard of it, and the length of the status; the denials are the rest.
+/// seconds nobody heard of it, then the status as a part; the denials are the rest.
 const FAILED: u8 = b'e';
 const UNKNOWN: u8 = b'u';
 const GONE: u8 = b'g';
@@ -79,8 +79,7 @@ fn bring(directory: &Path) -> Result<Vec<u8>, StatusError> {
     };
     let mut brought = vec![life];
     brought.extend(silent.to_le_bytes());
-    brought.extend((found.status.len() as u64).to_le_bytes());
-    brought.extend(found.status);
+    errand::add_part(&mut brought, &found.status);
     brought.extend(found.denials);
     Ok(brought)
 }
@@ -89,9 +88,7 @@ fn bring(directory: &Path) -> Result<Vec<u8>, StatusError> {
 fn parts(brought: &[u8]) -> Option<(Option<Life>, &[u8], &[u8])> {
     let (life, rest) = brought.split_first()?;
     let (silent, rest) = rest.split_first_chunk()?;
-    let (length, rest) = rest.split_first_chunk()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let (status, denials) = rest.split_at_checked(length)?;
+    let (status, denials) = errand::first_part(rest)?;
     let life = match *life {
         GONE => Some(Life::Gone),
         HANGS => Some(Life::Hangs(Duration::from_secs(u64::from_le_bytes(

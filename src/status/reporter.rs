@@ -1,7 +1,7 @@
 //! Keeps the status and tells it: to the run directory, the export, the service manager and
 //! the console. Touches the file system.
 //!
-//! What there is to tell it hears in [`facts`], and nobody else writes in its status.
+//! What there is to tell it hears in `facts.rs`, and nobody else writes in its status.
 
 mod facts;
 

@@ -2,7 +2,7 @@
 //! Touches the kernel through `sandbox` and `sys`; this module is the loop.
 //!
 //! One thread waits in one place, for the next event or deadline, and hands what happened to
-//! whom it concerns: a [`roster`] of [`unit`]s, each with a [`machine`] that decides.
+//! whom it concerns: a roster of units, each with a [`machine`] that decides.
 #![forbid(unsafe_code)]
 
 pub mod backoff;

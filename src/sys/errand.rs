@@ -20,6 +20,22 @@ use crate::sys::signals::{Disposition, TABLE, wait};
 /// The last byte of an answer that is whole.
 const WHOLE: u8 = b'.';
 
+/// Adds a part to what an errand says: its length first, so that nobody takes a piece of it
+/// for the whole.
+pub fn add_part(said: &mut Vec<u8>, part: &[u8]) {
+    said.extend((part.len() as u64).to_le_bytes());
+    said.extend(part);
+}
+
+/// The part that what was said begins with, and what follows it; `None` where it has not
+/// arrived whole.
+#[must_use]
+pub fn first_part(said: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = said.split_first_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    rest.split_at_checked(length)
+}
+
 /// Somebody who was sent and has not come back.
 #[derive(Debug)]
 pub struct Errand {

@@ -5,21 +5,24 @@
 //! nothing, and every problem of shape is found in one pass.
 #![forbid(unsafe_code)]
 
+mod document;
 mod events;
 mod problem;
 mod reader;
 mod scalar;
 mod schema;
+mod section;
 mod suggest;
 mod text;
 mod value;
 
+pub use document::{Reading, parse};
 pub use problem::{
     MAX_REPORTED, Position, Problem, Problems, Rejection, escaped, join_problems, quoted,
 };
-pub use reader::{Reading, parse};
 pub use scalar::{Kind, Scalar};
-pub use schema::{Bottle, Egress, Manifest, Network, Pipelock, Route, Section, Supervisor};
+pub use schema::{Bottle, Egress, Manifest, Network, Pipelock, Route, Supervisor};
+pub use section::Section;
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;

@@ -1,22 +1,9 @@
 //! What a manifest may say: its sections, their keys, and the fields they are read into.
 
-use super::problem::{Position, escaped, quoted};
+use super::problem::Position;
 use super::scalar::Scalar;
-use super::value::Value;
-
-/// A key, and how its value gets into its field.
-pub(super) type Key<T> = (&'static str, fn(&mut T, Value<'_, '_>));
-
-/// What is read from a mapping with known keys.
-pub(super) trait Mapping: Default + 'static {
-    /// All keys that are known there.
-    const KEYS: &'static [Key<Self>];
-
-    /// The names of the keys.
-    fn names() -> impl Iterator<Item = &'static str> {
-        Self::KEYS.iter().map(|(name, _)| *name)
-    }
-}
+use super::section::Section;
+use super::value::{Key, Mapping};
 
 /// A struct whose fields are the keys of a mapping: name, type, and the method of [`Value`]
 /// that reads it.
@@ -116,84 +103,20 @@ mapping! {
     }
 }
 
-/// The sections of a manifest, as the places of its fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Section {
-    /// The top level.
-    Manifest,
-    /// `bottle`
-    Bottle,
-    /// `bottle.egress`
-    Egress,
-    /// `bottle.egress.routes[N]`, N from 0.
-    Route(usize),
-    /// `network`
-    Network,
-    /// `network.hosts`
-    Hosts,
-    /// `pipelock`
-    Pipelock,
-    /// `supervisor`
-    Supervisor,
-}
-
-impl Section {
-    /// The section's own path.
-    #[must_use]
-    pub fn path(self) -> String {
-        match self {
-            Self::Manifest => String::new(),
-            Self::Bottle => "bottle".into(),
-            Self::Egress => "bottle.egress".into(),
-            Self::Route(n) => format!("bottle.egress.routes[{n}]"),
-            Self::Network => "network".into(),
-            Self::Hosts => "network.hosts".into(),
-            Self::Pipelock => "pipelock".into(),
-            Self::Supervisor => "supervisor".into(),
-        }
+/// The section below the top level that has this key.
+pub(super) fn section_with(key: &str) -> Option<Section> {
+    fn has<T: Mapping>(key: &str) -> bool {
+        T::names().any(|name| name == key)
     }
-
-    /// The path of a key in the section.
-    #[must_use]
-    pub fn key(self, key: &str) -> String {
-        match self {
-            // The document itself.
-            Self::Manifest if key.is_empty() => String::new(),
-            Self::Manifest => shown_key(key),
-            _ => format!("{}.{}", self.path(), shown_key(key)),
-        }
-    }
-
-    /// Whether the section is written for the host's tool rather than for us.
-    pub(super) fn is_bottle(self) -> bool {
-        matches!(self, Self::Bottle | Self::Egress | Self::Route(_))
-    }
-
-    /// The section below the top level that has this key.
-    pub(super) fn with(key: &str) -> Option<Self> {
-        fn has<T: Mapping>(key: &str) -> bool {
-            T::names().any(|name| name == key)
-        }
-        [
-            (Self::Bottle, has::<Bottle>(key)),
-            (Self::Egress, has::<Egress>(key)),
-            (Self::Network, has::<Network>(key)),
-            (Self::Pipelock, has::<Pipelock>(key)),
-            (Self::Supervisor, has::<Supervisor>(key)),
-        ]
-        .into_iter()
-        .find_map(|(section, has)| has.then_some(section))
-    }
-}
-
-/// A key as part of a path: in quotes if it could be taken for something else.
-fn shown_key(key: &str) -> String {
-    let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'<');
-    if !key.is_empty() && key.bytes().all(usual) {
-        escaped(key)
-    } else {
-        quoted(key)
-    }
+    [
+        (Section::Bottle, has::<Bottle>(key)),
+        (Section::Egress, has::<Egress>(key)),
+        (Section::Network, has::<Network>(key)),
+        (Section::Pipelock, has::<Pipelock>(key)),
+        (Section::Supervisor, has::<Supervisor>(key)),
+    ]
+    .into_iter()
+    .find_map(|(section, has)| has.then_some(section))
 }
 
 #[cfg(test)]
@@ -273,31 +196,6 @@ supervisor:
     }
 
     #[test]
-    fn a_path_names_section_and_key_and_quotes_what_could_be_a_path() {
-        for (section, key, path) in [
-            (Section::Manifest, "", ""),
-            (Section::Manifest, "slug", "slug"),
-            (Section::Manifest, "a.b", "\"a.b\""),
-            (Section::Bottle, "egress", "bottle.egress"),
-            (Section::Egress, "routes", "bottle.egress.routes"),
-            (Section::Route(7), "host", "bottle.egress.routes[7].host"),
-            (Section::Network, "dns", "network.dns"),
-            (Section::Hosts, "", "network.hosts.\"\""),
-            (Section::Hosts, "a_b-c<", "network.hosts.a_b-c<"),
-            (Section::Hosts, "a b", "network.hosts.\"a b\""),
-            (Section::Hosts, "\u{fc}", "network.hosts.\"\u{fc}\""),
-            (Section::Pipelock, "\u{1b}", "pipelock.\"\\u{1b}\""),
-            (
-                Section::Supervisor,
-                "drain_seconds",
-                "supervisor.drain_seconds",
-            ),
-        ] {
-            assert_eq!(section.key(key), path);
-        }
-    }
-
-    #[test]
     fn a_key_is_looked_for_in_every_section() {
         for (key, section) in [
             ("supervise", Some(Section::Bottle)),
@@ -312,7 +210,7 @@ supervisor:
             ("slug", None),
             ("xyzzy", None),
         ] {
-            assert_eq!(Section::with(key), section, "{key}");
+            assert_eq!(section_with(key), section, "{key}");
         }
     }
 }

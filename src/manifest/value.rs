@@ -3,11 +3,26 @@
 use super::problem::{Position, Rejection, escaped, quoted};
 use super::reader::{Node, Reader};
 use super::scalar::{Kind, Scalar};
-use super::schema::{Mapping, Section};
+use super::section::Section;
+use super::suggest::nearest;
 
 /// The most entries that a list of single values may have: `a,` is two bytes of text and
 /// sixty of memory, more than [`super::SHARE_OF_MEMORY`] reckons with.
 const MAX_LISTED: usize = 4096;
+
+/// A key, and how its value gets into its field.
+pub(super) type Key<T> = (&'static str, fn(&mut T, Value<'_, '_>));
+
+/// What is read from a mapping with known keys.
+pub(super) trait Mapping: Default + 'static {
+    /// All keys that are known there.
+    const KEYS: &'static [Key<Self>];
+
+    /// The names of the keys.
+    fn names() -> impl Iterator<Item = &'static str> {
+        Self::KEYS.iter().map(|(name, _)| *name)
+    }
+}
 
 /// The value of a key, not yet read. Whichever way it is read, what is of another shape is
 /// reported and passed over, and nothing in its place is as if the key were not there.
@@ -145,6 +160,78 @@ impl<'r, 'a> Value<'r, 'a> {
     }
 }
 
+/// Mappings with known keys, as the schema names them.
+impl Reader<'_> {
+    /// The rest of the mapping that was entered. Unknown and repeated keys are reported and
+    /// skipped with their values.
+    pub(super) fn mapping<T: Mapping>(&mut self, section: Section) -> T {
+        let mut read = T::default();
+        let mut seen = 0_u32;
+        while let Some(key) = self.key(section) {
+            let known = T::KEYS.iter().zip(0_u32..);
+            let found = known.into_iter().find(|((name, _), _)| **name == *key.text);
+            let Some(((name, into), place)) = found else {
+                self.unknown_key(section, &key, || nearest(&key.text, T::names()));
+                self.skip();
+                continue;
+            };
+            let bit = 1 << place;
+            if seen & bit != 0 {
+                let twice = || Rejection::new("the key is there twice; each may be written once");
+                self.problem(key.at, || section.key(name), twice);
+                self.skip();
+                continue;
+            }
+            seen |= bit;
+            into(&mut read, Value::of(self, section, name));
+        }
+        read
+    }
+
+    /// The next key of the mapping that was entered; what is no key is skipped with its value.
+    pub(super) fn key(&mut self, section: Section) -> Option<Scalar> {
+        loop {
+            match self.item()? {
+                Node::Scalar(key) => return Some(key),
+                node => {
+                    let no_key =
+                        |_: &_| Rejection::new("a list or mapping stands where a key is wanted");
+                    self.refuse(node, || section.path(), no_key);
+                    self.skip();
+                }
+            }
+        }
+    }
+
+    fn unknown_key(
+        &mut self,
+        section: Section,
+        key: &Scalar,
+        near: impl FnOnce() -> Option<&'static str>,
+    ) {
+        let section_with = self.section_with;
+        let is_merge = &*key.text == "<<";
+        // A merge key could bring a host in: never to be passed over.
+        let problems = if section.is_bottle() && !is_merge {
+            &mut self.foreign
+        } else {
+            &mut self.problems
+        };
+        problems.add(|| {
+            let field = match (section, &*key.text) {
+                (Section::Manifest, "") => quoted(""),
+                (_, text) => section.key(text),
+            };
+            let refusal = if is_merge {
+                Rejection::new("merge keys are not read").hint("write the keys out")
+            } else {
+                unknown(section, &key.text, near(), section_with)
+            };
+            refusal.at(Some(key.at), field)
+        });
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Value,
@@ -186,8 +273,30 @@ fn no_route(node: &Node) -> Rejection {
     }
 }
 
+fn unknown(
+    section: Section,
+    key: &str,
+    near: Option<&str>,
+    section_with: fn(&str) -> Option<Section>,
+) -> Rejection {
+    let refusal = Rejection::new(if section.is_bottle() {
+        "not a key that is read here"
+    } else {
+        "unknown key"
+    });
+    let elsewhere = || {
+        let right = section_with(key).filter(|_| section == Section::Manifest)?;
+        Some(right.key(key))
+    };
+    match near.map(str::to_owned).or_else(elsewhere) {
+        Some(near) => refusal.hint(format!("did you mean \"{near}\"?")),
+        None => refusal,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::schema::section_with;
     use super::super::{Problem, parse};
     use super::*;
 
@@ -283,6 +392,54 @@ mod tests {
                 ["m:1: network.dns[4096]: a list may have 4096 entries, and here are more"]
             );
             assert_eq!(kept(MAX_LISTED + more), MAX_LISTED);
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_what_was_meant() {
+        for (section, key, near, message, hint) in [
+            (Section::Manifest, "x", None, "unknown key", None),
+            (
+                Section::Manifest,
+                "x",
+                Some("slug"),
+                "unknown key",
+                Some("slug"),
+            ),
+            (
+                Section::Manifest,
+                "listen",
+                None,
+                "unknown key",
+                Some("pipelock.listen"),
+            ),
+            (
+                Section::Manifest,
+                "listen",
+                Some("slug"),
+                "unknown key",
+                Some("slug"),
+            ),
+            (Section::Network, "listen", None, "unknown key", None),
+            (
+                Section::Route(0),
+                "listen",
+                None,
+                "not a key that is read here",
+                None,
+            ),
+            (
+                Section::Bottle,
+                "x",
+                Some("git"),
+                "not a key that is read here",
+                Some("git"),
+            ),
+        ] {
+            let refusal = unknown(section, key, near, section_with);
+            assert_eq!(refusal.message, message);
+            let hint = hint.map(|hint| format!("did you mean \"{hint}\"?"));
+            assert_eq!(refusal.hint, hint, "{section:?} {key}");
         }
     }
 }

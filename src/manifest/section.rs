@@ -1,0 +1,97 @@
+//! The sections of a manifest, as the places of its fields.
+
+use super::problem::{escaped, quoted};
+
+/// The sections of a manifest, as the places of its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The top level.
+    Manifest,
+    /// `bottle`
+    Bottle,
+    /// `bottle.egress`
+    Egress,
+    /// `bottle.egress.routes[N]`, N from 0.
+    Route(usize),
+    /// `network`
+    Network,
+    /// `network.hosts`
+    Hosts,
+    /// `pipelock`
+    Pipelock,
+    /// `supervisor`
+    Supervisor,
+}
+
+impl Section {
+    /// The section's own path.
+    #[must_use]
+    pub fn path(self) -> String {
+        match self {
+            Self::Manifest => String::new(),
+            Self::Bottle => "bottle".into(),
+            Self::Egress => "bottle.egress".into(),
+            Self::Route(n) => format!("bottle.egress.routes[{n}]"),
+            Self::Network => "network".into(),
+            Self::Hosts => "network.hosts".into(),
+            Self::Pipelock => "pipelock".into(),
+            Self::Supervisor => "supervisor".into(),
+        }
+    }
+
+    /// The path of a key in the section.
+    #[must_use]
+    pub fn key(self, key: &str) -> String {
+        match self {
+            // The document itself.
+            Self::Manifest if key.is_empty() => String::new(),
+            Self::Manifest => shown_key(key),
+            _ => format!("{}.{}", self.path(), shown_key(key)),
+        }
+    }
+
+    /// Whether the section is written for the host's tool rather than for us.
+    pub(super) fn is_bottle(self) -> bool {
+        matches!(self, Self::Bottle | Self::Egress | Self::Route(_))
+    }
+}
+
+/// A key as part of a path: in quotes if it could be taken for something else.
+fn shown_key(key: &str) -> String {
+    let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'<');
+    if !key.is_empty() && key.bytes().all(usual) {
+        escaped(key)
+    } else {
+        quoted(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_section_and_key_and_quotes_what_could_be_a_path() {
+        for (section, key, path) in [
+            (Section::Manifest, "", ""),
+            (Section::Manifest, "slug", "slug"),
+            (Section::Manifest, "a.b", "\"a.b\""),
+            (Section::Bottle, "egress", "bottle.egress"),
+            (Section::Egress, "routes", "bottle.egress.routes"),
+            (Section::Route(7), "host", "bottle.egress.routes[7].host"),
+            (Section::Network, "dns", "network.dns"),
+            (Section::Hosts, "", "network.hosts.\"\""),
+            (Section::Hosts, "a_b-c<", "network.hosts.a_b-c<"),
+            (Section::Hosts, "a b", "network.hosts.\"a b\""),
+            (Section::Hosts, "\u{fc}", "network.hosts.\"\u{fc}\""),
+            (Section::Pipelock, "\u{1b}", "pipelock.\"\\u{1b}\""),
+            (
+                Section::Supervisor,
+                "drain_seconds",
+                "supervisor.drain_seconds",
+            ),
+        ] {
+            assert_eq!(section.key(key), path);
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The exit codes, from sysexits.h and the shell, and what ends a start with one. Pure.
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::fmt;
 
 /// Each code once: its name, its number, and what it means to who reads it. `--help` prints
@@ -69,29 +70,38 @@ impl ExitCode {
     }
 }
 
-/// Why a start failed: the exit code, and the words for it.
+/// Why a start failed, and the exit code that follows from it.
 #[derive(Debug)]
 pub struct StartError {
     /// How the program ends.
     pub code: ExitCode,
-    /// One or more lines for the console and the status.
-    pub text: String,
+    cause: Box<dyn Error + Send + Sync>,
 }
 
 impl StartError {
-    /// An end with this code, said in these words.
-    pub fn new(code: ExitCode, text: impl fmt::Display) -> Self {
+    /// An end with this code, for this cause: an error, or one or more lines for the console
+    /// and the status.
+    pub fn new(code: ExitCode, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             code,
-            text: text.to_string(),
+            cause: cause.into(),
         }
+    }
+
+    /// What the operating system refused, of an error that can mean nothing else.
+    pub fn system(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(ExitCode::OperatingSystem, cause)
     }
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        self.cause.fmt(f)
     }
 }
 
-impl std::error::Error for StartError {}
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.cause)
+    }
+}

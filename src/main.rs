@@ -67,7 +67,7 @@ fn obey(arguments: Vec<OsString>) -> u8 {
     };
     match result {
         Ok(()) => ExitCode::Success.number(),
-        Err(error) => fail(error.code, &error.text),
+        Err(error) => fail(error.code, &error.to_string()),
     }
 }
 

@@ -67,10 +67,9 @@ pub fn run(paths: &Paths) -> ! {
             let _ = mount_all(mode, &arguments, paths, &mut reporter);
             conclude(
                 &mut reporter,
-                Ending::Failed(StartError::new(
-                    ExitCode::OperatingSystem,
-                    format!("cannot install signal handlers: {error}"),
-                )),
+                Ending::Failed(StartError::system(format!(
+                    "cannot install signal handlers: {error}"
+                ))),
             );
             shutdown::end(Some(mode), ExitCode::OperatingSystem.number());
         }
@@ -109,10 +108,7 @@ fn start(
     };
     let watched = vec![paths.manifest.clone(), trust::directory(&paths.manifest)];
     let mut looker = Looker::send(watched, &read).map_err(|errno| {
-        StartError::new(
-            ExitCode::OperatingSystem,
-            format!("cannot fork for the manifest: {}", errno.desc()),
-        )
+        StartError::system(format!("cannot fork for the manifest: {}", errno.desc()))
     })?;
     let Some(Begun {
         read: found,
@@ -132,7 +128,7 @@ fn start(
     if mode == Mode::Machine {
         network::prepare()
             .and_then(|()| network::configure(&desired.policy.network, arguments.ip.as_ref()))
-            .map_err(|error| StartError::new(ExitCode::OperatingSystem, error))?;
+            .map_err(StartError::system)?;
     }
     reporter.enter(Stage::Config);
     let sandbox = confining::complete(sandbox, mode, paths, reporter);
@@ -171,8 +167,7 @@ fn start(
         confining::insist(reporter)?;
     }
     let apply = |desired: &Desired| match mode {
-        Mode::Machine => network::write_names(&desired.policy.network, arguments.ip.as_ref())
-            .map_err(|error| error.to_string()),
+        Mode::Machine => network::write_names(&desired.policy.network, arguments.ip.as_ref()),
         Mode::Container | Mode::Child => Ok(()),
     };
     let setup = Setup {
@@ -181,7 +176,7 @@ fn start(
         run_room: &run_room,
         trust_bundle: &trust::bundle_path(&paths.run_dir),
         manifest: &paths.manifest,
-        judge: &|read| bottle::judge(paths, read).map_err(|error| error.text),
+        judge: &|read| bottle::judge(paths, read),
         apply: &apply,
         clients: &clients,
         sandbox,

@@ -1,7 +1,7 @@
 //! What the init does for its own safety: no core, nothing of its memory for others,
 //! the last to go when memory runs out. Touches the kernel.
 
-use std::fs;
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
@@ -16,8 +16,7 @@ pub fn close_memory() -> Result<(), Errno> {
 
 /// Exempts this process from the OOM killer: if PID 1 of a machine goes, the kernel
 /// panics. For a machine alone, since a runtime has weighed a container against its
-/// neighbours. The warning is a sentence.
-pub fn survive_memory_shortage() -> Result<(), String> {
+/// neighbours.
+pub fn survive_memory_shortage() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")
-        .map_err(|error| format!("cannot exempt the init from the OOM killer: {error}"))
 }

@@ -173,7 +173,7 @@ mod tests {
         };
         let missing = judge(&paths, &read(&paths)).unwrap_err();
         assert_eq!(missing.code, ExitCode::ManifestMissing);
-        assert!(missing.text.starts_with("cannot read "), "{missing}");
+        assert!(missing.to_string().starts_with("cannot read "), "{missing}");
         fs::write(
             &paths.manifest,
             "version: 1\nslug: one\nbottle: {egress: {routes: []}}\n",
@@ -189,7 +189,7 @@ mod tests {
         fs::write(directory.join("trust/a.pem"), "nothing").unwrap();
         let bad = judge(&paths, &read(&paths)).unwrap_err();
         assert_eq!(bad.code, ExitCode::ManifestInvalid);
-        assert!(bad.text.contains("it holds no certificate"), "{bad}");
+        assert!(bad.to_string().contains("it holds no certificate"), "{bad}");
         fs::remove_dir_all(&directory).unwrap();
     }
 }

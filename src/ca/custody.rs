@@ -30,7 +30,7 @@ pub fn begin(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Making, StartEr
     let errand = errand::send_to_finish(|| {
         let (code, text) = match authority::prepare(paths, owner) {
             Ok(placed) => (ExitCode::Success, tell(&placed)),
-            Err(StartError { code, text }) => (code, text),
+            Err(error) => (error.code, error.to_string()),
         };
         [&[code.number()], text.as_bytes()].concat()
     });
@@ -40,10 +40,10 @@ pub fn begin(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Making, StartEr
             heard: false,
             answer: None,
         }),
-        Err(errno) => Err(StartError::new(
-            ExitCode::OperatingSystem,
-            format!("cannot fork for the CA: {}", errno.desc()),
-        )),
+        Err(errno) => Err(StartError::system(format!(
+            "cannot fork for the CA: {}",
+            errno.desc()
+        ))),
     }
 }
 

@@ -24,9 +24,9 @@ use crate::sys::credentials;
 use crate::sys::files::read_kernel_file;
 use crate::sys::process::sees_processes;
 use crate::sys::reaper;
-use cgroup::Group;
-use landlock::Grants;
-use seccomp::Filters;
+use cgroup::{Group, GroupError};
+use landlock::{Grants, LandlockError};
+use seccomp::{FilterError, Filters};
 
 /// The daemon's user and group, "nobody" on every Linux.
 pub const DAEMON_ID: u32 = 65534;
@@ -151,6 +151,64 @@ pub struct Prepared {
     pub missing: Vec<String>,
 }
 
+/// What has to exist before the fork and could not be made.
+#[derive(Debug)]
+pub enum PrepareError {
+    /// The rules for files and ports.
+    Landlock(LandlockError),
+    /// The filter of system calls.
+    Filters(FilterError),
+    /// The way into the control group.
+    Group(GroupError),
+}
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Landlock(error) => error.fmt(f),
+            Self::Filters(error) => error.fmt(f),
+            Self::Group(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PrepareError {}
+
+impl From<LandlockError> for PrepareError {
+    fn from(error: LandlockError) -> Self {
+        Self::Landlock(error)
+    }
+}
+
+impl From<FilterError> for PrepareError {
+    fn from(error: FilterError) -> Self {
+        Self::Filters(error)
+    }
+}
+
+impl From<GroupError> for PrepareError {
+    fn from(error: GroupError) -> Self {
+        Self::Group(error)
+    }
+}
+
+/// A sandbox of which something is missing that is insisted on.
+#[derive(Debug)]
+pub struct Incomplete(Vec<String>);
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cannot start the daemon without its whole sandbox: {}\nhint: without --require-sandbox, or in a \
+             machine with sidecar.require-sandbox=no on its kernel command line, it starts all the same",
+            self.0.join("; ")
+        )
+    }
+}
+
+impl std::error::Error for Incomplete {}
+
 impl Sandbox {
     /// The tightest sandbox these privileges allow.
     #[must_use]
@@ -219,22 +277,21 @@ impl Sandbox {
         missing
     }
 
-    /// Makes everything that has to exist before the fork. Of the error there is a
-    /// sentence.
-    pub fn prepare(&self, grants: &Grants) -> Result<Prepared, String> {
+    /// Makes everything that has to exist before the fork.
+    pub fn prepare(&self, grants: &Grants) -> Result<Prepared, PrepareError> {
         let alone = landlock::is_static(&grants.program);
         let rules = if self.landlock >= landlock::FILES {
-            landlock::rules(grants, alone).map_err(|error| error.to_string())?
+            landlock::rules(grants, alone)?
         } else {
             None
         };
         let filters = if self.seccomp {
-            Some(Filters::compile().map_err(|error| error.to_string())?)
+            Some(Filters::compile()?)
         } else {
             None
         };
         let group = match &self.group {
-            Some(group) => Some(group.entrance().map_err(|error| error.to_string())?),
+            Some(group) => Some(group.entrance()?),
             None => None,
         };
         Ok(Prepared {
@@ -302,7 +359,7 @@ impl Sandbox {
     #[must_use]
     pub fn read_back(&self, pid: i32) -> Seen {
         if let Err(why) = sees_processes() {
-            return Seen::Nothing(why);
+            return Seen::Nothing(why.to_string());
         }
         let status = match read_kernel_file(format!("/proc/{pid}/status")) {
             Ok(status) => status,
@@ -372,17 +429,12 @@ impl Sandbox {
     }
 }
 
-/// `--require-sandbox`: no daemon at all rather than one that is without these. Of the
-/// error there is a sentence.
-pub fn insist_on(missing: &[String]) -> Result<(), String> {
+/// `--require-sandbox`: no daemon at all rather than one that is without these.
+pub fn insist_on(missing: &[String]) -> Result<(), Incomplete> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "cannot start the daemon without its whole sandbox: {}\nhint: without --require-sandbox, or in a \
-         machine with sidecar.require-sandbox=no on its kernel command line, it starts all the same",
-        missing.join("; ")
-    ))
+    Err(Incomplete(missing.to_owned()))
 }
 
 /// What this version of Landlock leaves open, in sentences.

@@ -7,7 +7,7 @@ use super::places::EXPORT;
 use crate::boot::clock::{self, Plausibility};
 use crate::boot::mode::Mode;
 use crate::cli::Paths;
-use crate::exit::{ExitCode, StartError};
+use crate::exit::StartError;
 use crate::status::{self, Reporter};
 use crate::sys::errand;
 
@@ -15,10 +15,7 @@ use crate::sys::errand;
 pub(super) fn floor(mode: Mode, reporter: &mut Reporter) -> Result<bool, StartError> {
     match clock::judge(clock::now()) {
         Plausibility::Plausible => Ok(false),
-        Plausibility::TooLate(now) => Err(StartError::new(
-            ExitCode::OperatingSystem,
-            clock::ClockError::TooLate(now),
-        )),
+        Plausibility::TooLate(now) => Err(StartError::system(clock::ClockError::TooLate(now))),
         Plausibility::TooEarly(now) => {
             let says = crate::ca::rfc3339(now);
             if mode != Mode::Machine {
@@ -38,7 +35,7 @@ pub(super) fn floor(mode: Mode, reporter: &mut Reporter) -> Result<bool, StartEr
 }
 
 fn set(seconds: u64) -> Result<(), StartError> {
-    clock::set(seconds).map_err(|error| StartError::new(ExitCode::OperatingSystem, error))
+    clock::set(seconds).map_err(StartError::system)
 }
 
 /// When a file was written, in seconds since 1970. The share may not answer.

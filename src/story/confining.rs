@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::boot::mode::Mode;
 use crate::boot::protect;
 use crate::cli::Paths;
-use crate::exit::{ExitCode, StartError};
+use crate::exit::StartError;
 use crate::sandbox::cgroup::{self, Group};
 use crate::sandbox::{Sandbox, insist_on};
 use crate::status::Reporter;
@@ -21,7 +21,7 @@ pub(super) fn insist(reporter: &Reporter) -> Result<(), StartError> {
             .err()
             .map(|why| format!("it could not be read back: {why}")),
     );
-    insist_on(&missing).map_err(|text| StartError::new(ExitCode::OperatingSystem, text))
+    insist_on(&missing).map_err(StartError::system)
 }
 
 /// Adds what the daemon and the machine decide about its sandbox; what cannot be had is a
@@ -33,8 +33,10 @@ pub(super) fn complete(
     reporter: &mut Reporter,
 ) -> Sandbox {
     if mode == Mode::Machine {
-        if let Err(problem) = protect::survive_memory_shortage() {
-            reporter.warn(problem);
+        if let Err(error) = protect::survive_memory_shortage() {
+            reporter.warn(format!(
+                "cannot exempt the init from the OOM killer: {error}"
+            ));
         }
         let total = memory::machine_total().unwrap_or(u64::MAX);
         let available = memory::available().unwrap_or(u64::MAX);

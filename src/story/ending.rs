@@ -21,8 +21,8 @@ pub(super) fn conclude(reporter: &mut Reporter, ending: Ending) -> ExitCode {
     let (code, error) = match ending {
         Ending::Stopped => (ExitCode::Success, None),
         Ending::Failed(error) => {
-            log::error!("{}", error.text);
-            (error.code, Some(error.text))
+            log::error!("{error}");
+            (error.code, Some(error.to_string()))
         }
     };
     reporter.conclude(code, error);
@@ -39,10 +39,10 @@ pub(super) fn supervise_until_the_end(
 ) -> Result<Ending, StartError> {
     if mode == Mode::Child {
         reaper::adopt_orphans().map_err(|errno| {
-            StartError::new(
-                ExitCode::OperatingSystem,
-                format!("cannot become the reaper of orphans: {}", errno.desc()),
-            )
+            StartError::system(format!(
+                "cannot become the reaper of orphans: {}",
+                errno.desc()
+            ))
         })?;
     }
     Ok(match supervise(setup, desired, looker, signals, reporter) {

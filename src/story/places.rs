@@ -22,9 +22,8 @@ pub(super) fn mount_all(
     paths: &Paths,
     reporter: &mut Reporter,
 ) -> Result<Room, StartError> {
-    let os_error = |error: mounts::MountError| StartError::new(ExitCode::OperatingSystem, error);
     if mode == Mode::Machine {
-        for warning in mounts::mount_kernel_file_systems().map_err(os_error)? {
+        for warning in mounts::mount_kernel_file_systems().map_err(StartError::system)? {
             reporter.warn(warning.to_string());
         }
         console::reopen();
@@ -42,10 +41,11 @@ pub(super) fn mount_all(
     if mode == Mode::Machine {
         if let Some(state) = &arguments.state {
             mounts::mount_source(state, Path::new(authority::STATE_DIRECTORY), true)
-                .map_err(os_error)?;
+                .map_err(StartError::system)?;
         }
         if let Some(export) = &arguments.export {
-            mounts::mount_source(export, &paths.run_dir.join(EXPORT), true).map_err(os_error)?;
+            mounts::mount_source(export, &paths.run_dir.join(EXPORT), true)
+                .map_err(StartError::system)?;
         }
     }
     // The firewall serves its agent, whether the host can be told or not.

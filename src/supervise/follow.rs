@@ -26,7 +26,7 @@ impl Supervisor<'_> {
         self.changed = true;
         let (new, warnings) = match (self.setup.judge)(read) {
             Ok(judged) => judged,
-            Err(why) => return self.reporter.manifest_refused(why),
+            Err(error) => return self.reporter.manifest_refused(error.to_string()),
         };
         self.reporter.manifest_read(warnings);
         if new.policy == self.desired.policy && new.trust == self.desired.trust {
@@ -34,7 +34,7 @@ impl Supervisor<'_> {
             return;
         }
         if let Err(error) = (self.setup.apply)(&new) {
-            self.reporter.warn(error);
+            self.reporter.warn(error.to_string());
         }
         self.reporter.export((self.setup.clients)(&new));
         let mut plan = reload::plan(&self.desired.policy, &new.policy);

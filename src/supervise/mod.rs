@@ -7,6 +7,7 @@
 
 pub mod backoff;
 mod follow;
+mod launch;
 pub mod machine;
 pub mod prober;
 pub mod relay;
@@ -23,8 +24,10 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::boot::network::NetworkError;
 use crate::bottle::Desired;
 use crate::bottle::looker::{Looker, News};
+use crate::exit::StartError;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
 use crate::status::Reporter;
@@ -45,8 +48,8 @@ const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 /// waking serves both. A little later it does so by itself.
 const LOOK_EVERY: Duration = watch::INTERVAL.saturating_add(Duration::from_millis(200));
 
-/// Judges what was read of the manifest and beside it; an error is in the console's words.
-pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), String> + 'a;
+/// Judges what was read of the manifest and beside it.
+pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> + 'a;
 
 /// Everything supervision needs to know.
 pub struct Setup<'a> {
@@ -63,7 +66,7 @@ pub struct Setup<'a> {
     /// Judges what was read of it.
     pub judge: &'a JudgeDesired<'a>,
     /// Applies what of a changed manifest is not the daemon's: host names.
-    pub apply: &'a dyn Fn(&Desired) -> Result<(), String>,
+    pub apply: &'a dyn Fn(&Desired) -> Result<(), NetworkError>,
     /// What its clients are told.
     pub clients: &'a dyn Fn(&Desired) -> [(&'static str, Content); 3],
     /// What the daemon may be.

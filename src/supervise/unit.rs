@@ -13,6 +13,7 @@ use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::launch::{self, LaunchError, config_access};
 use super::machine::{
     Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing,
 };
@@ -26,15 +27,14 @@ use crate::daemon::pipelock::CONFIG;
 use crate::daemon::pipelock::events::{self, Heard};
 use crate::daemon::pipelock::instance::{Fact, Instance};
 use crate::daemon::pipelock::leaves::Leaves;
-use crate::exit::ExitCode;
 use crate::policy::Policy;
-use crate::sandbox::enter::{self, ExecReport, Program, SpawnError};
-use crate::sandbox::{self, Seen, cgroup};
+use crate::sandbox::enter::{self, ExecReport, SpawnError};
+use crate::sandbox::{Seen, cgroup};
 use crate::status::{Stage, State};
+use crate::sys::connections;
 use crate::sys::console::Stream;
-use crate::sys::files::{Access, install};
+use crate::sys::files::FileError;
 use crate::sys::reaper::ExitReason;
-use crate::sys::{connections, memory};
 
 /// A daemon that was forked and is not reaped.
 struct Running {
@@ -415,8 +415,8 @@ impl Unit {
     fn perform(&mut self, action: Action, around: &mut Context) {
         match action {
             Action::Spawn => {
-                if let Err((code, why)) = self.spawn(around) {
-                    self.push(Event::SpawnFailed(code, why));
+                if let Err(error) = self.spawn(around) {
+                    self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
                 }
             }
             Action::Terminate => self.signal(Signal::SIGTERM),
@@ -426,8 +426,8 @@ impl Unit {
             Action::CountTunnels => self.ask(Question::Tunnels, PATIENCE, around),
             Action::InstallConfig => self.give_config(around),
             Action::InstallDenyAll => {
-                if let Err(why) = self.install_deny_all(around) {
-                    around.reporter.warn(why);
+                if let Err(error) = self.install_deny_all(around) {
+                    around.reporter.warn(error.to_string());
                 }
             }
             Action::AnnounceReady => self.announce_ready(around),
@@ -460,24 +460,21 @@ impl Unit {
 
     fn give_config(&mut self, around: &mut Context) {
         let generation = around.reporter.status().config.generation;
-        if let Err(why) = self.install_config(around) {
-            around.reporter.warn(why);
+        if let Err(error) = self.install_config(around) {
+            around.reporter.warn(error.to_string());
         } else if let Some(child) = &mut self.child {
             child.generation = generation;
             child.instance.give(&around.desired.config_sha256);
         }
     }
 
-    fn install_config(&mut self, around: &Context) -> Result<(), String> {
+    fn install_config(&mut self, around: &Context) -> Result<(), FileError> {
         self.installed = None;
         self.denies_all = false;
-        let config = around.desired.config.as_bytes();
-        let room = around.setup.run_room;
-        room.install(CONFIG, config, config_access(around))
-            .map_err(|error| error.to_string())
+        launch::install_config(around)
     }
 
-    fn install_deny_all(&mut self, around: &Context) -> Result<(), String> {
+    fn install_deny_all(&mut self, around: &Context) -> Result<(), FileError> {
         let Some(child) = &self.child else {
             return Ok(());
         };
@@ -485,8 +482,7 @@ impl Unit {
         self.denies_all = true;
         let deny_all = child.instance.deny_all().as_bytes();
         let room = around.setup.run_room;
-        room.install(CONFIG, deny_all, config_access(around))
-            .map_err(|error| error.to_string())?;
+        room.install(CONFIG, deny_all, config_access(around))?;
         let applied = around.reporter.status().config.applied_sha256.as_deref();
         if child.instance.drains_on(applied) {
             // pipelock drops a reload of what it runs on, so nobody would acknowledge.
@@ -495,29 +491,17 @@ impl Unit {
         Ok(())
     }
 
-    fn spawn(&mut self, around: &mut Context) -> Result<(), (ExitCode, String)> {
-        let io_error = |why: String| (ExitCode::DaemonUnavailable, why);
+    fn spawn(&mut self, around: &mut Context) -> Result<(), LaunchError> {
         let (setup, desired) = (around.setup, around.desired);
-        // Each time: the file is the daemon's, and the last one may have changed it. But
-        // no more than needed: the disk may have filled up since.
-        let (config, access) = (desired.config.as_bytes(), config_access(around));
-        if !setup.run_room.is_installed(CONFIG, config, access) {
-            self.install_config(around).map_err(io_error)?;
+        // Each time, for the last one may have changed it.
+        if !launch::is_config_installed(around) {
+            self.install_config(around).map_err(LaunchError::File)?;
         }
         self.denies_all = false;
-        let command = prepare_command(around).map_err(io_error)?;
+        let (command, prepared) = launch::prepare(around)?;
         let sandbox = &setup.sandbox;
-        let prepared = sandbox
-            .prepare(&setup.grants(desired.policy.listen.port()))
-            .map_err(io_error)?;
-        // As this start finds it: the program may be another one by now.
-        around.reporter.tell_missing(&prepared.missing);
-        if setup.require_sandbox {
-            sandbox::insist_on(&prepared.missing).map_err(io_error)?;
-        }
         let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
-        let child = enter::spawn(&command, sandbox, &prepared)
-            .map_err(|error| (error.exit_code(), error.to_string()))?;
+        let child = enter::spawn(&command, sandbox, &prepared).map_err(LaunchError::Spawn)?;
         if self.child.is_some() {
             log::error!("internal error: a daemon was started beside another");
         }
@@ -602,29 +586,6 @@ fn end_its_processes(child: &Running, around: &Context) -> Option<String> {
     // Those that left for a session of their own, too.
     group.kill_everybody();
     (group.oom_kills() > child.oom_kills).then(|| group.describe_limit())
-}
-
-fn config_access(around: &Context) -> Access {
-    Access::private(around.setup.sandbox.file_owner())
-}
-
-/// The daemon's command line and environment, with the files that these name in their places.
-fn prepare_command(around: &Context) -> Result<Program, String> {
-    let setup = around.setup;
-    let own = setup.sandbox.group.as_ref().map(cgroup::Group::limit);
-    let mut environment: Vec<String> = memory::go_memory_limit(own)
-        .into_iter()
-        .map(|limit| format!("GOMEMLIMIT={limit}"))
-        .collect();
-    if let Some(roots) = &around.desired.trust {
-        install(setup.trust_bundle, roots, Access::PUBLIC).map_err(|error| error.to_string())?;
-        environment.push(format!("SSL_CERT_FILE={}", setup.trust_bundle.display()));
-    }
-    let listen = around.desired.policy.listen.to_string();
-    let config = setup.config.to_string_lossy();
-    let arguments = ["run", "--config", &config, "--listen", &listen];
-    Program::new(setup.daemon, &arguments, &environment)
-        .map_err(|error| format!("cannot start {}: {error}", setup.daemon.display()))
 }
 
 fn timing(policy: &Policy) -> Timing {

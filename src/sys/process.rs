@@ -2,6 +2,7 @@
 //! the kernel: exec, `/proc`.
 
 use std::ffi::{CStr, CString, c_char};
+use std::fmt;
 use std::marker::PhantomData;
 
 use nix::errno::Errno;
@@ -54,13 +55,33 @@ pub fn shares_open_file(pid: i32, number: i32) -> Result<bool, Errno> {
     Errno::result(order).map(|order| order == 0)
 }
 
+/// Why no process can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unseen {
+    /// `/proc` numbers processes as another PID namespace does.
+    OtherNamespace,
+    /// `/proc` is not mounted.
+    NoProc,
+}
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherNamespace => "/proc is another PID namespace's",
+            Self::NoProc => "there is no /proc",
+        })
+    }
+}
+
+impl std::error::Error for Unseen {}
+
 /// Whether `/proc` shows processes by the numbers they have here. One of another PID
 /// namespace shows somebody else instead, and what is wrong with him is no hole of ours.
-pub fn sees_processes() -> Result<(), String> {
+pub fn sees_processes() -> Result<(), Unseen> {
     let own = std::process::id().to_string();
     match std::fs::read_link("/proc/self") {
         Ok(shown) if shown.as_os_str() == own.as_str() => Ok(()),
-        Ok(_) => Err("/proc is another PID namespace's".to_owned()),
-        Err(_) => Err("there is no /proc".to_owned()),
+        Ok(_) => Err(Unseen::OtherNamespace),
+        Err(_) => Err(Unseen::NoProc),
     }
 }

@@ -1,0 +1,110 @@
+//! What a start needs before it can come about, and why it did not. Touches the file system:
+//! the configuration and the extra roots in their places.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::Context;
+use crate::daemon::pipelock::CONFIG;
+use crate::exit::ExitCode;
+use crate::sandbox::enter::{Program, SpawnError};
+use crate::sandbox::{self, Incomplete, PrepareError, Prepared, cgroup};
+use crate::sys::files::{Access, FileError, install};
+use crate::sys::memory;
+
+/// Why a start did not come about.
+#[derive(Debug)]
+pub(super) enum LaunchError {
+    /// What the daemon reads could not be put in its place.
+    File(FileError),
+    /// Its command line cannot be one.
+    Command(PathBuf, io::Error),
+    /// Its sandbox could not be made.
+    Sandbox(PrepareError),
+    /// Its sandbox lacks something that is insisted on.
+    Incomplete(Incomplete),
+    /// It could not be forked.
+    Spawn(SpawnError),
+}
+
+impl LaunchError {
+    /// How the program ends whose daemon cannot be started for this.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Spawn(error) => error.exit_code(),
+            _ => ExitCode::DaemonUnavailable,
+        }
+    }
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Command(program, error) => {
+                write!(f, "cannot start {}: {error}", program.display())
+            }
+            Self::Sandbox(error) => error.fmt(f),
+            Self::Incomplete(error) => error.fmt(f),
+            Self::Spawn(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+/// The wanted configuration, in its place. As little is written as is needed: the disk may
+/// have filled up since.
+pub(super) fn install_config(around: &Context) -> Result<(), FileError> {
+    let config = around.desired.config.as_bytes();
+    let room = around.setup.run_room;
+    room.install(CONFIG, config, config_access(around))
+}
+
+/// Whether it is there as it was put there: the file is the daemon's.
+pub(super) fn is_config_installed(around: &Context) -> bool {
+    let config = around.desired.config.as_bytes();
+    let room = around.setup.run_room;
+    room.is_installed(CONFIG, config, config_access(around))
+}
+
+/// Who may read the configuration.
+pub(super) fn config_access(around: &Context) -> Access {
+    Access::private(around.setup.sandbox.file_owner())
+}
+
+/// Everything that is made before the fork; of the sandbox what it lacks is told, as this
+/// start finds it: the program may be another one by now.
+pub(super) fn prepare(around: &mut Context) -> Result<(Program, Prepared), LaunchError> {
+    let (setup, desired) = (around.setup, around.desired);
+    let command = command(around)?;
+    let prepared = setup
+        .sandbox
+        .prepare(&setup.grants(desired.policy.listen.port()))
+        .map_err(LaunchError::Sandbox)?;
+    around.reporter.tell_missing(&prepared.missing);
+    if setup.require_sandbox {
+        sandbox::insist_on(&prepared.missing).map_err(LaunchError::Incomplete)?;
+    }
+    Ok((command, prepared))
+}
+
+/// The daemon's command line and environment, with the files that these name in their places.
+fn command(around: &Context) -> Result<Program, LaunchError> {
+    let setup = around.setup;
+    let own = setup.sandbox.group.as_ref().map(cgroup::Group::limit);
+    let mut environment: Vec<String> = memory::go_memory_limit(own)
+        .into_iter()
+        .map(|limit| format!("GOMEMLIMIT={limit}"))
+        .collect();
+    if let Some(roots) = &around.desired.trust {
+        install(setup.trust_bundle, roots, Access::PUBLIC).map_err(LaunchError::File)?;
+        environment.push(format!("SSL_CERT_FILE={}", setup.trust_bundle.display()));
+    }
+    let listen = around.desired.policy.listen.to_string();
+    let config = setup.config.to_string_lossy();
+    let arguments = ["run", "--config", &config, "--listen", &listen];
+    Program::new(setup.daemon, &arguments, &environment)
+        .map_err(|error| LaunchError::Command(setup.daemon.to_owned(), error))
+}

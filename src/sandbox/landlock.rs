@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -62,8 +63,8 @@ pub struct Grants {
     /// Read: files, and directories with everything below. A file is the one that is
     /// there now; where files are replaced by renaming, the directory is granted.
     pub read: Vec<PathBuf>,
-    /// The one TCP port it may bind.
-    pub listen: u16,
+    /// Where it listens: the one TCP port it may bind by its number.
+    pub listen: SocketAddr,
 }
 
 /// Rules that could not be made.
@@ -103,7 +104,10 @@ pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockEr
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::from_all(TESTED))?
         .create()?
-        .add_rule(NetPort::new(grants.listen, AccessNet::BindTcp))?;
+        .add_rules(
+            ports(grants.listen)
+                .map(|port| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::BindTcp))),
+        )?;
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let execute = AccessFs::ReadFile | AccessFs::Execute;
     rules = grant(rules, &grants.program, execute)?;
@@ -124,6 +128,15 @@ pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockEr
         )?;
     }
     Ok(rules.into())
+}
+
+/// What may be bound to listen there. Where that is every address, port 0 too, which is any
+/// that the kernel chooses: Go finds out by it whether the machine has IPv6 (its
+/// net/ipsock_posix.go, `ipStackCapabilities`), and listens on IPv4 alone where it may not.
+/// That opens nothing: who listens without having bound gets such a port in any case.
+fn ports(listen: SocketAddr) -> impl Iterator<Item = u16> {
+    let probed = listen.ip().is_unspecified().then_some(0);
+    [listen.port()].into_iter().chain(probed)
 }
 
 /// A path that is not there, or not to be reached, grants nothing.
@@ -177,10 +190,21 @@ mod tests {
         let grants = Grants {
             program: "/proc/self/exe".into(),
             read: vec!["/nonexistent".into(), "/tmp".into()],
-            listen: 8888,
+            listen: "0.0.0.0:8888".parse().unwrap(),
         };
         let made = rules(&grants, true).unwrap();
         assert_eq!(made.is_some(), level() > 0);
+    }
+
+    #[test]
+    fn only_who_listens_on_every_address_may_bind_a_port_of_the_kernels_choice() {
+        let of = |listen: &str| ports(listen.parse().unwrap()).collect::<Vec<_>>();
+        for every in ["0.0.0.0:8888", "[::]:8888"] {
+            assert_eq!(of(every), [8888, 0], "{every}");
+        }
+        for one in ["127.0.0.1:8888", "[fd00::2]:8888"] {
+            assert_eq!(of(one), [8888], "{one}");
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub(super) fn prepare(around: &mut Context) -> Result<(Program, Prepared), Launc
     let command = command(around)?;
     let prepared = setup
         .sandbox
-        .prepare(&setup.grants(desired.policy.listen.port()))
+        .prepare(&setup.grants(desired.policy.listen))
         .map_err(LaunchError::Sandbox)?;
     around.reporter.tell_missing(&prepared.missing);
     if setup.require_sandbox {

@@ -16,6 +16,7 @@ mod unit;
 pub mod vitals;
 pub mod watch;
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -78,9 +79,9 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// What the daemon is granted while it listens on `port`.
+    /// What the daemon is granted while it listens there.
     #[must_use]
-    pub fn grants(&self, port: u16) -> Grants {
+    pub fn grants(&self, listen: SocketAddr) -> Grants {
         // The directory, because the configuration is replaced by renaming, and
         // because the daemon watches it.
         let directory = self.config.parent().unwrap_or(Path::new("/"));
@@ -89,7 +90,7 @@ impl Setup<'_> {
         Grants {
             program: self.daemon.to_owned(),
             read,
-            listen: port,
+            listen,
         }
     }
 }

@@ -12,7 +12,7 @@ use nix::poll::PollFlags;
 use super::machine::{Answer, Silence};
 use crate::daemon::pipelock::health::Ailment;
 use crate::daemon::pipelock::{self, health};
-use crate::sys::connections::{begin_connect, reachable};
+use crate::sys::connections::{begin_connect, lacks_family, reachable};
 
 /// No answer is read beyond this many bytes; `/metrics` is the longest, about 20 KB.
 const LONGEST_ANSWER: usize = 512 * 1024;
@@ -68,6 +68,9 @@ pub struct Finding {
 /// At most one question at a time.
 #[derive(Debug)]
 pub struct Prober {
+    /// Where it may be asked, the likelier first.
+    targets: Vec<SocketAddr>,
+    /// Where it was asked last.
     target: SocketAddr,
     exchange: Option<Exchange>,
     version: Option<String>,
@@ -78,7 +81,8 @@ impl Prober {
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
-            target: reachable(listen),
+            targets: reachable(listen),
+            target: listen,
             exchange: None,
             version: None,
         }
@@ -106,7 +110,7 @@ impl Prober {
         (patience, deadline): (Duration, Instant),
     ) -> Option<Finding> {
         self.exchange = None;
-        match begin_connect(self.target) {
+        match self.connect() {
             Ok(stream) => {
                 self.exchange = Some(Exchange {
                     question,
@@ -121,6 +125,19 @@ impl Prober {
             }
             Err(errno) => Some(self.silent(errno.desc())),
         }
+    }
+
+    /// Connects to the first place that is there: a machine may have one family alone.
+    fn connect(&mut self) -> Result<TcpStream, Errno> {
+        let mut connected = Err(Errno::EADDRNOTAVAIL);
+        for target in &self.targets {
+            self.target = *target;
+            connected = begin_connect(*target);
+            if !connected.as_ref().is_err_and(|errno| lacks_family(*errno)) {
+                break;
+            }
+        }
+        connected
     }
 
     /// What to wait for.

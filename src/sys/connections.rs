@@ -47,18 +47,13 @@ pub enum Reach {
 /// refusal proves that a port is closed.
 #[must_use]
 pub fn look_at_port(listen: SocketAddr) -> Reach {
-    let port = listen.port();
-    let mut targets = vec![reachable(listen)];
-    if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        targets.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    }
     let mut unknown = None;
-    for target in targets {
+    for target in reachable(listen) {
         match try_connect(target) {
             Ok(()) => return Reach::Open(holder(listen)),
             Err(Errno::ECONNREFUSED) => {}
-            // The machine has no such family, so nobody can be reached by it.
-            Err(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT) if target.ip().is_loopback() => {}
+            // Nobody can be reached by it.
+            Err(errno) if lacks_family(errno) && target.ip().is_loopback() => {}
             Err(errno) => unknown = Some(errno.desc().to_owned()),
         }
     }
@@ -105,16 +100,32 @@ fn socket_inode(link: &str) -> Option<&str> {
     link.strip_prefix("socket:[")?.strip_suffix(']')
 }
 
-/// Where one who listens there can be asked: a wildcard address on loopback.
+/// Where one who listens there can be asked, the likelier first: who listens on every address
+/// does so on loopback, of the one family or the other ([`lacks_family`]). Go means both by
+/// either wildcard, and only the other where a machine has but that.
 #[must_use]
-pub fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        // Go listens on both families for [::], and ::1 may be absent where ::ffff works.
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
+pub fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
+    let mut loopback = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    if !listen.ip().is_unspecified() {
+        return vec![listen];
+    }
+    if listen.is_ipv6() {
+        loopback.reverse();
+    }
+    loopback.map(|ip| SocketAddr::new(ip, listen.port())).into()
+}
+
+/// Whether that was the reason for a connection to loopback: the machine has no such family,
+/// or no address of it.
+#[must_use]
+pub fn lacks_family(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT | Errno::ENETUNREACH
+    )
 }
 
 /// Begins a connection without waiting for it.
@@ -316,6 +327,19 @@ mod tests {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, listener.local_addr().unwrap().port()));
         assert!(matches!(look_at_port(both), Reach::Open(_)));
+    }
+
+    #[test]
+    fn every_address_is_asked_on_loopback_of_its_own_family_first() {
+        let asked = |listen: &str| -> Vec<String> {
+            let targets = reachable(listen.parse().unwrap()).into_iter();
+            targets.map(|target| target.to_string()).collect()
+        };
+        assert_eq!(asked("0.0.0.0:8888"), ["127.0.0.1:8888", "[::1]:8888"]);
+        assert_eq!(asked("[::]:8888"), ["[::1]:8888", "127.0.0.1:8888"]);
+        for one in ["10.0.2.15:8888", "[fd00::2]:8888"] {
+            assert_eq!(asked(one), [one]);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod consoles;
 mod containers;
 mod egress;
 mod export;
+mod families;
 mod faults;
 mod hung;
 mod kubernetes;

@@ -23,7 +23,11 @@ fn main() {
         .iter()
         .skip_while(|argument| *argument != "--listen")
         .nth(1)
-        .and_then(|address| address.rsplit_once(':')?.1.parse().ok());
+        .and_then(|address| {
+            // Go's `:8888` is every address.
+            let every = format!("0.0.0.0{address}");
+            address.parse().or_else(|_| every.parse()).ok()
+        });
     let environment: Vec<String> = std::env::vars()
         .filter(|(name, _)| name != "CONFINED")
         .map(|(name, value)| format!("{name}={value}"))
@@ -34,7 +38,7 @@ fn main() {
     let grants = Grants {
         program,
         read: vec![directory.to_owned()],
-        listen: listen.unwrap_or(8888),
+        listen: listen.unwrap_or(([127, 0, 0, 1], 8888).into()),
     };
     let prepared = sandbox.prepare(&grants).unwrap();
     eprintln!("{}", become_command(&command, &sandbox, &prepared));

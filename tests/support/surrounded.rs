@@ -1,6 +1,6 @@
 //! Becomes a program in surroundings that are worse than usual: `surrounded WORD… --
 //! PROGRAM ARGUMENT…`. A word is `refuse:CALL=ERRNO` (a system call, by name, and the
-//! number it fails with; 0 is a lie), `close:FD`, `leak:FD` (a file without close-on-exec),
+//! number it fails with; 0 is a lie; `socket6` are the sockets of IPv6), `close:FD`, `leak:FD` (a file without close-on-exec),
 //! `limit:FDS` (how many descriptors there may be, soft and hard), or `cgroup:DIRECTORY`
 //! (of version 1 or 2).
 #![allow(
@@ -15,7 +15,10 @@ use std::ffi::CString;
 use std::os::fd::IntoRawFd;
 
 use nix::libc;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter,
+};
 
 #[allow(unsafe_code)]
 fn main() {
@@ -66,9 +69,21 @@ fn filter(value: &str) -> BpfProgram {
         #[cfg(target_arch = "x86_64")]
         "poll" => &[libc::SYS_poll],
         "ppoll" => &[libc::SYS_ppoll],
+        "socket6" => &[libc::SYS_socket],
         _ => panic!("{call}"),
     };
-    let rules: BTreeMap<_, _> = numbers.iter().map(|number| (*number, vec![])).collect();
+    // Of a call without rules every one is meant.
+    let rules = if call == "socket6" {
+        let family = libc::AF_INET6.try_into().expect("a number");
+        let is_v6 = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family);
+        vec![SeccompRule::new(vec![is_v6.unwrap()]).unwrap()]
+    } else {
+        vec![]
+    };
+    let rules: BTreeMap<_, _> = numbers
+        .iter()
+        .map(|number| (*number, rules.clone()))
+        .collect();
     SeccompFilter::new(
         rules,
         SeccompAction::Allow,

@@ -179,14 +179,21 @@ async fn bind(listen: &str) -> Result<TcpListener, String> {
             "proxy error: listen tcp: address {listen}: missing port in address"
         ));
     };
-    let address = if host.is_empty() {
-        format!("[::]{listen}")
-    } else {
-        listen.to_owned()
+    let port = listen.rsplit_once(':').map_or("", |(_, port)| port);
+    let address = match host {
+        "" | "0.0.0.0" | "::" if has_both_families().await => format!("[::]:{port}"),
+        "" | "0.0.0.0" | "::" => format!("0.0.0.0:{port}"),
+        _ => listen.to_owned(),
     };
     TcpListener::bind(&address)
         .await
         .map_err(|e| format!("proxy error: listen tcp {listen}: {}", go_words(&e)))
+}
+
+/// As Go finds it out: whether a socket of IPv6 can be bound to an
+/// address of IPv4.
+async fn has_both_families() -> bool {
+    TcpListener::bind("[::ffff:127.0.0.1]:0").await.is_ok()
 }
 
 /// The hash the events carry.

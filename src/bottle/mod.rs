@@ -8,6 +8,7 @@ pub mod trust;
 
 use std::rc::Rc;
 
+use self::trust::Extra;
 use crate::cli::Paths;
 use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
@@ -78,13 +79,16 @@ pub fn read(paths: &Paths) -> Vec<u8> {
             return failure(&format!("{error}{why}"));
         }
     };
-    let (kind, roots) = match trust::bundle(&trust::directory(&paths.manifest), limit) {
-        Ok(None) => (NO_ROOTS, Vec::new()),
-        Ok(Some(roots)) => (ROOTS, roots),
-        Err(why) => (BAD_ROOTS, why.into_bytes()),
+    let (kind, roots, warnings) = match trust::bundle(&trust::directory(&paths.manifest), limit) {
+        Ok(Extra { roots, warnings }) => match roots {
+            None => (NO_ROOTS, String::new(), warnings),
+            Some(roots) => (ROOTS, roots, warnings),
+        },
+        Err(why) => (BAD_ROOTS, why, Vec::new()),
     };
     let mut read = vec![kind];
-    errand::add_part(&mut read, &roots);
+    errand::add_part(&mut read, roots.as_bytes());
+    errand::add_part(&mut read, warnings.join("\0").as_bytes());
     read.extend(manifest);
     read
 }
@@ -98,14 +102,34 @@ fn short_of_memory(available: u64) -> String {
     )
 }
 
-/// What [`read`] has read: of the roots, and then the manifest itself.
-fn parts(read: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (kind, rest) = read.split_first()?;
-    if *kind == FAILED {
-        return Some((FAILED, rest, &[]));
+/// What [`read`] has read.
+#[derive(Default)]
+struct Parts<'a> {
+    kind: u8,
+    /// Or why there are none, or no manifest.
+    roots: &'a [u8],
+    /// About the roots, each ended by a zero but the last.
+    warnings: &'a [u8],
+    manifest: &'a [u8],
+}
+
+fn parts(read: &[u8]) -> Option<Parts<'_>> {
+    let (&kind, rest) = read.split_first()?;
+    if kind == FAILED {
+        return Some(Parts {
+            kind,
+            roots: rest,
+            ..Parts::default()
+        });
     }
-    let (roots, manifest) = errand::first_part(rest)?;
-    Some((*kind, roots, manifest))
+    let (roots, rest) = errand::first_part(rest)?;
+    let (warnings, manifest) = errand::first_part(rest)?;
+    Some(Parts {
+        kind,
+        roots,
+        warnings,
+        manifest,
+    })
 }
 
 /// Judges what was read; the warnings are the manifest's.
@@ -113,7 +137,12 @@ pub fn judge(paths: &Paths, read: &[u8]) -> Result<(Desired, Vec<String>), Box<S
     let failed = |code, text: String| Box::new(StartError::new(code, text));
     let invalid = |text: String| failed(ExitCode::ManifestInvalid, text);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (kind, roots, bytes) = parts(read).ok_or_else(|| {
+    let Parts {
+        kind,
+        roots,
+        warnings: about_roots,
+        manifest: bytes,
+    } = parts(read).ok_or_else(|| {
         let text = "internal error: the manifest's reader said what nobody says";
         failed(ExitCode::Internal, text.to_owned())
     })?;
@@ -135,6 +164,8 @@ pub fn judge(paths: &Paths, read: &[u8]) -> Result<(Desired, Vec<String>), Box<S
     if judgement.policy.allowlist.is_empty() {
         warnings.push("the bottle allows no host: every request will be denied".to_owned());
     }
+    let about_roots = about_roots.split(|byte| *byte == 0);
+    warnings.extend(about_roots.filter(|it| !it.is_empty()).map(text));
     let trust = match kind {
         BAD_ROOTS => return Err(invalid(text(roots))),
         ROOTS => Some(roots.into()),

@@ -1,18 +1,22 @@
-//! Extra roots for upstream TLS, from `trust/*.pem` beside the manifest: the certificates
-//! in them, and nothing else of the files. Touches the file system.
+//! Extra roots for upstream TLS, from the files of `trust/` beside the manifest: the
+//! certificates in them, and nothing else of the files. Touches the file system.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::ca;
+use crate::boot::clock;
 use crate::status::export::PUBLIC_ROOTS;
-use crate::sys::files::read_bounded;
+use crate::sys::files::{FileError, read_bounded};
+use crate::{ca, plain};
 
 /// A root certificate is 2 KB; a file with every public root 250 KB.
 const LONGEST_FILE: usize = 4 * 1024 * 1024;
 /// More files than this are a mistake.
 const MOST_FILES: usize = 256;
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+/// What the names of such files end in, in whatever case.
+const EXTENSIONS: [&str; 3] = ["pem", "crt", "cer"];
 
 /// Where extra roots are looked for.
 #[must_use]
@@ -32,20 +36,29 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
     }
 }
 
-/// The public roots and the extra ones, of at most `limit` bytes together; `None` where
-/// there are no extra ones.
-pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot read {}: {error}", directory.display())),
+/// What `trust/` has.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// The roots, as PEM blocks; `None` where no file has any.
+    pub roots: Option<String>,
+    /// Sentences: what is passed over, and what nobody will take.
+    pub warnings: Vec<String>,
+}
+
+/// The extra roots, of files of at most `limit` bytes together. A file that is named like one
+/// and of which something would be lost is an error with its name.
+pub fn extra(directory: &Path, limit: usize) -> Result<Extra, String> {
+    let mut extra = Extra::default();
+    let Some(names) = names_in(directory)? else {
+        return Ok(extra);
     };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "pem"))
-        .collect();
-    if files.is_empty() {
-        return Ok(None);
+    let (files, others): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+        .map(|name| directory.join(name))
+        .partition(|path| is_named_like_one(path) && !path.is_dir());
+    if !others.is_empty() {
+        extra.warnings.push(passed_over(directory, &others));
     }
     if files.len() > MOST_FILES {
         return Err(format!(
@@ -54,13 +67,6 @@ pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String>
             files.len()
         ));
     }
-    // By bytes, as the hosts are: the same code serves both.
-    files.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    let mut bundle = match read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_FILE) {
-        Ok(roots) => ca::roots(&roots).pem,
-        Err(error) if error.is_missing() => String::new(),
-        Err(error) => return Err(error.to_string()),
-    };
     let mut left = limit;
     for file in files {
         let bytes = read_bounded(&file, LONGEST_FILE.min(left)).map_err(|error| {
@@ -74,20 +80,83 @@ pub fn bundle(directory: &Path, limit: usize) -> Result<Option<Vec<u8>>, String>
             }
         })?;
         left -= bytes.len();
-        let roots = ca::roots(&bytes);
-        if roots.pem.is_empty() {
-            return Err(format!(
-                "cannot use {}: it holds no certificate\nhint: a root in PEM form starts with {BEGIN}",
-                file.display()
-            ));
-        }
-        if roots.holds_key {
-            return Err(format!(
-                "cannot use {}: it holds a private key, which has no place on this machine\nhint: put the certificate alone there",
-                file.display()
-            ));
-        }
-        bundle += &roots.pem;
+        let (roots, warnings) = ca::extra_roots(&bytes, clock::now())
+            .map_err(|problem| format!("cannot use {}: {problem}", shown(&file)))?;
+        *extra.roots.get_or_insert_default() += &roots;
+        let warnings = warnings.iter();
+        extra
+            .warnings
+            .extend(warnings.map(|warning| format!("{}: {warning}", shown(&file))));
     }
-    Ok(Some(bundle.into_bytes()))
+    Ok(extra)
+}
+
+/// The public roots and the extra ones, in the place of the extra ones.
+pub fn bundle(directory: &Path, limit: usize) -> Result<Extra, String> {
+    let mut extra = extra(directory, limit)?;
+    if let Some(roots) = &mut extra.roots {
+        let public = match read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_FILE) {
+            Ok(public) => ca::roots(&public).pem,
+            Err(error) if error.is_missing() => String::new(),
+            Err(error) => return Err(error.to_string()),
+        };
+        roots.insert_str(0, &public);
+    }
+    Ok(extra)
+}
+
+/// What is in a directory, sorted; `None` where there is none.
+fn names_in(directory: &Path) -> Result<Option<Vec<OsString>>, String> {
+    let failed = |error: io::Error| FileError::new("read", directory, error).to_string();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // A link that leads nowhere was meant to be one.
+        Err(error) if error.kind() == ErrorKind::NotFound && !directory.is_symlink() => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(failed)?.file_name());
+    }
+    // By bytes, as the hosts are: the same code serves both.
+    names.sort_unstable();
+    Ok(Some(names))
+}
+
+/// Whether a file of this name is to hold roots.
+fn is_named_like_one(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    EXTENSIONS
+        .iter()
+        .any(|one| extension.eq_ignore_ascii_case(one))
+}
+
+/// That these are not read.
+fn passed_over(directory: &Path, others: &[PathBuf]) -> String {
+    const NAMED: usize = 8;
+    let named: Vec<String> = others
+        .iter()
+        .take(NAMED)
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default();
+            let slash = if path.is_dir() { "/" } else { "" };
+            plain::line_of(name.as_encoded_bytes()) + slash
+        })
+        .collect();
+    let more = match others.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{}: passed over: {}{more}; roots are read of files *.pem, *.crt and *.cer in it",
+        directory.display(),
+        named.join(", ")
+    )
+}
+
+/// A path in a sentence.
+fn shown(path: &Path) -> String {
+    plain::line_of(path.as_os_str().as_encoded_bytes())
 }

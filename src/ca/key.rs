@@ -52,11 +52,12 @@ pub enum KeyProblem {
 impl fmt::Display for KeyProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pem(problem) => write!(
+            Self::Pem(problem @ PemProblem::Der) => write!(
                 f,
                 "{problem}\nhint: a DER key becomes PEM by openssl ec -inform DER -in key.der \
                  -out sec1.pem"
             ),
+            Self::Pem(problem) => problem.fmt(f),
             Self::IsCertificate => f.write_str(
                 "its first PEM block is a certificate\nhint: certificate and key may be swapped",
             ),

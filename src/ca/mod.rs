@@ -16,7 +16,7 @@ pub use check::check;
 pub use generate::{ENTROPY_BYTES, generate};
 pub use key::KeyProblem;
 pub use pem::PemProblem;
-pub use roots::{Roots, roots};
+pub use roots::{Roots, RootsProblem, extra_roots, roots};
 pub use x509::CertificateProblem;
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! The first PEM block of a file, as Go's `encoding/pem` finds it: pipelock takes that
-//! one, whatever its type says. Pure.
+//! The PEM blocks of a file, as Go's `encoding/pem` finds them: of a pair pipelock takes the
+//! first, whatever its type says. Pure.
 
 use std::fmt;
 
@@ -20,6 +20,18 @@ pub enum PemProblem {
     NotPem,
     /// A block begins, and none is whole.
     Damaged,
+    /// Bytes of DER, as a file for Windows or Java has them.
+    Der,
+    /// Two bytes to a character, as PowerShell's `>` writes them.
+    Utf16,
+    /// A byte order mark stands before the block.
+    ByteOrderMark,
+    /// Lines end in a carriage return alone.
+    CarriageReturns,
+    /// The block is indented.
+    Indented,
+    /// Something else stands before the block in its line.
+    NotAtMargin,
 }
 
 impl fmt::Display for PemProblem {
@@ -28,6 +40,26 @@ impl fmt::Display for PemProblem {
             Self::Empty => "the file is empty",
             Self::NotPem => "the file is not PEM: no line starts with \"-----BEGIN \"",
             Self::Damaged => "its PEM block is cut short or not base64",
+            Self::Der => "the file is not PEM but DER",
+            Self::Utf16 => {
+                "the file is UTF-16, and PEM is ASCII\n\
+                 hint: iconv -f UTF-16 -t UTF-8 old.pem > new.pem"
+            }
+            Self::ByteOrderMark => {
+                "a byte order mark stands before its PEM block, which is not found behind it\n\
+                 hint: tail -c +4 old.pem > new.pem"
+            }
+            Self::CarriageReturns => {
+                "its lines end in carriage returns alone, which end no line of PEM\n\
+                 hint: tr '\\r' '\\n' < old.pem > new.pem"
+            }
+            Self::Indented => {
+                "its PEM block is indented, and is not found there\n\
+                 hint: sed 's/^[[:blank:]]*//' old.pem > new.pem"
+            }
+            Self::NotAtMargin => {
+                "something stands before \"-----BEGIN \" in its line, so that no block begins there"
+            }
         })
     }
 }
@@ -40,6 +72,8 @@ pub(super) struct Block<'a> {
     pub(super) encrypted: bool,
     /// The contents, wiped on drop.
     pub(super) der: Zeroizing<Vec<u8>>,
+    /// What stands before it in the file.
+    pub(super) before: &'a [u8],
     /// What follows it in the file.
     pub(super) rest: &'a [u8],
 }
@@ -67,21 +101,119 @@ pub(super) fn first_block(file: &[u8]) -> Result<Block<'_>, PemProblem> {
         );
         // With its newline, so that an empty block still has one after its first line.
         let with_newline = rest.get(..=end).unwrap_or_default();
-        if let Some(block) = last_begin(before)
-            .and_then(|begin| with_newline.get(begin + BEGIN.len()..))
-            .and_then(|block| decode(block, trailer))
-        {
-            return Ok(block);
+        let begin = last_begin(before);
+        let block = begin.and_then(|begin| with_newline.get(begin + BEGIN.len()..));
+        if let (Some(begin), Some(decoded)) = (begin, block.and_then(|it| decode(it, trailer))) {
+            let begins_at = file.len() - rest.len() + begin;
+            return Ok(Block {
+                before: file.get(..begins_at).unwrap_or_default(),
+                ..decoded
+            });
         }
         rest = trailer;
     }
-    Err(if file.trim_ascii().is_empty() {
-        PemProblem::Empty
-    } else if find(file, BEGIN).is_none() {
-        PemProblem::NotPem
-    } else {
-        PemProblem::Damaged
-    })
+    Err(why_none(file))
+}
+
+/// All blocks of a file of which nothing may be lost, each with the number of its first line.
+/// A block that Go would pass over in silence is a problem, told with its line.
+pub(super) fn every_block(file: &[u8]) -> Result<Vec<(usize, Block<'_>)>, (usize, PemProblem)> {
+    let mut blocks = Vec::new();
+    let mut rest = file;
+    loop {
+        let found = first_block(rest);
+        let passed_over = found.as_ref().map_or(rest, |block| block.before);
+        let begins_at = file.len() - rest.len();
+        if let Some(marker) = Marker::first(passed_over) {
+            return Err((line_of(file, begins_at + marker.at), marker.problem()));
+        }
+        match found {
+            Ok(block) => {
+                rest = block.rest;
+                blocks.push((line_of(file, begins_at + block.before.len()), block));
+            }
+            Err(problem) if blocks.is_empty() => return Err((1, problem)),
+            Err(_) => return Ok(blocks),
+        }
+    }
+}
+
+/// The number of the line in which the byte at this place stands.
+fn line_of(file: &[u8], at: usize) -> usize {
+    let before = file.get(..at).unwrap_or_default();
+    1 + memchr::memchr_iter(b'\n', before).count()
+}
+
+/// Why a file has no block.
+fn why_none(file: &[u8]) -> PemProblem {
+    if file.trim_ascii().is_empty() {
+        return PemProblem::Empty;
+    }
+    if matches!(file, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'-', 0, ..]) {
+        return PemProblem::Utf16;
+    }
+    match (Marker::first(file), file) {
+        (Some(marker), _) => marker.problem(),
+        // A sequence whose length takes more than a byte.
+        (None, [0x30, 0x80..=0x84, ..]) => PemProblem::Der,
+        (None, _) => PemProblem::NotPem,
+    }
+}
+
+/// A line that looks as if it began or ended a block.
+struct Marker<'a> {
+    /// Where its dashes begin.
+    at: usize,
+    /// What stands before them in their line.
+    lead: &'a [u8],
+    /// Itself, with its dashes, to the end of its line.
+    line: &'a [u8],
+}
+
+impl<'a> Marker<'a> {
+    /// The first in `text`: a BEGIN or END behind dashes, however many and of whatever kind.
+    fn first(text: &'a [u8]) -> Option<Self> {
+        let words = [&b"BEGIN "[..], b"END "];
+        let at = (0..text.len()).find(|&at| {
+            let (before, behind) = text.split_at(at);
+            words.iter().any(|word| behind.starts_with(word)) && without_dash(before).is_some()
+        })?;
+        let mut before = text.get(..at)?;
+        while let Some(shorter) = without_dash(before) {
+            before = shorter;
+        }
+        let starts = before.iter().rposition(|byte| *byte == b'\n');
+        let line = text.get(before.len()..)?;
+        Some(Self {
+            at: before.len(),
+            lead: before.get(starts.map_or(0, |at| at + 1)..)?,
+            line: line.split(|byte| *byte == b'\n').next()?,
+        })
+    }
+
+    /// What keeps a block from being found here.
+    fn problem(&self) -> PemProblem {
+        let inner = self.line.strip_suffix(b"\r").unwrap_or(self.line);
+        if inner.contains(&b'\r') || self.lead.contains(&b'\r') {
+            return PemProblem::CarriageReturns;
+        }
+        match self.lead {
+            [] => PemProblem::Damaged,
+            b"\xef\xbb\xbf" => PemProblem::ByteOrderMark,
+            lead if lead.iter().all(|byte| b" \t".contains(byte)) => PemProblem::Indented,
+            _ => PemProblem::NotAtMargin,
+        }
+    }
+}
+
+/// `text` without the dash it ends in: a hyphen, or one that a word processor made of it
+/// (U+2010 to U+2015).
+fn without_dash(text: &[u8]) -> Option<&[u8]> {
+    match text {
+        [shorter @ .., b'-'] => Some(shorter),
+        [shorter @ .., 0xe2, 0x80, 0x90..=0x95] => Some(shorter),
+        _ => None,
+    }
 }
 
 /// The last BEGIN, provided it starts a line.
@@ -112,6 +244,7 @@ fn decode<'a>(block: &'a [u8], trailer: &'a [u8]) -> Option<Block<'a>> {
         label,
         encrypted,
         der: decode_base64(body)?,
+        before: &[],
         rest: after,
     })
 }
@@ -179,7 +312,6 @@ mod tests {
     #[test]
     fn finds_none_where_go_finds_none() {
         for file in [
-            BLOCK.replace("-----BEGIN", "text -----BEGIN"),
             BLOCK.replace("-----END", " -----END"),
             BLOCK.replace("END X-----\n", "END X-----text\n"),
             BLOCK.replace("END X-----\n", "END X-----\r"),
@@ -191,6 +323,93 @@ mod tests {
             BLOCK.replace("AQID", "AQID="),
         ] {
             assert_eq!(contents(&file), Err(PemProblem::Damaged), "{file:?}");
+        }
+    }
+
+    #[test]
+    fn says_why_go_finds_none() {
+        let utf16 = |text: &str| -> Vec<u8> {
+            let units = text.encode_utf16();
+            units.flat_map(u16::to_le_bytes).collect()
+        };
+        for (file, why) in [
+            (b" \r\n".to_vec(), PemProblem::Empty),
+            (b"text".to_vec(), PemProblem::NotPem),
+            (b"BEGIN X, and the END of it".to_vec(), PemProblem::NotPem),
+            (b"\x30\x82\x01\x0a".to_vec(), PemProblem::Der),
+            (utf16(&format!("\u{feff}{BLOCK}")), PemProblem::Utf16),
+            (utf16(BLOCK), PemProblem::Utf16),
+            (format!("\u{feff}{BLOCK}").into(), PemProblem::ByteOrderMark),
+            (
+                BLOCK.replace('\n', "\r").into(),
+                PemProblem::CarriageReturns,
+            ),
+            (
+                format!("text\r{}", BLOCK.replace('\n', "\r")).into(),
+                PemProblem::CarriageReturns,
+            ),
+            (
+                format!("text\n{}", BLOCK.replace("-----BEGIN", " \t-----BEGIN")).into(),
+                PemProblem::Indented,
+            ),
+            (
+                BLOCK.replace("-----BEGIN", "text -----BEGIN").into(),
+                PemProblem::NotAtMargin,
+            ),
+            (format!("-{BLOCK}").into(), PemProblem::Damaged),
+            (
+                BLOCK.replace("-----", "\u{2014}").into(),
+                PemProblem::Damaged,
+            ),
+        ] {
+            let found = first_block(&file).map(|block| block.der.to_vec());
+            assert_eq!(found, Err(why), "{file:?}");
+        }
+    }
+
+    #[test]
+    fn loses_no_block_that_go_would_pass_over() {
+        let lines = |file: &str| {
+            let found = every_block(file.as_bytes());
+            found.map(|blocks| blocks.iter().map(|(line, _)| *line).collect::<Vec<_>>())
+        };
+        let cut = "-----BEGIN X-----\nAQID\n";
+        assert_eq!(
+            lines(&format!("text\n{BLOCK}text\n\n{BLOCK}text")),
+            Ok(vec![2, 7])
+        );
+        for (file, line, why) in [
+            (String::new(), 1, PemProblem::Empty),
+            (format!("{cut}{BLOCK}"), 1, PemProblem::Damaged),
+            (format!("{BLOCK}text\n{cut}"), 5, PemProblem::Damaged),
+            (
+                format!("{BLOCK}AQID\n-----END X-----\n"),
+                5,
+                PemProblem::Damaged,
+            ),
+            (
+                format!("{BLOCK}{}{BLOCK}", BLOCK.replace("AQID", "!")),
+                4,
+                PemProblem::Damaged,
+            ),
+            (
+                format!("\u{feff}{BLOCK}{BLOCK}"),
+                1,
+                PemProblem::ByteOrderMark,
+            ),
+            (
+                format!("{BLOCK}  {}", BLOCK.replace('\n', "\n  ")),
+                4,
+                PemProblem::Indented,
+            ),
+            (
+                format!("{BLOCK}----BEGIN X-----\nAQID\n-----END X-----\n"),
+                4,
+                PemProblem::Damaged,
+            ),
+            (format!("{BLOCK}> {BLOCK}"), 4, PemProblem::NotAtMargin),
+        ] {
+            assert_eq!(lines(&file), Err((line, why)), "{file:?}");
         }
     }
 

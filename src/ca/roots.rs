@@ -1,7 +1,12 @@
 //! Certificates out of a file that somebody wrote: each is decoded and encoded again, so
 //! that nothing else of the file goes anywhere. Pure.
 
-use super::{pem, x509};
+use std::fmt;
+
+use super::pem::PemProblem;
+use super::x509::CertificateProblem;
+use super::{pem, rfc3339, x509};
+use crate::plain;
 
 /// What a file has of certificates.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,7 +18,8 @@ pub struct Roots {
 }
 
 /// The certificates of `file`: text around them, other blocks, and blocks that only call
-/// themselves certificates are left out, as Go leaves them out.
+/// themselves certificates are left out, as Go leaves them out. One of those in a bundle would
+/// keep OpenSSL from reading any of it.
 #[must_use]
 pub fn roots(file: &[u8]) -> Roots {
     let mut roots = Roots {
@@ -22,12 +28,106 @@ pub fn roots(file: &[u8]) -> Roots {
     };
     let mut rest = file;
     while let Ok(block) = pem::first_block(rest) {
-        if block.label == b"CERTIFICATE" && x509::is_shaped_as_certificate(&block.der) {
+        if block.label == b"CERTIFICATE" && x509::parse_root(&block.der).is_ok() {
             roots.pem += &x509::encode(&block.der);
         }
         rest = block.rest;
     }
     roots
+}
+
+/// What is wrong with a file of extra roots, and in which line.
+#[derive(Debug)]
+pub struct RootsProblem {
+    line: usize,
+    what: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Pem(PemProblem),
+    HoldsKey,
+    Label(String),
+    Certificate(CertificateProblem),
+}
+
+impl fmt::Display for RootsProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            // Of the whole file.
+            Fault::Pem(PemProblem::Empty | PemProblem::NotPem) => f.write_str(
+                "it holds no certificate\nhint: a root in PEM form starts with -----BEGIN CERTIFICATE-----",
+            ),
+            Fault::Pem(problem @ PemProblem::Utf16) => problem.fmt(f),
+            Fault::Pem(problem @ PemProblem::Der) => write!(
+                f,
+                "{problem}\nhint: openssl x509 -inform DER -in old.crt -out new.pem"
+            ),
+            Fault::HoldsKey => f.write_str(
+                "it holds a private key, which has no place on this machine\n\
+                 hint: put the certificate alone there",
+            ),
+            Fault::Pem(problem) => write!(f, "line {}: {problem}", self.line),
+            Fault::Label(label) => {
+                write!(f, "line {}: its PEM block is labelled {label}", self.line)?;
+                f.write_str(match label.as_str() {
+                    "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => {
+                        ", which only OpenSSL reads\nhint: openssl x509 -in old.pem -out new.pem"
+                    }
+                    "PKCS7" => {
+                        ", which is not read here\n\
+                         hint: openssl pkcs7 -print_certs -in old.pem -out new.pem"
+                    }
+                    _ => ", no CERTIFICATE\nhint: put the root's certificate alone there",
+                })
+            }
+            Fault::Certificate(CertificateProblem::Malformed(_)) => write!(
+                f,
+                "line {}: its PEM block is not an X.509 certificate",
+                self.line
+            ),
+            Fault::Certificate(problem) => write!(f, "line {}: {problem}", self.line),
+        }
+    }
+}
+
+impl std::error::Error for RootsProblem {}
+
+/// The certificates of a file in which somebody put roots to be trusted, as PEM blocks, and
+/// sentences about those that nobody will take at `now`, Unix seconds. Text around the blocks
+/// is left out; a block that would be left out as well is a problem.
+pub fn extra_roots(file: &[u8], now: u64) -> Result<(String, Vec<String>), RootsProblem> {
+    if pem::holds_key(file) {
+        let what = Fault::HoldsKey;
+        return Err(RootsProblem { line: 1, what });
+    }
+    let blocks = pem::every_block(file).map_err(|(line, problem)| RootsProblem {
+        line,
+        what: Fault::Pem(problem),
+    })?;
+    let (mut text, mut warnings) = (String::with_capacity(file.len()), Vec::new());
+    for (line, block) in blocks {
+        let wrong = |what| RootsProblem { line, what };
+        if block.label != b"CERTIFICATE" {
+            return Err(wrong(Fault::Label(plain::line_of(block.label))));
+        }
+        let root = x509::parse_root(&block.der).map_err(|it| wrong(Fault::Certificate(it)))?;
+        if now < root.not_before {
+            warnings.push(format!(
+                "{} is not valid before {}: nobody takes what it signs until then",
+                root.subject,
+                rfc3339(root.not_before)
+            ));
+        } else if now > root.not_after {
+            warnings.push(format!(
+                "{} expired at {}: nobody takes what it signs",
+                root.subject,
+                rfc3339(root.not_after)
+            ));
+        }
+        text += &x509::encode(&block.der);
+    }
+    Ok((text, warnings))
 }
 
 #[cfg(test)]
@@ -60,6 +160,81 @@ mod tests {
         let roots = roots(file.replace('\n', "\r\n").as_bytes());
         assert_eq!(roots.pem, certificate.repeat(2));
         assert!(roots.holds_key);
+    }
+
+    #[test]
+    fn refuses_a_file_of_which_a_root_would_be_lost() {
+        const NOW: u64 = 1_800_000_000;
+        let certificate = certificate();
+        let good = extra_roots(
+            format!("# a\n{certificate}text\n{certificate}").as_bytes(),
+            NOW,
+        );
+        assert_eq!(good.unwrap(), (certificate.repeat(2), vec![]));
+        let key = "MC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+        for (more, says) in [
+            (
+                "-----BEGIN CERTIFICATE-----\nAQID\n",
+                "line 12: its PEM block is cut short",
+            ),
+            (
+                &block("CERTIFICATE", "AQID"),
+                "line 12: its PEM block is not an X.509 certificate",
+            ),
+            // Of a certificate's shape, and nothing in it.
+            (
+                &block("CERTIFICATE", "MAgwADAAAwIAAA=="),
+                "line 12: its PEM block is not an X.509",
+            ),
+            // A key by another name, and one by its own.
+            (
+                &block("CERTIFICATE", key),
+                "line 12: its PEM block is not an X.509 certificate",
+            ),
+            (&block("PRIVATE KEY", key), "it holds a private key"),
+            (
+                &block("X509 CRL", "AQID"),
+                "line 12: its PEM block is labelled X509 CRL, no CERTIFICATE",
+            ),
+            (&block("PKCS7", "AQID"), "openssl pkcs7 -print_certs"),
+            (
+                &certificate
+                    .replace("BEGIN ", "BEGIN TRUSTED ")
+                    .replace("END ", "END TRUSTED "),
+                "line 12: its PEM block is labelled TRUSTED CERTIFICATE, which only OpenSSL reads",
+            ),
+        ] {
+            for file in [
+                format!("{certificate}{more}"),
+                format!("{certificate}{more}{certificate}"),
+            ] {
+                let error = extra_roots(file.as_bytes(), NOW).unwrap_err().to_string();
+                assert!(error.contains(says), "{more}: {error}");
+            }
+        }
+        for file in ["", "no certificate"] {
+            let error = extra_roots(file.as_bytes(), NOW).unwrap_err().to_string();
+            assert!(error.starts_with("it holds no certificate"), "{error}");
+        }
+    }
+
+    #[test]
+    fn says_which_root_nobody_takes_at_that_time() {
+        let certificate = certificate();
+        for (now, says) in [
+            (
+                1_700_000_000,
+                "O=Pipelock, CN=Pipelock CA is not valid before 2027-01-14",
+            ),
+            (
+                2_200_000_000,
+                "O=Pipelock, CN=Pipelock CA expired at 2037-01-12",
+            ),
+        ] {
+            let (roots, warnings) = extra_roots(certificate.as_bytes(), now).unwrap();
+            assert_eq!(roots, certificate);
+            assert!(warnings[0].starts_with(says), "{warnings:?}");
+        }
     }
 
     #[test]

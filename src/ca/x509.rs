@@ -7,7 +7,7 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 use x509_cert::SubjectPublicKeyInfo;
 use x509_cert::certificate::{CertificateInner, Raw, Version};
-use x509_cert::der::asn1::{Any, AnyRef, ObjectIdentifier};
+use x509_cert::der::asn1::{Any, ObjectIdentifier};
 use x509_cert::der::oid::db::{rfc4519, rfc5912, rfc8410};
 use x509_cert::der::pem::{self, LineEnding};
 use x509_cert::der::{self, Decode as _, Tag, Tagged};
@@ -70,11 +70,12 @@ pub enum CertificateProblem {
 impl fmt::Display for CertificateProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pem(problem) => write!(
+            Self::Pem(problem @ PemProblem::Der) => write!(
                 f,
                 "{problem}\nhint: a DER certificate becomes PEM by openssl x509 -inform DER \
                  -in ca.der -out ca.pem"
             ),
+            Self::Pem(problem) => problem.fmt(f),
             Self::IsKey => f.write_str(
                 "its first PEM block is a private key\nhint: certificate and key may be swapped",
             ),
@@ -171,14 +172,6 @@ pub(super) fn encode(der: &[u8]) -> String {
     pem::encode_string("CERTIFICATE", LineEnding::LF, der).unwrap_or_default()
 }
 
-/// Whether this is one whole value of a certificate's shape: what is signed, by which
-/// algorithm, and the signature (RFC 5280, 4.1). No form of a private key has it.
-pub(super) fn is_shaped_as_certificate(der: &[u8]) -> bool {
-    let parts: Vec<AnyRef<'_>> = Vec::from_der(der).unwrap_or_default();
-    let tags: Vec<Tag> = parts.iter().map(Tagged::tag).collect();
-    tags == [Tag::Sequence, Tag::Sequence, Tag::BitString]
-}
-
 /// Reads the certificate of a PEM block, whatever its label: so does pipelock. The label
 /// only serves to explain what cannot be read.
 pub(super) fn parse_block(block: &Block<'_>) -> Result<Certificate, CertificateProblem> {
@@ -197,13 +190,34 @@ impl From<der::Error> for CertificateProblem {
     }
 }
 
-/// Reads one certificate and nothing behind it.
-pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
+/// A root of somebody else's: what of it is told.
+pub(super) struct Root {
+    pub(super) subject: String,
+    pub(super) not_before: u64,
+    pub(super) not_after: u64,
+}
+
+/// Reads a root that pipelock is to check servers by: any key and version, and otherwise what
+/// Go reads, for what it does not read it passes over in silence.
+pub(super) fn parse_root(der: &[u8]) -> Result<Root, CertificateProblem> {
     let (certificate, rest) = CertificateInner::<Raw>::from_der_partial(der)?;
     let tbs = certificate.tbs_certificate();
-    if tbs.version() != Version::V3 {
-        return Err(CertificateProblem::Version);
+    let subject = read_outline(&certificate)?;
+    tbs.get_extension::<KeyUsage>()?;
+    if !rest.is_empty() {
+        return Err(CertificateProblem::TrailingData);
     }
+    let validity = tbs.validity();
+    Ok(Root {
+        subject,
+        not_before: validity.not_before.to_unix_duration().as_secs(),
+        not_after: validity.not_after.to_unix_duration().as_secs(),
+    })
+}
+
+/// What Go insists on in every certificate; the subject.
+fn read_outline(certificate: &CertificateInner<Raw>) -> Result<String, CertificateProblem> {
+    let tbs = certificate.tbs_certificate();
     let serial = tbs.serial_number().as_bytes();
     if serial.first().is_some_and(|byte| byte & 0x80 != 0) {
         return Err(CertificateProblem::NegativeSerial);
@@ -214,6 +228,17 @@ pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
     let _issuer = read_name(tbs.issuer())?;
     let subject = read_name(tbs.subject())?;
     refuse_repeated(tbs.extensions())?;
+    Ok(subject)
+}
+
+/// Reads one certificate and nothing behind it.
+pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
+    let (certificate, rest) = CertificateInner::<Raw>::from_der_partial(der)?;
+    let tbs = certificate.tbs_certificate();
+    if tbs.version() != Version::V3 {
+        return Err(CertificateProblem::Version);
+    }
+    let subject = read_outline(&certificate)?;
     let constraints = tbs.get_extension::<BasicConstraints>()?;
     let usage = tbs.get_extension::<KeyUsage>()?;
     let identifier = tbs.get_extension::<SubjectKeyIdentifier>()?;

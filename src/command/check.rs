@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::print;
+use crate::bottle::trust;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, join_problems};
 use crate::policy::{self, Judgement};
@@ -19,6 +20,9 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
     for note in &judgement.notes {
         print(&format!("note: {}\n", note.display(&name)))?;
     }
+    if manifest != Path::new("-") {
+        check_roots(manifest)?;
+    }
     print(&format!(
         "{name}: valid; slug {}, {} host(s) allowed{}\n",
         policy.slug,
@@ -29,6 +33,16 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
             ""
         }
     ))
+}
+
+/// Judges the extra roots beside a manifest.
+fn check_roots(manifest: &Path) -> Result<(), StartError> {
+    let extra = trust::extra(&trust::directory(manifest), MAX_BYTES)
+        .map_err(|why| StartError::new(ExitCode::ManifestInvalid, why))?;
+    for warning in extra.warnings {
+        print(&format!("warning: {warning}\n"))?;
+    }
+    Ok(())
 }
 
 /// A manifest, or standard input for `-`, and the name it has in messages.

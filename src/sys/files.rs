@@ -15,6 +15,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::plain;
 use crate::sys::random;
 
 /// Who may read a file.
@@ -77,7 +78,9 @@ impl FileError {
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {} {}: ", self.verb, self.path.display())?;
+        // A name that somebody else gave may hold a line feed.
+        let path = plain::line_of(self.path.as_os_str().as_encoded_bytes());
+        write!(f, "cannot {} {path}: ", self.verb)?;
         match self.source.raw_os_error() {
             Some(raw) => f.write_str(nix::errno::Errno::from_raw(raw).desc()),
             None => write!(f, "{}", self.source),

@@ -115,9 +115,22 @@ fn nothing_but_certificates_goes_from_a_file_to_the_clients() {
     fs::create_dir(bed.path("trust")).unwrap();
     let pkcs8 = "MC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
     let disguised = format!("-----BEGIN CERTIFICATE-----\n{pkcs8}\n-----END CERTIFICATE-----\n");
-    let root = format!("{SECRET}\n{disguised}{pem}");
-    fs::write(bed.path("trust/root.pem"), root).unwrap();
-    let mut init = bed.start(Place::Child);
+    let root = |between: &str| format!("{SECRET}\n{between}{pem}");
+    fs::write(bed.path("trust/root.pem"), root(&disguised)).unwrap();
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 65);
+    assert!(
+        end.error()
+            .contains("trust/root.pem: line 2: its PEM block is not an X.509 certificate"),
+        "{}",
+        end.error()
+    );
+    for name in EXPORTED {
+        let text = fs::read_to_string(end.bed.path("run/export").join(name)).unwrap_or_default();
+        assert!(!text.contains(pkcs8), "{name}");
+    }
+    fs::write(end.bed.path("trust/root.pem"), root("")).unwrap();
+    let mut init = end.bed.start(Place::Child);
     init.wait_ready();
     assert_eq!(exported(&init, "pipelock-ca.pem"), Some(pem.clone()));
     let bundle = exported(&init, "ca-bundle.pem").unwrap();

@@ -39,4 +39,5 @@ mod refusals;
 mod render;
 mod supervision;
 mod surroundings;
+mod trust;
 mod words;

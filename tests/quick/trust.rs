@@ -1,0 +1,285 @@
+//! What people put into `trust/`: every root in it reaches pipelock and the clients, or is
+//! refused or passed over with its name.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Bed, Place};
+
+/// Runs a shell in a directory; what it printed.
+fn shell(directory: &Path, script: &str) -> Vec<u8> {
+    let output = Command::new("sh")
+        .args(["-euc", script])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+    output.stdout
+}
+
+/// With an empty `trust/`, and two roots beside it.
+fn bed() -> Bed {
+    let bed = Bed::new().with_export().with_any_daemon();
+    fs::create_dir(bed.path("trust")).unwrap();
+    for name in ["one", "two"] {
+        shell(
+            &bed.path(""),
+            &format!(
+                "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+                 -subj /CN={name} -keyout key -out {name} 2>&1"
+            ),
+        );
+    }
+    bed
+}
+
+fn check(bed: &Bed) -> (Output, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sidecar-init"))
+        .args(["check", "--manifest"])
+        .arg(bed.manifest())
+        .output()
+        .unwrap();
+    let mut said = output.stdout.clone();
+    said.extend(&output.stderr);
+    let said = String::from_utf8(said).unwrap();
+    (output, said)
+}
+
+fn count(text: &str) -> usize {
+    text.matches("-----BEGIN CERTIFICATE-----").count()
+}
+
+/// What makes a file of the two roots, and what is said of it.
+const UNREADABLE: [(&str, &str); 16] = [
+    (
+        "head -5 one; cat two",
+        "line 1: its PEM block is cut short or not base64",
+    ),
+    (
+        "cat two; head -5 one",
+        ": its PEM block is cut short or not base64",
+    ),
+    (
+        "sed '3s/./!/' one; cat two",
+        "line 1: its PEM block is cut short or not base64",
+    ),
+    (
+        "sed 's/-----BEGIN/----BEGIN/' one; cat two",
+        "line 1: its PEM block is cut short",
+    ),
+    (
+        r"printf '\357\273\277'; cat one two",
+        "line 1: a byte order mark stands before",
+    ),
+    (
+        r"cat one two | tr '\n' '\r'",
+        "line 1: its lines end in carriage returns alone",
+    ),
+    ("cat two; sed 's/^/  /' one", ": its PEM block is indented"),
+    (
+        "cat two; sed 's/^/> /' one",
+        r#": something stands before "-----BEGIN " in its line"#,
+    ),
+    ("iconv -f UTF-8 -t UTF-16 one", "the file is UTF-16"),
+    (
+        "openssl x509 -in one -outform DER",
+        "the file is not PEM but DER",
+    ),
+    (
+        "openssl x509 -in one -trustout -addtrust serverAuth",
+        "line 1: its PEM block is labelled TRUSTED CERTIFICATE",
+    ),
+    (
+        "sed 's/CERT/X509 CERT/' one",
+        "line 1: its PEM block is labelled X509 CERTIFICATE",
+    ),
+    (
+        "openssl crl2pkcs7 -nocrl -certfile one",
+        "line 1: its PEM block is labelled PKCS7",
+    ),
+    (
+        "cat two; echo -----BEGIN CERTIFICATE-----; echo MAgwADAAAwIAAA==; echo -----END CERTIFICATE-----",
+        ": its PEM block is not an X.509 certificate",
+    ),
+    ("cat one key", "it holds a private key"),
+    ("cat /dev/null", "it holds no certificate"),
+];
+
+#[test]
+fn a_file_of_which_a_root_would_be_lost_is_refused_with_its_name_and_the_line() {
+    let bed = bed();
+    let mut followed = 0;
+    for (recipe, says) in UNREADABLE {
+        let file = shell(&bed.path(""), recipe);
+        fs::write(bed.path("trust/b.pem"), file).unwrap();
+        fs::copy(bed.path("two"), bed.path("trust/a.pem")).unwrap();
+        let (output, said) = check(&bed);
+        assert_eq!(output.status.code(), Some(65), "{recipe}: {said}");
+        let path = bed.path("trust/b.pem");
+        let begin = format!("cannot use {}: ", path.display());
+        assert!(
+            said.contains(&begin) && said.contains(says),
+            "{recipe}: {said}"
+        );
+        // A command that is advised makes a file that is taken.
+        let hints = said.lines().filter_map(|line| line.split_once("hint: "));
+        for (_, hint) in hints.filter(|(_, hint)| hint.contains("new.pem")) {
+            for old in ["old.pem", "old.crt"] {
+                fs::copy(&path, bed.path(old)).unwrap();
+            }
+            shell(&bed.path(""), hint);
+            fs::copy(bed.path("new.pem"), &path).unwrap();
+            let (output, said) = check(&bed);
+            assert!(output.status.success(), "{hint}: {said}");
+            followed += 1;
+        }
+    }
+    assert_eq!(followed, 8);
+}
+
+/// The start ends, and a running one keeps what it has.
+#[test]
+fn a_root_that_cannot_be_read_is_no_root_that_is_left_out() {
+    let bed = bed();
+    fs::write(
+        bed.path("trust/b.pem"),
+        shell(&bed.path(""), "cat two; head -5 one"),
+    )
+    .unwrap();
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 65);
+    assert!(
+        end.error().contains("trust/b.pem: line "),
+        "{}",
+        end.error()
+    );
+    fs::copy(end.bed.path("two"), end.bed.path("trust/b.pem")).unwrap();
+    let mut init = end.bed.start(Place::Child);
+    init.wait_ready();
+    let export = init.bed.path("run/export/ca-bundle.pem");
+    let before = fs::read_to_string(&export).unwrap();
+    fs::write(
+        init.bed.path("trust/c.pem"),
+        shell(&init.bed.path(""), "head -5 one"),
+    )
+    .unwrap();
+    init.signal(Signal::SIGHUP);
+    init.wait_for("it is told", |status| {
+        let error = status["manifest_error"].as_str().unwrap_or_default();
+        error.contains("trust/c.pem: line 1: its PEM block is cut short")
+    });
+    assert_eq!(fs::read_to_string(export).unwrap(), before);
+    init.stop();
+}
+
+#[test]
+fn what_editors_and_systems_leave_in_trust_stops_neither_start_nor_revocation() {
+    let bed = bed();
+    fs::copy(bed.path("one"), bed.path("trust/one.pem")).unwrap();
+    // Emacs's lock, a Mac's other half of a file, vi's copy, what Kubernetes swaps.
+    symlink("somebody@host.1:2", bed.path("trust/.#one.pem")).unwrap();
+    for name in ["._one.pem", ".one.pem.swp", ".pem"] {
+        fs::write(bed.path("trust").join(name), b"\0\x05\x16\x07").unwrap();
+    }
+    fs::create_dir(bed.path("trust/..data")).unwrap();
+    // And what is said to be passed over: a directory, as Docker makes one of a file to be
+    // mounted that is not there.
+    fs::create_dir_all(bed.path("trust/old.pem/deep")).unwrap();
+    for name in ["README", "one.pem.bak", "odd\nname"] {
+        fs::write(bed.path("trust").join(name), "x").unwrap();
+    }
+    bed.allow(&["a.example", "b.example"]);
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_ready();
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains(
+            "trust: passed over: README, odd\\\\nname, old.pem/, one.pem.bak; roots are read"
+        ),
+        "{warnings}"
+    );
+    assert!(!warnings.contains("one.pem.swp") && !warnings.contains("._one"));
+    let upstream = fs::read_to_string(init.bed.path("run/upstream-roots.pem")).unwrap();
+    let one = fs::read_to_string(init.bed.path("one")).unwrap();
+    assert!(upstream.contains(&one));
+    init.bed.allow(&["a.example"]);
+    let status = init.wait_applied(2);
+    assert_eq!(status["revocation"]["hosts"][0], "b.example");
+    // It goes with what it was about.
+    fs::remove_dir_all(init.bed.path("trust/old.pem")).unwrap();
+    for name in ["README", "one.pem.bak", "odd\nname"] {
+        fs::remove_file(init.bed.path("trust").join(name)).unwrap();
+    }
+    init.signal(Signal::SIGHUP);
+    init.wait_for("nothing is passed over", |status| {
+        !status["warnings"].to_string().contains("passed over")
+    });
+    init.stop();
+}
+
+#[test]
+fn roots_are_read_of_files_by_any_name_they_have_elsewhere() {
+    let bed = bed();
+    for name in ["a.crt", "B.PEM", "c.cer"] {
+        fs::copy(bed.path("one"), bed.path("trust").join(name)).unwrap();
+    }
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_ready();
+    assert!(
+        !status["warnings"].to_string().contains("passed over"),
+        "{status}"
+    );
+    let one = fs::read_to_string(init.bed.path("one")).unwrap();
+    for place in ["run/upstream-roots.pem", "run/export/ca-bundle.pem"] {
+        let text = fs::read_to_string(init.bed.path(place)).unwrap();
+        assert_eq!(text.matches(&one).count(), 3, "{place}");
+    }
+    init.stop();
+}
+
+#[test]
+fn a_root_that_nobody_takes_any_more_is_told_and_stops_nothing() {
+    let bed = bed();
+    shell(
+        &bed.path(""),
+        "openssl x509 -in one -signkey key -days -1 -out trust/old.pem 2>&1 || \
+         openssl x509 -in two -signkey key -days -1 -out trust/old.pem 2>&1",
+    );
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_ready();
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("trust/old.pem: CN=") && warnings.contains(" expired at 20"),
+        "{warnings}"
+    );
+    let bundle = fs::read_to_string(init.bed.path("run/export/ca-bundle.pem")).unwrap();
+    assert!(count(&bundle) >= 2);
+    init.stop();
+}
+
+#[test]
+fn names_of_files_are_told_in_one_line() {
+    let bed = bed();
+    fs::write(bed.path("trust/a\nb.pem"), "x").unwrap();
+    let (output, said) = check(&bed);
+    assert_eq!(output.status.code(), Some(65));
+    assert!(
+        said.contains(r"trust/a\nb.pem: it holds no certificate"),
+        "{said}"
+    );
+    fs::remove_file(bed.path("trust/a\nb.pem")).unwrap();
+    symlink("gone", bed.path("trust/a\nb.pem")).unwrap();
+    let (_, said) = check(&bed);
+    assert!(said.contains(r"trust/a\nb.pem: No such file"), "{said}");
+    fs::remove_file(bed.path("trust/a\nb.pem")).unwrap();
+    // A directory that was meant and is not there.
+    fs::remove_dir(bed.path("trust")).unwrap();
+    assert!(check(&bed).0.status.success());
+    symlink("gone", bed.path("trust")).unwrap();
+    let (output, said) = check(&bed);
+    assert_eq!(output.status.code(), Some(65), "{said}");
+}

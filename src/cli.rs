@@ -10,6 +10,7 @@ use lexopt::prelude::*;
 use crate::boot::clock::BUILD_EPOCH;
 use crate::environment;
 use crate::exit::ExitCode;
+use crate::sys::signals::Request;
 
 /// Commands and options, as `--help` prints them first.
 const COMMANDS_AND_OPTIONS: &str = "\
@@ -24,6 +25,12 @@ usage:
   sidecar-init ca                   generate a CA pair, or check the one there
   sidecar-init status               what the running sidecar-init reports
   sidecar-init healthcheck          exit 0 when ready, for container probes
+  sidecar-init halt                 let nothing through, whatever happens
+  sidecar-init resume               end the halt
+  sidecar-init reload               read the manifest again
+  sidecar-init stop                 end it
+                                    these four wait until it is so, beside the
+                                    sidecar-init they are for (docker exec, …)
 
 options:
   --manifest FILE                   run, check, render: the manifest
@@ -31,7 +38,7 @@ options:
                                     for check and render
   --strict                          check: unknown keys below bottle are errors too
   --daemon FILE                     run: pipelock [/usr/bin/pipelock]
-  --run-dir DIR                     run, status, healthcheck: where the configuration
+  --run-dir DIR                     all but check, render, ca: where the configuration
                                     and status.json are [/run/sidecar]
   --cert FILE                       run, render, ca: [/etc/pipelock-ca.pem]
   --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]
@@ -39,8 +46,9 @@ options:
                                     cannot be applied; a machine's init does anyway
   --json                            status: the whole status as JSON
   --wait-generation N               status: wait until generation N is in force
-  --timeout SECONDS                 status, healthcheck: give up after [5], and with
-                                    --wait-generation after [60]; 1 is the least
+  --timeout SECONDS                 status, healthcheck: give up after [5]; halt, resume,
+                                    reload, stop, --wait-generation: after [60]; 1 is
+                                    the least
   --timeline                        status: how long each stage of start-up took
   --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
@@ -118,6 +126,8 @@ pub enum Command {
         /// Give up after this many seconds.
         timeout_seconds: u64,
     },
+    /// Have the running init do something, and wait until it is so.
+    Control(ControlOptions),
     /// Print [`help`].
     Help,
     /// Print the version.
@@ -189,6 +199,17 @@ pub struct StatusOptions {
     pub timeout_seconds: u64,
 }
 
+/// What is asked of a running init.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlOptions {
+    /// Stop, reload, halt or resume.
+    pub request: Request,
+    /// Its run directory.
+    pub run_dir: PathBuf,
+    /// Give up waiting after this many seconds.
+    pub timeout_seconds: u64,
+}
+
 /// Arguments that make no command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageError(String);
@@ -216,7 +237,18 @@ const LONGEST_READING: u64 = 5;
 /// And a change that is not in force by then will not be.
 const LONGEST_RELOAD: u64 = 60;
 
-const COMMANDS: [&str; 6] = ["run", "check", "render", "ca", "status", "healthcheck"];
+const COMMANDS: [&str; 10] = [
+    "run",
+    "check",
+    "render",
+    "ca",
+    "status",
+    "healthcheck",
+    "halt",
+    "resume",
+    "reload",
+    "stop",
+];
 
 /// Which commands take an option, by its long name.
 fn takes(command: &str, option: &str) -> bool {
@@ -224,9 +256,17 @@ fn takes(command: &str, option: &str) -> bool {
         "manifest" => &["run", "check", "render"],
         "strict" => &["check"],
         "daemon" | "require-sandbox" => &["run"],
-        "run-dir" => &["run", "status", "healthcheck"],
+        "run-dir" => &[
+            "run",
+            "status",
+            "healthcheck",
+            "halt",
+            "resume",
+            "reload",
+            "stop",
+        ],
         "cert" | "key" => &["run", "render", "ca"],
-        "timeout" => &["status", "healthcheck"],
+        "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
         "json" | "wait-generation" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
@@ -281,6 +321,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     if let Some(option) = seen.iter().find(|option| !takes(&command, option)) {
         return Err(UsageError(format!("{command} takes no --{option}")));
     }
+    let control = |request, run_dir| {
+        Command::Control(ControlOptions {
+            request,
+            run_dir,
+            timeout_seconds: timeout.unwrap_or(LONGEST_RELOAD),
+        })
+    };
     Ok(match command.as_str() {
         "check" => Command::Check {
             manifest: paths.manifest,
@@ -303,6 +350,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             run_dir: paths.run_dir,
             timeout_seconds: timeout.unwrap_or(LONGEST_READING),
         },
+        "halt" => control(Request::Halt, paths.run_dir),
+        "resume" => control(Request::Resume, paths.run_dir),
+        "reload" => control(Request::Reload, paths.run_dir),
+        "stop" => control(Request::Stop, paths.run_dir),
         _ => Command::Run(paths),
     })
 }

@@ -40,10 +40,12 @@ extern "C" fn main(count: c_int, words: *const *const c_char) -> c_int {
 
 /// Does what the arguments say; the exit code.
 fn obey(arguments: Vec<OsString>) -> u8 {
-    // A kernel hands every word of its command line it does not understand to init.
     let command = match cli::parse(arguments) {
+        Ok(command @ Command::Run(_)) => command,
+        // A kernel hands every word of its command line it does not understand to init, and
+        // one that is a command of ours would end the machine.
+        _ if mode::detect() == Mode::Machine => Command::Run(cli::Paths::default()),
         Ok(command) => command,
-        Err(_) if mode::detect() == Mode::Machine => Command::Run(cli::Paths::default()),
         Err(error) => return fail(ExitCode::Usage, &error.to_string()),
     };
     let result = match command {
@@ -56,6 +58,7 @@ fn obey(arguments: Vec<OsString>) -> u8 {
             run_dir,
             timeout_seconds,
         } => command::healthcheck(&run_dir, timeout_seconds),
+        Command::Control(options) => command::control(&options),
         Command::Help => {
             print!("{}", cli::help());
             Ok(())

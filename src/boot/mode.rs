@@ -1,10 +1,9 @@
 //! Which of three places the init is in. Touches the kernel: `/proc`.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
+
+use crate::sys::process::pid_namespace;
 
 /// The initial PID namespace's inode, fixed in the kernel (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: u64 = 4_026_531_836;
@@ -65,10 +64,4 @@ fn from_namespace(inode: u64) -> Mode {
     } else {
         Mode::Container
     }
-}
-
-fn pid_namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/pid")
-        .ok()
-        .map(|namespace| namespace.ino())
 }

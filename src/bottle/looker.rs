@@ -34,9 +34,11 @@ const LAST_PATIENCE: Duration = Duration::from_millis(100);
 /// What its process is called.
 const NAME: &CStr = c"sidecar-looker";
 
-/// What it says: that it has looked and seen nothing new, or what it has read.
+/// What it says: that it has looked and seen nothing new, or what it has read, unasked or
+/// because it was asked to.
 const LOOKED: u8 = b'l';
 const READ: u8 = b'r';
+const ANSWER: u8 = b'a';
 
 /// What there is to know of the manifest.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub enum News {
     Looked,
     /// It was read; what the reader returned.
     Read(Vec<u8>),
+    /// It was, because [`Looker::ask`] asked.
+    Answer(Vec<u8>),
     /// It has not answered since, in seconds since 1970.
     Silent(u64),
     /// It answers again, and is being read.
@@ -56,6 +60,8 @@ pub struct Looker<'a> {
     watched: Vec<PathBuf>,
     read: &'a dyn Fn() -> Vec<u8>,
     sent: Option<Sent>,
+    /// A reading was asked for and has not come.
+    asked: bool,
     /// When to send the next.
     next: Instant,
     heard_at: Instant,
@@ -79,6 +85,7 @@ impl<'a> Looker<'a> {
             watched,
             read,
             sent: None,
+            asked: false,
             next: now,
             heard_at: now,
             is_silent: false,
@@ -105,7 +112,7 @@ impl<'a> Looker<'a> {
     fn look(&self, mut asked: &File, line: &mut File) -> std::io::Result<()> {
         // For whoever lists processes. Nothing depends on it.
         let _ = set_name(NAME);
-        say(line, &(self.read)())?;
+        say(line, READ, &(self.read)())?;
         // Changes since are found, for it looks once more in any case.
         let mut watch = Watch::new(self.watched.clone(), Instant::now());
         loop {
@@ -119,8 +126,11 @@ impl<'a> Looker<'a> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => false,
                 Err(error) => return Err(error),
             };
-            if watch.look(Instant::now()) || is_asked {
-                say(line, &(self.read)())?;
+            let has_changed = watch.look(Instant::now());
+            if is_asked {
+                say(line, ANSWER, &(self.read)())?;
+            } else if has_changed {
+                say(line, READ, &(self.read)())?;
             } else {
                 line.write_all(&[LOOKED])?;
             }
@@ -128,7 +138,8 @@ impl<'a> Looker<'a> {
     }
 
     /// Asks for a reading, whether something changed or not.
-    pub fn ask(&self) {
+    pub fn ask(&mut self) {
+        self.asked = true;
         if let Some(sent) = &self.sent {
             // A pipe that is full of questions asks already.
             let _ = (&sent.ask).write(&[0]);
@@ -169,6 +180,7 @@ impl<'a> Looker<'a> {
                 sent.until = sent.until.map(|_| now + GIVEN_UP_AFTER);
             }
             while let Some(said) = take(sent.errand.heard()) {
+                self.asked &= !matches!(said, News::Answer(_));
                 news.push(said);
             }
             if ended {
@@ -182,13 +194,21 @@ impl<'a> Looker<'a> {
         if self.sent.is_none() && now >= self.next {
             self.next = now + PAUSE;
             match self.somebody(now) {
-                Ok(sent) => self.sent = Some(sent),
+                Ok(sent) => {
+                    self.sent = Some(sent);
+                    if self.asked {
+                        self.ask();
+                    }
+                }
                 Err(errno) => log::warn!("nobody looks at the manifest: {}", errno.desc()),
             }
         }
         if self.is_silent && !news.is_empty() {
             self.is_silent = false;
-            if !news.iter().any(|it| matches!(it, News::Read(_))) {
+            if !news
+                .iter()
+                .any(|it| matches!(it, News::Read(_) | News::Answer(_)))
+            {
                 self.ask();
             }
             news.insert(0, News::Answers);
@@ -212,15 +232,16 @@ impl Drop for Looker<'_> {
 }
 
 /// Says what was read, at once: the other side wakes for each piece.
-fn say(line: &mut File, read: &[u8]) -> std::io::Result<()> {
-    let mut said = vec![READ];
+fn say(line: &mut File, kind: u8, read: &[u8]) -> std::io::Result<()> {
+    let mut said = vec![kind];
     errand::add_part(&mut said, read);
     line.write_all(&said)
 }
 
 /// Takes the first thing that was said, if all of it has arrived.
 fn take(heard: &mut Vec<u8>) -> Option<News> {
-    if *heard.first()? != READ {
+    let kind = *heard.first()?;
+    if kind == LOOKED {
         heard.remove(0);
         return Some(News::Looked);
     }
@@ -229,7 +250,10 @@ fn take(heard: &mut Vec<u8>) -> Option<News> {
     let rest = heard.split_off(begins);
     let mut read = std::mem::replace(heard, rest);
     read.drain(..begins - length);
-    Some(News::Read(read))
+    Some(match kind {
+        ANSWER => News::Answer(read),
+        _ => News::Read(read),
+    })
 }
 
 #[cfg(test)]
@@ -240,12 +264,12 @@ mod tests {
     fn takes_nothing_that_has_not_arrived_whole() {
         let mut bytes = vec![LOOKED, READ, 3, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend(b"abc");
-        bytes.extend([LOOKED, READ, 0, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend([LOOKED, ANSWER, 0, 0, 0, 0, 0, 0, 0, 0]);
         let wanted = [
             News::Looked,
             News::Read(b"abc".to_vec()),
             News::Looked,
-            News::Read(Vec::new()),
+            News::Answer(Vec::new()),
         ];
         for size in 1..bytes.len() {
             let (mut heard, mut taken) = (Vec::new(), Vec::new());
@@ -292,9 +316,14 @@ mod tests {
     fn reads_at_once_and_when_it_is_asked() {
         let read = || b"read".to_vec();
         let mut looker = Looker::send(Vec::new(), &read).unwrap();
-        for _ in 0..3 {
+        let bytes = || b"read".to_vec();
+        for wanted in [
+            News::Read(bytes()),
+            News::Answer(bytes()),
+            News::Answer(bytes()),
+        ] {
             let mut news = Vec::new();
-            while !news.contains(&News::Read(b"read".to_vec())) {
+            while !news.contains(&wanted) {
                 let mut waiting = [PollFd::new(looker.as_fd().unwrap(), PollFlags::POLLIN)];
                 wait(&mut waiting, Some(Duration::from_secs(60)));
                 news = looker.advance(looker.heard_at);

@@ -3,21 +3,27 @@
 
 mod ca;
 mod check;
+mod control;
 mod healthcheck;
 mod patience;
 mod render;
 mod status;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use crate::exit::{ExitCode, StartError};
 use crate::plain;
 
 pub use ca::generate_or_check_ca;
 pub use check::check;
+pub use control::control;
 pub use healthcheck::healthcheck;
 pub use render::render_config;
 pub use status::{describe, describe_denials, print_status};
+
+/// Between two looks at a status file while something is waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A text of several lines, each but the first after this.
 fn below(text: &str, indent: &str) -> String {

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::status::FILE;
 use crate::status::denials::{self, Tally};
-use crate::status::told::{StatusError, StatusFile};
-use crate::sys::claim::Life;
+use crate::status::told::{Bytes, StatusError, StatusFile};
 use crate::sys::errand;
 
 /// A machine that is busy answers within this.
@@ -14,12 +13,10 @@ const LEAST: Duration = Duration::from_secs(1);
 /// Nobody waits for longer.
 const MOST: Duration = Duration::from_hours(24 * 365);
 
-/// How what is brought begins: with a failure, or with the life of the init and for how many
-/// seconds nobody heard of it, then the status as a part; the denials are the rest.
+/// How what is brought begins: with a failure, or with what the lock says, as JSON, and the
+/// status, each as a part; the denials are the rest.
 const FAILED: u8 = b'e';
-const UNKNOWN: u8 = b'u';
-const GONE: u8 = b'g';
-const HANGS: u8 = b'h';
+const FOUND: u8 = b'f';
 
 /// How long somebody wants to wait.
 pub struct Patience {
@@ -62,58 +59,64 @@ impl Patience {
         if let Some((&FAILED, why)) = brought.split_first() {
             return Err(StatusError::Told(String::from_utf8_lossy(why).into_owned()));
         }
-        let (life, status, denials) =
+        let found =
             parts(&brought).ok_or_else(|| unread("whoever read it was killed".to_owned()))?;
-        let file = StatusFile::judge(directory, status, life)?;
-        Ok((file, denials::parse(denials)))
+        let file = StatusFile::judge(directory, &found)?;
+        Ok((file, denials::parse(&found.denials)))
     }
 }
 
 /// The errand: the bytes, whatever they say.
 fn bring(directory: &Path) -> Result<Vec<u8>, StatusError> {
     let found = StatusFile::bytes(directory)?;
-    let (life, silent) = match found.life {
-        None | Some(Life::Lives) => (UNKNOWN, 0),
-        Some(Life::Gone) => (GONE, 0),
-        Some(Life::Hangs(silent)) => (HANGS, silent.as_secs()),
-    };
-    let mut brought = vec![life];
-    brought.extend(silent.to_le_bytes());
+    let mut brought = vec![FOUND];
+    // Numbers and words of our own: it cannot fail.
+    let claim = serde_json::to_vec(&found.claim).unwrap_or_default();
+    errand::add_part(&mut brought, &claim);
     errand::add_part(&mut brought, &found.status);
     brought.extend(found.denials);
     Ok(brought)
 }
 
-/// Of what was brought: what is known of the init's life, the status and the denials.
-fn parts(brought: &[u8]) -> Option<(Option<Life>, &[u8], &[u8])> {
-    let (life, rest) = brought.split_first()?;
-    let (silent, rest) = rest.split_first_chunk()?;
+/// What was brought.
+fn parts(brought: &[u8]) -> Option<Bytes> {
+    let rest = brought.strip_prefix(&[FOUND])?;
+    let (claim, rest) = errand::first_part(rest)?;
     let (status, denials) = errand::first_part(rest)?;
-    let life = match *life {
-        GONE => Some(Life::Gone),
-        HANGS => Some(Life::Hangs(Duration::from_secs(u64::from_le_bytes(
-            *silent,
-        )))),
-        _ => None,
-    };
-    Some((life, status, denials))
+    Some(Bytes {
+        status: status.to_vec(),
+        denials: denials.to_vec(),
+        claim: serde_json::from_slice(claim).ok()?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::claim::{Holder, Life, Seen};
 
     #[test]
     fn a_part_of_what_is_brought_is_nothing() {
-        let mut brought = vec![HANGS];
-        brought.extend(12_u64.to_le_bytes());
-        brought.extend(2_u64.to_le_bytes());
-        brought.extend(b"{}[]");
-        let whole = parts(&brought).unwrap();
-        let life = Some(Life::Hangs(Duration::from_secs(12)));
-        assert_eq!(whole, (life, &b"{}"[..], &b"[]"[..]));
-        for length in 0..19 {
-            assert_eq!(parts(&brought[..length]), None, "{length}");
+        let claim = Seen {
+            life: Some(Life::Hangs(Duration::from_secs(12))),
+            holder: Some(Holder {
+                pid: 7,
+                namespace: 4_026_531_836,
+            }),
+        };
+        let mut brought = vec![FOUND];
+        errand::add_part(&mut brought, &serde_json::to_vec(&claim).unwrap());
+        errand::add_part(&mut brought, b"{}");
+        let whole = brought.len();
+        brought.extend(b"[]");
+        let found = parts(&brought).unwrap();
+        assert_eq!(
+            (found.status, found.denials),
+            (b"{}".to_vec(), b"[]".to_vec())
+        );
+        assert_eq!(found.claim, claim);
+        for length in 0..whole {
+            assert!(parts(&brought[..length]).is_none(), "{length}");
         }
     }
 }

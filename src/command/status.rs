@@ -1,19 +1,15 @@
 //! `status`: what the running init reports, for people or as JSON.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::patience::Patience;
-use super::{below, print, print_as_it_is};
+use super::{LOOK_INTERVAL, below, print, print_as_it_is};
 use crate::cli::StatusOptions;
 use crate::exit::{ExitCode, StartError};
 use crate::status::denials::{self, Tally};
 use crate::status::told::{Condition, StatusFile};
 use crate::status::{State, Status, Word, timeline};
 use crate::sys::files::{Access, publish};
-
-/// Between two looks at the status file while waiting for a generation.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Prints what the running init reports, for people or as JSON.
 pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
@@ -115,7 +111,8 @@ fn resting(status: &Status) -> String {
     format!("{state}{mark} {}{until}", port.in_words())
 }
 
-fn condition(file: &StatusFile) -> String {
+/// What is true of it, and what that means for what gets through.
+pub(super) fn condition(file: &StatusFile) -> String {
     match &file.condition {
         Condition::Told(Word::Known(State::Halted | State::Stopped | State::Failed)) => {
             resting(&file.status)

@@ -526,6 +526,7 @@ mod tests {
         status.config = Config {
             generation: u64::MAX,
             applied_generation: u64::MAX,
+            reloads: u64::MAX,
             desired_sha256: Some(sentence()),
             applied_sha256: Some(sentence()),
         };

@@ -254,6 +254,8 @@ pub struct Config {
     pub generation: u64,
     /// The generation the daemon has taken over and proved.
     pub applied_generation: u64,
+    /// Times the manifest was read again because somebody asked.
+    pub reloads: u64,
     /// SHA-256 of the configuration that is wanted.
     pub desired_sha256: Option<String>,
     /// SHA-256 of the configuration the daemon says it runs on.

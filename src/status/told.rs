@@ -13,7 +13,7 @@ use crate::status::denials;
 use crate::status::schema::{
     FILE, LONGEST_SENTENCE, MAX_BYTES, SCHEMA, State, Status, Word, object,
 };
-use crate::sys::claim::{self, Life};
+use crate::sys::claim::{self, Life, Seen};
 use crate::sys::files::{FileError, Room};
 
 /// Why there is no status to read.
@@ -109,8 +109,8 @@ pub struct Bytes {
     pub status: Vec<u8>,
     /// Of the denials; none where they cannot be read.
     pub denials: Vec<u8>,
-    /// Whether the init that wrote them lives, where that can be told.
-    pub life: Option<Life>,
+    /// What the lock says of the init that wrote them.
+    pub claim: Seen,
 }
 
 /// A status that was read.
@@ -120,6 +120,8 @@ pub struct StatusFile {
     pub status: Status,
     /// What is true of its writer.
     pub condition: Condition,
+    /// What the lock says of it.
+    pub claim: Seen,
     /// As it stands in the file, in one line.
     line: String,
 }
@@ -133,15 +135,16 @@ impl StatusFile {
         Ok(Bytes {
             status: room.read(FILE, MAX_BYTES).map_err(StatusError::File)?,
             denials: denials::read(&room),
-            life: claim::look(&room),
+            claim: claim::look(&room),
         })
     }
 
     /// What the status at `directory` says, and what is true of its writer.
-    pub fn judge(directory: &Path, bytes: &[u8], life: Option<Life>) -> Result<Self, StatusError> {
-        let mut file = Self::parse(bytes)
+    pub fn judge(directory: &Path, bytes: &Bytes) -> Result<Self, StatusError> {
+        let mut file = Self::parse(&bytes.status)
             .map_err(|error| StatusError::Content(directory.join(FILE), error))?;
-        if let Some(life) = life {
+        file.claim = bytes.claim;
+        if let Some(life) = file.claim.life {
             file.correct(life);
         }
         Ok(file)
@@ -166,6 +169,7 @@ impl StatusFile {
         let line = plain::line(text.replace(['\n', '\r', '\t'], " ").trim_end());
         Ok(Self {
             condition: Condition::Told(status.state.clone()),
+            claim: Seen::default(),
             status,
             line,
         })

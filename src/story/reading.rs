@@ -68,7 +68,7 @@ fn await_manifest(
                     reporter.publish();
                 }
                 News::Answers => reporter.manifest_answers(),
-                News::Read(read) => {
+                News::Read(read) | News::Answer(read) => {
                     reporter.manifest_arrived();
                     return Some(read);
                 }

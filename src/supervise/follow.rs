@@ -12,6 +12,10 @@ impl Supervisor<'_> {
         match news {
             News::Looked => {}
             News::Read(read) => self.follow(&read),
+            News::Answer(read) => {
+                self.follow(&read);
+                self.reporter.reload_answered();
+            }
             News::Silent(since) => {
                 self.changed = true;
                 let manifest = self.setup.manifest;

@@ -270,7 +270,7 @@ impl Supervisor<'_> {
     fn look(&mut self, now: Instant) {
         let mut looks = now >= self.next_look;
         for news in self.looker.advance(now) {
-            looks |= matches!(news, News::Looked | News::Read(_));
+            looks |= matches!(news, News::Looked | News::Read(_) | News::Answer(_));
             self.hear_of_manifest(news);
         }
         if !looks {

@@ -14,15 +14,20 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::supervise::watch;
 use crate::sys::files::{FileError, Room};
+use crate::sys::process::pid_namespace;
 
 /// The locked file, in the run directory.
 pub const FILE: &str = "lock";
 /// An init that supervises and has not written for this long hangs: the loop comes round
 /// at least at every look at the manifest.
 const HUNG_AFTER: Duration = watch::INTERVAL.saturating_mul(5);
+
+/// So many bytes of the file say when we were last heard of; who we are stands after them.
+const BEAT: u64 = 21;
 
 /// Why a run directory cannot be claimed.
 #[derive(Debug)]
@@ -31,6 +36,15 @@ pub enum ClaimError {
     Taken(PathBuf),
     /// The file cannot be made, or the file system has no locks.
     Unlocked(FileError),
+}
+
+/// The init that has a run directory, as it wrote itself into the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub pid: i32,
+    /// The PID namespace in which that is its number, by its inode; 0 where it has no `/proc`.
+    pub namespace: u64,
 }
 
 /// A run directory that is ours until this process ends.
@@ -58,13 +72,23 @@ pub fn claim(run_dir: &Path, room: &Room) -> Result<Claim, ClaimError> {
         // Another's file, a link, a pipe, a directory.
         _ => replace(room).map_err(unlocked)?,
     };
-    Ok(Claim {
+    let mut claim = Claim {
         file,
         beaten: Duration::ZERO,
-    })
+    };
+    claim.sign();
+    Ok(claim)
 }
 
 impl Claim {
+    /// Writes who has it, behind the place of [`Claim::beat`]. Without it nobody finds us, and
+    /// nothing else is amiss.
+    fn sign(&mut self) {
+        let namespace = pid_namespace().unwrap_or_default();
+        let holder = format!("{} {namespace}\n", std::process::id());
+        let _ = self.file.write_at(holder.as_bytes(), BEAT);
+    }
+
     /// Writes that we live, at most once a second.
     pub fn beat(&mut self) {
         let now = since_boot();
@@ -79,8 +103,17 @@ impl Claim {
     }
 }
 
-/// What a run directory's lock says of the init that has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a run directory's lock says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Whether an init has it, where that can be told.
+    pub life: Option<Life>,
+    /// Which, while it has.
+    pub holder: Option<Holder>,
+}
+
+/// Whether the init lives that has a run directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
     /// There is none.
     Gone,
@@ -90,13 +123,38 @@ pub enum Life {
     Hangs(Duration),
 }
 
-/// Whether an init runs with `room`, a run directory; `None` where that cannot be told.
+/// What the lock in `room`, a run directory, says; nothing where it cannot be opened.
 #[must_use]
-pub fn look(room: &Room) -> Option<Life> {
-    let file = room.open_file(FILE, OFlag::O_RDONLY).ok()?;
+pub fn look(room: &Room) -> Seen {
+    let Ok(file) = room.open_file(FILE, OFlag::O_RDONLY) else {
+        return Seen::default();
+    };
+    // Before the question: whoever is found to live then had this number all the while.
+    let holder = holder(&file);
+    let life = life(&file);
+    Seen {
+        life,
+        holder: holder.filter(|_| matches!(life, Some(Life::Lives | Life::Hangs(_)))),
+    }
+}
+
+fn holder(file: &File) -> Option<Holder> {
+    let mut text = [0_u8; 64];
+    let length = file.read_at(&mut text, BEAT).ok()?;
+    let text = std::str::from_utf8(text.get(..length)?).ok()?;
+    let (pid, namespace) = text.lines().next()?.split_once(' ')?;
+    Some(Holder {
+        // 0 and what is negative would be a whole group.
+        pid: pid.parse().ok().filter(|pid| *pid > 0)?,
+        namespace: namespace.parse().ok()?,
+    })
+}
+
+/// Whether an init has the file locked; `None` where that cannot be told.
+fn life(file: &File) -> Option<Life> {
     // Asks without locking: a probe must not be in the way of an init that starts.
     let mut found = whole_file(libc::F_RDLCK);
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found)).ok()?;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).ok()?;
     if libc::c_int::from(found.l_type) == libc::F_UNLCK {
         return Some(Life::Gone);
     }

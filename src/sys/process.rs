@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -53,6 +54,13 @@ pub fn shares_open_file(pid: i32, number: i32) -> Result<bool, Errno> {
     // SAFETY: plain numbers.
     let order = unsafe { libc::syscall(call, own, pid, KCMP_FILE, number, number) };
     Errno::result(order).map(|order| order == 0)
+}
+
+/// The PID namespace of this process, by its inode; `None` without a `/proc`.
+#[must_use]
+pub fn pid_namespace() -> Option<u64> {
+    let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
+    Some(namespace.ino())
 }
 
 /// Why no process can be looked at.

@@ -22,6 +22,7 @@ mod cli;
 mod clients;
 mod consoles;
 mod containers;
+mod control;
 mod egress;
 mod export;
 mod families;

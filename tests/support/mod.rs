@@ -37,7 +37,7 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(3);
 
 /// The init under test: cargo's, or the one `SIDECAR_INIT_BIN` names.
-fn init_program() -> &'static str {
+pub fn init_program() -> &'static str {
     static PROGRAM: OnceLock<String> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         std::env::var("SIDECAR_INIT_BIN")

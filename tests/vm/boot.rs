@@ -53,6 +53,8 @@ impl Bed {
     fn machine(&self) -> MachineBuilder {
         Machine::builder(&self.bundle)
             .no_ip_argument()
+            // A word the kernel does not know goes to init, and here it is no command.
+            .kernel_arg("halt")
             .export_dir(self.scratch.join("export"))
             .forward(PORT)
     }

@@ -53,6 +53,11 @@ impl Reporter {
         *known = Some(why);
     }
 
+    /// Whoever asked for the manifest to be read again has been answered.
+    pub fn reload_answered(&mut self) {
+        self.status.config.reloads += 1;
+    }
+
     /// Nothing is heard of the manifest since, in seconds since 1970.
     pub fn manifest_is_silent(&mut self, manifest: &Path, since: u64) {
         let since = rfc3339(since);

@@ -1,0 +1,292 @@
+//! `halt`, `resume`, `reload`, `stop`: what the signals ask for, of the init that has a run
+//! directory, and the wait until it is so. Touches the kernel: a signal.
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::patience::Patience;
+use super::status::condition;
+use super::{below, print};
+use crate::cli::ControlOptions;
+use crate::exit::{ExitCode, StartError};
+use crate::status::told::{Condition, StatusFile};
+use crate::status::{State, Word};
+use crate::sys::claim::{Holder, Life};
+use crate::sys::process::pid_namespace;
+use crate::sys::signals::{Request, TABLE};
+
+/// Asks the init with this run directory, and waits until it is as asked for; what is true
+/// then is printed.
+pub fn control(options: &ControlOptions) -> Result<(), StartError> {
+    let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, below(&why, "  "));
+    let patience = Patience::of(options.timeout_seconds);
+    let read = || patience.read(&options.run_dir).map(|(file, _)| file);
+    let before = read().map_err(|error| unavailable(error.to_string()))?;
+    if let Some(so) = outcome(options.request, &before, None) {
+        return say(so);
+    }
+    let holder = reachable(&before).map_err(|why| {
+        unavailable(format!(
+            "cannot {} what runs with {}: {why}",
+            verb(options.request),
+            options.run_dir.display()
+        ))
+    })?;
+    send(options.request, holder)?;
+    loop {
+        let now = read().map_err(|error| unavailable(error.to_string()))?;
+        if let Some(so) = outcome(options.request, &now, Some(&before)) {
+            return say(so);
+        }
+        if patience.is_over() {
+            return Err(unavailable(format!(
+                "asked to {}, and it has not within {} s: {}",
+                verb(options.request),
+                options.timeout_seconds,
+                condition(&now)
+            )));
+        }
+        std::thread::sleep(super::LOOK_INTERVAL);
+    }
+}
+
+/// What came of it: words for standard output, or the failure.
+type Outcome = Result<String, (ExitCode, String)>;
+
+fn say(outcome: Outcome) -> Result<(), StartError> {
+    match outcome {
+        Ok(words) => print(&format!("{words}\n")),
+        Err((code, why)) => Err(StartError::new(code, below(&why, "  "))),
+    }
+}
+
+/// What `request` has come to by the newest status, if it has: `before` is the status from
+/// before it was asked for, if it was. Pure.
+fn outcome(request: Request, now: &StatusFile, before: Option<&StatusFile>) -> Option<Outcome> {
+    let status = &now.status;
+    let ended = || {
+        let error = status.error.as_ref();
+        let error = error.map_or_else(String::new, |error| format!(": {error}"));
+        let why = format!("{}{error}", condition(now));
+        Some(Err((ExitCode::DaemonUnavailable, why)))
+    };
+    let another = before.is_some_and(|before| before.status.boot_id != status.boot_id);
+    match (&now.condition, request) {
+        // One that was halted or is ready by itself: there is nothing to ask for.
+        (Condition::Told(Word::Known(State::Halted)), Request::Halt) if status.port.is_some() => {
+            Some(Ok(condition(now)))
+        }
+        (Condition::Told(Word::Known(State::Ready)), Request::Resume) => Some(Ok(condition(now))),
+        (Condition::Told(Word::Known(State::Stopped)), Request::Stop)
+            if before.is_none() || now.claim.life == Some(Life::Gone) =>
+        {
+            Some(Ok(condition(now)))
+        }
+        (Condition::Told(Word::Known(State::Stopped)), Request::Stop) => None,
+        (Condition::Told(Word::Known(State::Failed)) | Condition::Killed, Request::Stop)
+            if before.is_none() =>
+        {
+            Some(Ok(condition(now)))
+        }
+        _ if another => Some(Err((
+            ExitCode::DaemonUnavailable,
+            "another start of sidecar-init has taken its place".to_owned(),
+        ))),
+        (Condition::Told(Word::Known(State::Stopped | State::Failed)) | Condition::Killed, _) => {
+            ended()
+        }
+        (_, Request::Reload) => reloaded(now, before?),
+        _ => None,
+    }
+}
+
+/// What became of the manifest that was asked to be read again.
+fn reloaded(now: &StatusFile, before: &StatusFile) -> Option<Outcome> {
+    let (config, last) = (&now.status.config, &before.status.config);
+    if config.reloads == last.reloads {
+        return None;
+    }
+    if let Some(error) = &now.status.manifest_error {
+        return Some(Err((
+            ExitCode::ManifestInvalid,
+            format!(
+                "{error}\nthe manifest of generation {} stays",
+                config.generation
+            ),
+        )));
+    }
+    let generation = config.generation;
+    let settled = now.is(State::Ready) && config.applied_generation >= generation;
+    match (generation == last.generation, now.is(State::Halted)) {
+        (_, true) => Some(Ok(format!(
+            "generation {generation} is read, and in force once it is resumed"
+        ))),
+        (true, false) if settled => Some(Ok(format!(
+            "the manifest asks for the same as before: generation {generation} is in force"
+        ))),
+        (false, false) if settled => Some(Ok(format!("generation {generation} is in force"))),
+        _ => None,
+    }
+}
+
+/// Whom to ask; or why it cannot be asked from here.
+fn reachable(file: &StatusFile) -> Result<Holder, &'static str> {
+    let holder = file.claim.holder.ok_or(
+        "nobody is known to run with it\n\
+         hint: give --run-dir the run directory itself: an export has no lock, and the lock is for its owner alone",
+    )?;
+    if pid_namespace() != Some(holder.namespace) {
+        return Err("it runs in another PID namespace\n\
+             hint: run this command in its container or machine, as with docker exec, kubectl exec, \
+             smolvm machine exec");
+    }
+    Ok(holder)
+}
+
+fn send(request: Request, holder: Holder) -> Result<(), StartError> {
+    let number = TABLE.iter().find(|(_, means)| *means == request);
+    let signal = number.and_then(|(number, _)| Signal::try_from(*number).ok());
+    kill(Pid::from_raw(holder.pid), signal).map_err(|errno| {
+        let hint = match errno {
+            Errno::EPERM => "\nhint: run this as the user it runs as, or as root",
+            _ => "",
+        };
+        StartError::system(format!(
+            "cannot {} sidecar-init (pid {}): {}{hint}",
+            verb(request),
+            holder.pid,
+            errno.desc()
+        ))
+    })
+}
+
+fn verb(request: Request) -> &'static str {
+    match request {
+        Request::Halt => "halt",
+        Request::Resume => "resume",
+        Request::Reload => "reload",
+        Request::Stop | Request::Reap => "stop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(fields: &str) -> StatusFile {
+        StatusFile::parse(format!(r#"{{"schema":1,"boot_id":"one",{fields}}}"#).as_bytes()).unwrap()
+    }
+
+    const CLOSED: &str = r#""port":{"address":"127.0.0.1:8888","closed":true}"#;
+
+    #[test]
+    fn what_is_so_already_is_not_asked_for() {
+        let halted = file(&format!(r#""state":"halted",{CLOSED}"#));
+        let ready = file(r#""state":"ready""#);
+        let stopped = file(&format!(r#""state":"stopped",{CLOSED}"#));
+        for (request, file, words) in [
+            (
+                Request::Halt,
+                &halted,
+                Some("halted; nothing gets through until SIGUSR2"),
+            ),
+            (Request::Halt, &ready, None),
+            (
+                Request::Resume,
+                &ready,
+                Some("ready; what is not allowed is refused"),
+            ),
+            (Request::Resume, &halted, None),
+            (
+                Request::Stop,
+                &stopped,
+                Some("stopped; nothing gets through"),
+            ),
+            (Request::Stop, &ready, None),
+            (Request::Reload, &ready, None),
+            (Request::Reload, &halted, None),
+        ] {
+            let found = outcome(request, file, None);
+            let words = words.map(|words| Ok(words.to_owned()));
+            assert_eq!(found, words, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_so_before_it_is() {
+        let ready = file(r#""state":"ready""#);
+        for (request, now) in [
+            // The port is not judged yet.
+            (Request::Halt, r#""state":"halted""#),
+            (Request::Halt, r#""state":"stopping""#),
+            (Request::Resume, r#""state":"starting""#),
+            (Request::Stop, r#""state":"draining""#),
+            // The status says so, and the process is still there.
+            (Request::Stop, r#""state":"stopped""#),
+            (Request::Reload, r#""state":"ready""#),
+        ] {
+            let found = outcome(request, &file(now), Some(&ready));
+            assert_eq!(found, None, "{request:?} {now}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_was_not_asked_for_is_a_failure() {
+        let ready = file(r#""state":"ready""#);
+        let failed = file(r#""state":"failed","error":"why""#);
+        for request in [Request::Halt, Request::Resume, Request::Reload] {
+            let (code, why) = outcome(request, &failed, Some(&ready))
+                .unwrap()
+                .unwrap_err();
+            assert_eq!(code, ExitCode::DaemonUnavailable);
+            assert_eq!(why, "failed; no pipelock was started: why");
+        }
+        let other =
+            StatusFile::parse(br#"{"schema":1,"boot_id":"two","state":"starting"}"#).unwrap();
+        let (_, why) = outcome(Request::Halt, &other, Some(&ready))
+            .unwrap()
+            .unwrap_err();
+        assert!(why.starts_with("another start"), "{why}");
+    }
+
+    #[test]
+    fn a_reload_is_over_when_it_was_answered_and_is_in_force() {
+        let before =
+            file(r#""state":"ready","config":{"generation":2,"applied_generation":2,"reloads":1}"#);
+        let config = |fields: &str| format!(r#""config":{{"reloads":2,{fields}}}"#);
+        let same = config(r#""generation":2,"applied_generation":2"#);
+        let taken = config(r#""generation":3,"applied_generation":2"#);
+        let newer = config(r#""generation":3,"applied_generation":3"#);
+        for (state, config, wanted) in [
+            (
+                "ready",
+                &same,
+                Some(Ok(
+                    "the manifest asks for the same as before: generation 2 is in force",
+                )),
+            ),
+            ("reloading", &taken, None),
+            ("ready", &taken, None),
+            ("ready", &newer, Some(Ok("generation 3 is in force"))),
+            (
+                "halted",
+                &taken,
+                Some(Ok("generation 3 is read, and in force once it is resumed")),
+            ),
+        ] {
+            let now = file(&format!(r#""state":"{state}",{config}"#));
+            let found = outcome(Request::Reload, &now, Some(&before));
+            assert_eq!(
+                found,
+                wanted.map(|words: Result<&str, _>| words.map(str::to_owned))
+            );
+        }
+        let refused = file(&format!(
+            r#""state":"ready","manifest_error":"m:1: why",{same}"#
+        ));
+        let found = outcome(Request::Reload, &refused, Some(&before)).unwrap();
+        let why = "m:1: why\nthe manifest of generation 2 stays".to_owned();
+        assert_eq!(found, Err((ExitCode::ManifestInvalid, why)));
+    }
+}

@@ -1,0 +1,154 @@
+//! `halt`, `resume`, `reload` and `stop`: each returns when it is so, or says why it is not.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Bed, Init, Place, init_program, namespace_arguments, skipped};
+
+/// What a command answered: its code, and what it printed, an error's words where it failed.
+fn answer(output: &Output) -> (Option<i32>, String) {
+    let text = if output.status.success() {
+        &output.stdout
+    } else {
+        &output.stderr
+    };
+    let text = String::from_utf8(text.clone()).unwrap();
+    (output.status.code(), text)
+}
+
+fn ready() -> Init {
+    let mut init = Bed::new().start(Place::Child);
+    init.wait_ready();
+    init
+}
+
+#[test]
+fn each_returns_when_it_is_so_and_says_what_is_true_then() {
+    let init = ready();
+    let ask = |command| answer(&init.bed.run(&[command]));
+    let is = |words: &str| (Some(0), format!("{words}\n"));
+    for _ in 0..3 {
+        // The second time it is so already.
+        for _ in 0..2 {
+            assert_eq!(
+                ask("halt"),
+                is("halted; nothing gets through until SIGUSR2")
+            );
+            assert_eq!(init.status()["state"], "halted");
+            assert_eq!(init.status()["port"]["closed"], true);
+        }
+        for _ in 0..2 {
+            assert_eq!(ask("resume"), is("ready; what is not allowed is refused"));
+            assert_eq!(init.status()["state"], "ready");
+        }
+    }
+    assert_eq!(ask("stop"), is("stopped; nothing gets through"));
+    assert_eq!(ask("stop"), is("stopped; nothing gets through"));
+    let end = init.wait_end();
+    assert_eq!((end.code, &end.result["outcome"]), (0, &"stopped".into()));
+}
+
+#[test]
+fn a_reload_is_answered_whatever_the_manifest_asks_for() {
+    let init = ready();
+    let ask = || answer(&init.bed.run(&["reload"]));
+    let same = "the manifest asks for the same as before: generation 1 is in force\n";
+    assert_eq!(ask(), (Some(0), same.to_owned()));
+    init.bed.allow(&["a.example", "new.example"]);
+    assert_eq!(ask(), (Some(0), "generation 2 is in force\n".to_owned()));
+    assert_eq!(init.status()["config"]["applied_generation"], 2);
+
+    init.bed
+        .replace_manifest("version: 1\nslug: Bad\nbottle: {}\n");
+    let (code, why) = ask();
+    assert_eq!(code, Some(65), "{why}");
+    assert!(why.contains("manifest.yaml:2: slug"), "{why}");
+    assert!(why.contains("the manifest of generation 2 stays"), "{why}");
+
+    init.bed.allow(&["a.example"]);
+    assert_eq!(answer(&init.bed.run(&["halt"])).0, Some(0));
+    let read = "generation 3 is read, and in force once it is resumed\n";
+    assert_eq!(ask(), (Some(0), read.to_owned()));
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn who_cannot_be_asked_is_said_to_be_so() {
+    let empty = Bed::new();
+    let (code, why) = answer(&empty.run(&["halt"]));
+    assert_eq!(code, Some(69));
+    assert!(
+        why.contains("no sidecar-init runs with this run directory"),
+        "{why}"
+    );
+
+    // An export has the status, and nobody to ask.
+    let mut init = Bed::new().with_export().start(Place::Child);
+    init.wait_ready();
+    let output = Command::new(init_program())
+        .args(["stop", "--run-dir"])
+        .arg(init.bed.path("run/export"))
+        .output()
+        .unwrap();
+    let (code, why) = answer(&output);
+    assert_eq!(code, Some(69));
+    assert!(
+        why.contains(
+            "nobody is known to run with it\n  hint: give --run-dir the run directory itself"
+        ),
+        "{why}"
+    );
+    assert_eq!(init.status()["state"], "ready");
+
+    // One that does not move: asked, and not said to have obeyed.
+    init.signal(Signal::SIGSTOP);
+    let begun = Instant::now();
+    let (code, why) = answer(&init.bed.run(&["halt", "--timeout", "1"]));
+    assert_eq!(code, Some(69));
+    assert!(
+        why.contains("asked to halt, and it has not within 1 s: ready"),
+        "{why}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    init.signal(Signal::SIGCONT);
+    init.wait_for("it is halted after all", |status| {
+        status["state"] == "halted"
+    });
+
+    // One that was killed is nobody, and its number may be another's by now.
+    let bed = init.kill();
+    let (code, why) = answer(&bed.run(&["resume"]));
+    assert_eq!(code, Some(69));
+    assert!(why.contains("killed, and its pipelock with it"), "{why}");
+}
+
+#[test]
+fn nobody_s_process_is_signalled_by_a_number_of_another_namespace() {
+    if let Err(why) = namespace_arguments() {
+        return skipped("an init in a PID namespace of its own", &why);
+    }
+    let mut init = Bed::new().start(Place::Namespace);
+    init.wait_ready();
+    // It is 1 there, which here is somebody else.
+    for command in ["halt", "reload", "stop"] {
+        let (code, why) = answer(&init.bed.run(&[command]));
+        assert_eq!(code, Some(69), "{why}");
+        assert!(why.contains("it runs in another PID namespace"), "{why}");
+    }
+    let pid = init.pid().to_string();
+    let inside = |command: &str| {
+        let output = Command::new("nsenter")
+            .args(["--pid", "--mount", "--target", &pid])
+            .arg(init_program())
+            .args([command, "--run-dir"])
+            .arg(init.bed.path("run"))
+            .output()
+            .unwrap();
+        answer(&output)
+    };
+    let halted = "halted; nothing gets through until SIGUSR2\n".to_owned();
+    assert_eq!(inside("halt"), (Some(0), halted));
+    assert_eq!(init.stop().0.code, 0);
+}

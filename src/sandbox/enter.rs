@@ -1,21 +1,23 @@
 //! Starts the daemon in its final sandbox. Touches the kernel: fork and exec.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::libc;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
-use super::{Prepared, Sandbox, Step};
+use super::unexecuted::{Lack, lack};
+use super::{Prepared, Sandbox, Step, landlock};
 use crate::exit::ExitCode;
 use crate::sys::fork;
 use crate::sys::process::Image;
+use crate::sys::reach::User;
 use crate::sys::signals::{self, Disposition};
 
 /// What a child that could not be executed ends with; nobody reads it.
@@ -32,7 +34,6 @@ pub struct Program {
 impl Program {
     /// `program arguments…` with exactly this environment, each `NAME=value`.
     pub fn new(program: &Path, arguments: &[&str], environment: &[String]) -> io::Result<Self> {
-        use std::os::unix::ffi::OsStrExt;
         let program = CString::new(program.as_os_str().as_bytes())?;
         let mut argv = vec![program.clone()];
         for argument in arguments {
@@ -47,6 +48,11 @@ impl Program {
             arguments: argv,
             environment,
         })
+    }
+
+    /// What is executed, by its path.
+    fn file(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.path.as_bytes()))
     }
 
     fn image(&self) -> Image<'_> {
@@ -73,9 +79,35 @@ pub struct SpawnError {
     step: Option<Step>,
     program: String,
     errno: i32,
+    lack: Option<Lack>,
 }
 
 impl SpawnError {
+    fn new(step: Option<Step>, program: &Path, errno: Errno) -> Self {
+        Self {
+            step,
+            program: program.to_string_lossy().into_owned(),
+            errno: errno as i32,
+            lack: None,
+        }
+    }
+
+    /// With what the exec lacked: the kernel has one word for a dozen reasons.
+    fn explained(mut self, program: &Path, (user, is_restricted): (User, bool)) -> Self {
+        if self.step == Some(Step::Exec) {
+            let errno = Errno::from_raw(self.errno);
+            // Whoever may not look whether it is there is told that it may not execute it.
+            if errno == Errno::EACCES
+                && std::fs::metadata(program)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            {
+                self.errno = Errno::ENOENT as i32;
+            }
+            self.lack = lack(program, errno, user, is_restricted);
+        }
+        self
+    }
+
     /// How a program ends that could not start its daemon. Only the exec can find that there
     /// is none, or none that can be executed: whatever else was missing on the way is not the
     /// daemon.
@@ -93,8 +125,12 @@ impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cause = Errno::from_raw(self.errno).desc();
         match self.step {
-            Some(step) => write!(f, "cannot {step} {}: {cause}", self.program),
-            None => write!(f, "cannot fork for {}: {cause}", self.program),
+            Some(step) => write!(f, "cannot {step} {}: {cause}", self.program)?,
+            None => write!(f, "cannot fork for {}: {cause}", self.program)?,
+        }
+        match &self.lack {
+            Some(lack) => write!(f, ": {lack}"),
+            None => Ok(()),
         }
     }
 }
@@ -105,7 +141,9 @@ impl std::error::Error for SpawnError {}
 #[derive(Debug)]
 pub struct ExecReport {
     pipe: File,
-    program: String,
+    program: PathBuf,
+    /// As whom it is executed, and whether Landlock restricts it.
+    confined: (User, bool),
     received: Vec<u8>,
 }
 
@@ -130,16 +168,12 @@ impl ExecReport {
         }
         match self.received.as_slice() {
             [] => Some(Ok(())),
-            [step, a, b, c, d] => Some(Err(SpawnError {
-                step: Step::from_byte(*step),
-                program: self.program.clone(),
-                errno: i32::from_ne_bytes([*a, *b, *c, *d]),
-            })),
-            _ => Some(Err(SpawnError {
-                step: None,
-                program: self.program.clone(),
-                errno: libc::EPROTO,
-            })),
+            [step, a, b, c, d] => {
+                let errno = Errno::from_raw(i32::from_ne_bytes([*a, *b, *c, *d]));
+                let error = SpawnError::new(Step::from_byte(*step), &self.program, errno);
+                Some(Err(error.explained(&self.program, self.confined)))
+            }
+            _ => Some(Err(SpawnError::new(None, &self.program, Errno::EPROTO))),
         }
     }
 }
@@ -152,23 +186,15 @@ pub fn spawn(
     sandbox: &Sandbox,
     prepared: &Prepared,
 ) -> Result<Child, SpawnError> {
-    let program = command.path.to_string_lossy().into_owned();
-    let failed = |errno: Errno| SpawnError {
-        step: None,
-        program: program.clone(),
-        errno: errno as i32,
-    };
+    let program = command.file();
+    let failed = |errno: Errno| SpawnError::new(None, program, errno);
     let image = command.image();
     let null = nix::fcntl::open(
         c"/dev/null",
         OFlag::O_RDONLY | OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
     )
-    .map_err(|errno| SpawnError {
-        step: Some(Step::StandardInput),
-        program: program.clone(),
-        errno: errno as i32,
-    })?;
+    .map_err(|errno| SpawnError::new(Some(Step::StandardInput), program, errno))?;
     let (stdout_read, stdout_write) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     let (stderr_read, stderr_write) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     let (report_read, report_write) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
@@ -189,7 +215,8 @@ pub fn spawn(
         stderr: stderr_read.into(),
         exec_report: ExecReport {
             pipe: report_read.into(),
-            program,
+            program: program.to_owned(),
+            confined: (sandbox.user(), sandbox.landlock >= landlock::FILES),
             received: Vec::new(),
         },
     })
@@ -200,11 +227,7 @@ pub fn spawn(
 #[must_use]
 pub fn become_command(command: &Program, sandbox: &Sandbox, prepared: &Prepared) -> SpawnError {
     let (step, errno) = exec(&command.image(), None, (sandbox, prepared), None);
-    SpawnError {
-        step: Some(step),
-        program: command.path.to_string_lossy().into_owned(),
-        errno: errno as i32,
-    }
+    SpawnError::new(Some(step), command.file(), errno)
 }
 
 /// The way from fork to exec; what failed on it. Calls nothing that allocates or locks. With
@@ -255,11 +278,8 @@ mod tests {
 
     #[test]
     fn says_what_failed_in_one_sentence() {
-        let missing = SpawnError {
-            step: Some(Step::Exec),
-            program: "/usr/bin/pipelock".to_owned(),
-            errno: libc::ENOENT,
-        };
+        let program = Path::new("/usr/bin/pipelock");
+        let missing = SpawnError::new(Some(Step::Exec), program, Errno::ENOENT);
         assert_eq!(
             missing.to_string(),
             "cannot execute /usr/bin/pipelock: No such file or directory"
@@ -269,14 +289,7 @@ mod tests {
     #[test]
     fn blames_the_daemon_for_nothing_but_its_own_exec() {
         let code = |step: Option<Step>, errno: Errno| {
-            let program = "/usr/bin/pipelock".to_owned();
-            let errno = errno as i32;
-            SpawnError {
-                step,
-                program,
-                errno,
-            }
-            .exit_code()
+            SpawnError::new(step, Path::new("/usr/bin/pipelock"), errno).exit_code()
         };
         assert_eq!(code(Some(Step::Exec), Errno::ENOENT), ExitCode::NotFound);
         for errno in [Errno::EACCES, Errno::ENOEXEC] {

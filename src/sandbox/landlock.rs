@@ -2,8 +2,6 @@
 //! before the fork; the child only enters them. Touches the kernel.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -53,7 +51,7 @@ const SYSTEM: [&str; 20] = [
 ];
 
 /// Where the interpreter and the libraries of a program that is not static are.
-const PROGRAMS: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr"];
+pub const PROGRAMS: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr"];
 
 /// What the daemon is granted; everything else is denied.
 #[derive(Debug, Clone)]
@@ -97,7 +95,7 @@ pub fn level() -> u32 {
 }
 
 /// The rules for `grants`; `None` where the kernel has no Landlock. A program that does
-/// not run `alone` ([`is_static`]) needs others.
+/// not run `alone` ([`crate::sys::executable::is_static`]) needs others.
 pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockError> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(TESTED))?
@@ -152,35 +150,6 @@ fn grant(
     rules.add_rule(PathBeneath::new(place, access))
 }
 
-/// Whether a program needs no other file to run: neither a script nor an ELF file that
-/// names an interpreter. What is no program at all is judged by the exec.
-#[must_use]
-pub fn is_static(program: &Path) -> bool {
-    const PT_INTERP: u32 = 3;
-    let mut head = Vec::new();
-    let read = File::open(program).and_then(|file| file.take(4096).read_to_end(&mut head));
-    if read.is_err() {
-        return true;
-    }
-    let half = |at: usize| -> Option<usize> {
-        let bytes = head.get(at..at + 2)?.try_into().ok()?;
-        Some(usize::from(u16::from_le_bytes(bytes)))
-    };
-    if !head.starts_with(b"\x7fELF\x02\x01") {
-        return !head.starts_with(b"#!");
-    }
-    // e_phoff is 64 in every file a linker wrote; e_phentsize and e_phnum.
-    let (Some(size), Some(count)) = (half(54), half(56)) else {
-        return false;
-    };
-    (0..count).all(|index| {
-        let at = 64 + index * size;
-        head.get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .is_some_and(|bytes| u32::from_le_bytes(bytes) != PT_INTERP)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,23 +173,6 @@ mod tests {
         }
         for one in ["127.0.0.1:8888", "[fd00::2]:8888"] {
             assert_eq!(of(one), [8888], "{one}");
-        }
-    }
-
-    #[test]
-    fn tells_a_static_program_from_one_that_needs_others() {
-        let directory = std::env::temp_dir();
-        let script = directory.join(format!("sidecar-landlock-{}", std::process::id()));
-        std::fs::write(&script, "#!/bin/sh\n").unwrap();
-        assert!(!is_static(&script));
-        std::fs::remove_file(&script).unwrap();
-        assert!(
-            is_static(Path::new("/nonexistent")),
-            "the exec says it better"
-        );
-        // Built for glibc, as tests are, this one names the dynamic loader.
-        if cfg!(target_env = "gnu") {
-            assert!(!is_static(Path::new("/proc/self/exe")));
         }
     }
 }

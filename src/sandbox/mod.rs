@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod enter;
 pub mod landlock;
 pub mod seccomp;
+mod unexecuted;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +22,7 @@ use nix::unistd::{chdir, setsid, write};
 
 use crate::sys::confine::{enter_landlock, has_filters};
 use crate::sys::credentials;
+use crate::sys::executable;
 use crate::sys::files::read_kernel_file;
 use crate::sys::process::sees_processes;
 use crate::sys::reaper;
@@ -263,7 +265,7 @@ impl Sandbox {
     /// What a daemon of this program does not have: one that is not static runs others.
     #[must_use]
     pub fn missing_for(&self, program: &Path) -> Vec<String> {
-        self.missing_with(program, landlock::is_static(program))
+        self.missing_with(program, executable::is_static(program))
     }
 
     fn missing_with(&self, program: &Path, alone: bool) -> Vec<String> {
@@ -279,7 +281,7 @@ impl Sandbox {
 
     /// Makes everything that has to exist before the fork.
     pub fn prepare(&self, grants: &Grants) -> Result<Prepared, PrepareError> {
-        let alone = landlock::is_static(&grants.program);
+        let alone = executable::is_static(&grants.program);
         let rules = if self.landlock >= landlock::FILES {
             landlock::rules(grants, alone)?
         } else {
@@ -307,6 +309,12 @@ impl Sandbox {
     #[must_use]
     pub fn file_owner(&self) -> Option<(u32, u32)> {
         self.change_identity.then_some((self.uid, self.gid))
+    }
+
+    /// The daemon's user and group.
+    #[must_use]
+    pub fn user(&self) -> (u32, u32) {
+        (self.uid, self.gid)
     }
 
     /// Applies it to the calling process. Only for the child between fork and exec:

@@ -24,6 +24,7 @@ mod consoles;
 mod containers;
 mod control;
 mod egress;
+mod executables;
 mod export;
 mod families;
 mod faults;

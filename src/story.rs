@@ -161,6 +161,7 @@ fn start(
         return Ok(Ending::Stopped);
     }
     reporter.enter(Stage::Spawn);
+    confining::insist_on_ways(&sandbox, paths)?;
     let require_sandbox =
         paths.require_sandbox || (mode == Mode::Machine && !arguments.tolerate_holes);
     if require_sandbox {

@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::boot::mode::Mode;
 use crate::boot::protect;
 use crate::cli::Paths;
-use crate::exit::StartError;
+use crate::exit::{ExitCode, StartError};
 use crate::sandbox::cgroup::{self, Group};
 use crate::sandbox::{Sandbox, insist_on};
 use crate::status::Reporter;
-use crate::sys::files::kept_from;
 use crate::sys::memory;
 use crate::sys::process::sees_processes;
+use crate::sys::reach::{Use, Ways};
 
 /// What is not known to be in the daemon's sandbox is a failure.
 pub(super) fn insist(reporter: &Reporter) -> Result<(), StartError> {
@@ -54,18 +54,54 @@ pub(super) fn complete(
         }
     }
     reporter.tell_missing(&sandbox.missing_for(&paths.daemon));
-    if let Some(user) = sandbox.file_owner()
-        && let Some((directory, mode)) = kept_from(&paths.run_dir, user)
-    {
-        reporter.warn(format!(
-            "pipelock cannot read its configuration: it runs as {}:{}, and the mode of {} is {mode:04o}\nhint: \
-             chmod o+rx {}",
-            user.0,
-            user.1,
-            directory.display(),
-            directory.display()
-        ));
-    }
     reporter.sandbox_planned(sandbox.landlock, sandbox.seccomp, sandbox.group.is_some());
     sandbox
+}
+
+/// What pipelock cannot get at it cannot live on, and says so in words of its own, five times.
+/// Whether its program is there and may be executed at all, the exec tells.
+pub(super) fn insist_on_ways(sandbox: &Sandbox, paths: &Paths) -> Result<(), StartError> {
+    let (uid, gid) = sandbox.user();
+    let mut ways = Ways::default();
+    let mut barriers = Vec::new();
+    let program = paths.daemon.exists().then(|| paths.daemon.parent());
+    for (code, does, path, to) in [
+        (
+            ExitCode::NotExecutable,
+            "be executed",
+            program.flatten(),
+            Use::Execute,
+        ),
+        (
+            ExitCode::DaemonUnavailable,
+            "read its configuration",
+            Some(paths.run_dir.as_path()),
+            Use::List,
+        ),
+        (
+            ExitCode::CaUnusable,
+            "read the CA certificate",
+            Some(paths.cert.as_path()),
+            Use::Read,
+        ),
+        (
+            ExitCode::CaUnusable,
+            "read the CA key",
+            Some(paths.key.as_path()),
+            Use::Read,
+        ),
+    ] {
+        if let Some(barrier) = path.and_then(|path| ways.barrier(path, to, (uid, gid)))
+            && !barriers.iter().any(|(_, _, it)| *it == barrier)
+        {
+            barriers.push((code, does, barrier));
+        }
+    }
+    let Some((code, ..)) = barriers.first() else {
+        return Ok(());
+    };
+    let said = barriers.iter().map(|(_, does, barrier)| {
+        format!("pipelock cannot {does}: it runs as {uid}:{gid}, and {barrier}")
+    });
+    Err(StartError::new(*code, said.collect::<Vec<_>>().join("\n")))
 }

@@ -500,31 +500,6 @@ pub fn ensure_directory(path: &Path) -> Result<(), FileError> {
     made.map_err(|source| FileError::new("create directory", path, source))
 }
 
-/// The first directory on the way to `path`, and that one itself, that keeps out a user
-/// without privileges, by its mode; with that mode.
-#[must_use]
-pub fn kept_from(path: &Path, (uid, gid): (u32, u32)) -> Option<(PathBuf, u32)> {
-    let mut way: Vec<&Path> = path
-        .ancestors()
-        .filter(|it| !it.as_os_str().is_empty())
-        .collect();
-    way.reverse();
-    way.into_iter().find_map(|directory| {
-        let metadata = fs::metadata(directory).ok()?;
-        let mode = metadata.permissions().mode() & 0o7777;
-        let allowed = if metadata.uid() == uid {
-            mode >> 6
-        } else if metadata.gid() == gid {
-            mode >> 3
-        } else {
-            mode
-        };
-        // The daemon lists the last one, to notice changes.
-        let wanted = if directory == path { 0o5 } else { 0o1 };
-        (allowed & wanted != wanted).then(|| (directory.to_owned(), mode))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -684,9 +659,6 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
         ensure_directory(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
-        let stranger = (65_534, 65_534);
-        assert_eq!(kept_from(&path, stranger), Some((path.clone(), 0o700)));
-        assert_eq!(kept_from(Path::new("/"), stranger), None);
     }
 
     #[test]

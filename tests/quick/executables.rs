@@ -1,7 +1,8 @@
-//! A daemon that cannot be executed: what is said of that, and by which code it ends.
+//! A daemon that cannot be executed, or cannot get at what it lives on: what is said of that,
+//! before it is tried where that can be, and by which code it ends.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -15,6 +16,148 @@ fn chmod(path: &Path, mode: u32) {
 
 fn end_of(bed: Bed) -> End {
     bed.start(Place::Child).wait_end()
+}
+
+/// The bed's directory, its own, and one below it that only root may enter.
+fn private(bed: &Bed) -> std::path::PathBuf {
+    let private = bed.path("private");
+    fs::create_dir(&private).unwrap();
+    chmod(&private, 0o700);
+    private
+}
+
+fn moved_to(directory: &Path, bed: Bed, option: &str, name: &str) -> Bed {
+    let place = directory.join(name);
+    bed.with_argument(option)
+        .with_argument(place.to_str().unwrap())
+}
+
+// Private directories.
+
+/// What is in the private directory, the code, what pipelock cannot do, and how it gets there.
+type Case = (&'static str, i32, &'static str, fn(&Path, Bed) -> Bed);
+
+#[test]
+fn names_the_directory_that_keeps_pipelock_out_before_it_is_started() {
+    if !geteuid().is_root() {
+        return skipped(
+            "private directories",
+            "as root alone the daemon is another user",
+        );
+    }
+    let cases: [Case; 5] = [
+        ("the program", 126, "be executed", |directory, bed| {
+            let moved = Command::new("mv")
+                .arg(bed.path("pipelock"))
+                .arg(directory)
+                .status();
+            assert!(moved.unwrap().success());
+            moved_to(directory, bed, "--daemon", "pipelock")
+        }),
+        (
+            "the run directory",
+            69,
+            "read its configuration",
+            |directory, bed| moved_to(directory, bed, "--run-dir", "run"),
+        ),
+        (
+            "the certificate",
+            78,
+            "read the CA certificate",
+            |directory, bed| moved_to(directory, bed, "--cert", "ca.pem"),
+        ),
+        ("the key", 78, "read the CA key", |directory, bed| {
+            moved_to(directory, bed, "--key", "ca.key")
+        }),
+        (
+            "by a link",
+            69,
+            "read its configuration",
+            |directory, bed| {
+                symlink(directory, bed.path("link")).unwrap();
+                let link = bed.path("link");
+                moved_to(&link, bed, "--run-dir", "run")
+            },
+        ),
+    ];
+    for (what, code, does, place) in cases {
+        let bed = Bed::new().with_any_daemon();
+        let directory = private(&bed);
+        for run in [directory.join("run"), bed.path("run")] {
+            fs::create_dir(run).unwrap();
+        }
+        let init = place(&directory, bed).start(Place::Child).without_status();
+        let end = init.wait_end();
+        let path = directory.display();
+        let wanted = format!(
+            "pipelock cannot {does}: it runs as 65534:65534, and the mode of {path} is 0700\n\
+             hint: chmod o+x {path}, or name a place outside of it"
+        );
+        assert_eq!(end.error(), wanted, "{what}");
+        assert_eq!(end.code, code, "{what}: {}", end.console_text());
+        assert_eq!(end.result["failures"], 0, "{what}: it was started");
+    }
+}
+
+#[test]
+fn names_a_directory_once_that_keeps_pipelock_out_of_everything() {
+    if !geteuid().is_root() {
+        return skipped(
+            "private directories",
+            "as root alone the daemon is another user",
+        );
+    }
+    // As `mktemp -d` makes one.
+    let bed = Bed::new().with_any_daemon();
+    let whole = bed.path("");
+    chmod(&whole, 0o700);
+    let end = end_of(bed);
+    assert_eq!(end.code, 126, "{}", end.console_text());
+    assert_eq!(end.error().matches("is 0700").count(), 1, "{}", end.error());
+    // What is advised helps.
+    chmod(&whole, 0o701);
+    let mut init = end.bed.start(Place::Child);
+    init.wait_ready();
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn a_list_that_lets_pipelock_in_is_believed_before_the_mode() {
+    if !geteuid().is_root() {
+        return skipped(
+            "access control lists",
+            "as root alone the daemon is another user",
+        );
+    }
+    let bed = Bed::new().with_any_daemon();
+    chmod(&bed.path(""), 0o700);
+    let set = Command::new("setfacl")
+        .args(["-m", "u:65534:x"])
+        .arg(bed.path(""))
+        .status();
+    if !set.is_ok_and(|status| status.success()) {
+        return skipped(
+            "access control lists",
+            "there is no setfacl, or the file system has none",
+        );
+    }
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_said_not_to_be_wherever_it_is_not() {
+    let bed = Bed::new();
+    let directory = private(&bed);
+    let end = end_of(moved_to(&directory, bed, "--daemon", "pipelock"));
+    assert_eq!(end.code, 127, "{}", end.console_text());
+    let program = directory.join("pipelock");
+    let wanted = format!(
+        "cannot execute {}: No such file or directory",
+        program.display()
+    );
+    assert!(end.error().ends_with(&wanted), "{}", end.error());
 }
 
 // Programs.

@@ -186,22 +186,19 @@ fn a_run_directory_keeps_the_mode_that_somebody_chose() {
     fs::create_dir(bed.path("run")).unwrap();
     fs::set_permissions(bed.path("run"), Permissions::from_mode(0o700)).unwrap();
     let mut init = bed.start(Place::Child);
+    let mode = |bed: &Bed| fs::metadata(bed.path("run")).unwrap().mode() & 0o7777;
     if is_root() {
-        let status = init.wait_for("it is told", |status| {
-            status["warnings"].to_string().contains("chmod o+rx")
-        });
-        let warnings = status["warnings"].to_string();
-        assert!(
-            warnings.contains("cannot read its configuration"),
-            "{warnings}"
-        );
+        let end = init.wait_end();
+        let error = end.error();
+        assert!(error.contains("chmod o+rx"), "{error}");
+        assert!(error.contains("cannot read its configuration"), "{error}");
+        assert_eq!(end.code, 69);
+        assert_eq!(mode(&end.bed), 0o700);
     } else {
         init.wait_ready();
+        assert_eq!(mode(&init.bed), 0o700);
+        assert_eq!(init.stop().0.code, 0);
     }
-    let mode = fs::metadata(init.bed.path("run")).unwrap().mode();
-    assert_eq!(mode & 0o7777, 0o700);
-    init.signal(Signal::SIGTERM);
-    init.wait_end();
 }
 
 /// A lock of the whole file, as long as the file lives.

@@ -426,9 +426,15 @@ impl Reporter {
     pub fn conclude(&mut self, code: ExitCode, error: Option<String>) {
         let warnings = self.export.as_mut().map(Teller::recall);
         self.heard_of_export(warnings.unwrap_or_default());
+        let now = self.elapsed_us();
         let status = &mut self.status;
         status.port = self.served.map(facts::look_at);
         status.exit_code = Some(code.number());
+        if code != ExitCode::Success {
+            // How long was tried what failed.
+            self.close_stage(now);
+        }
+        let status = &mut self.status;
         if code == ExitCode::Success {
             status.state = State::Stopped.into();
             status.outcome = Outcome::Stopped.into();

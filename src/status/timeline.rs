@@ -2,7 +2,7 @@
 //! Pure.
 
 use crate::plain;
-use crate::status::Status;
+use crate::status::{Outcome, State, Status, Word};
 
 /// A year in microseconds: no start takes as long, and sums of two are still numbers.
 const LONGEST_STAGE: u64 = 31_536_000_000_000;
@@ -26,6 +26,44 @@ fn end(stages: &[(String, u64, u64)]) -> u64 {
     ends.max().unwrap_or(0).max(1)
 }
 
+/// A time in the unit that people have for its size.
+fn in_words(us: u64) -> String {
+    let rounded = |unit: u64| (us + unit / 2) / unit;
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..9_950 => format!("{}.{} ms", rounded(100) / 10, rounded(100) % 10),
+        9_950..999_500 => format!("{} ms", rounded(1_000)),
+        999_500..99_995_000 => {
+            format!("{}.{:02} s", rounded(10_000) / 100, rounded(10_000) % 100)
+        }
+        _ => format!("{} s", rounded(1_000_000)),
+    }
+}
+
+/// What is true of the stage that was entered last, where the start is not over with it.
+fn unfinished(status: &Status) -> Option<&'static str> {
+    let Word::Known(outcome) = &status.outcome else {
+        return None;
+    };
+    let lasts = status.stages.last().is_some_and(|it| it.took_us.is_none());
+    match (outcome, &status.state) {
+        (Outcome::FailedAt(_), Word::Known(State::Failed)) => Some("failed"),
+        (_, Word::Known(State::Stopped)) if lasts => Some("stopped"),
+        (Outcome::FailedAt(_), _) => Some("not over"),
+        (Outcome::Running | Outcome::Stopped | Outcome::Failed, _) => None,
+    }
+}
+
+/// How the start went, in a line.
+fn headline(status: &Status, stages: &[(String, u64, u64)]) -> String {
+    let stage = stages.last().map_or("", |(stage, _, _)| stage);
+    let time = in_words(end(stages));
+    match unfinished(status) {
+        Some(what) => format!("{what} at {stage} after {time}"),
+        None => format!("{stage} in {time}"),
+    }
+}
+
 /// For a terminal.
 #[must_use]
 pub fn waterfall(status: &Status) -> String {
@@ -33,18 +71,26 @@ pub fn waterfall(status: &Status) -> String {
     let stages = stages(status);
     let end = end(&stages);
     let mut text = String::new();
-    for (stage, at, took) in &stages {
+    for (index, (stage, at, took)) in stages.iter().enumerate() {
         let columns = |us: u64| usize::try_from(us).unwrap_or(0);
         let before = columns(at * WIDTH / end);
         let length = columns((took * WIDTH).div_ceil(end)).max(1);
+        let end = ended(status, index + 1 == stages.len());
         text.push_str(&format!(
-            "  {:<9} {took:>9} µs  {}{}\n",
+            "  {:<9} {:>9}  {}{}{end}\n",
             stage,
+            in_words(*took),
             " ".repeat(before),
             "▇".repeat(length)
         ));
     }
     text
+}
+
+/// What is added to a stage that the start ended in, or is at.
+fn ended(status: &Status, is_last: bool) -> String {
+    let what = unfinished(status).filter(|_| is_last);
+    what.map_or_else(String::new, |what| format!(" {what}"))
 }
 
 /// The same as SVG, in text alone: no script, no font of its own, light or dark.
@@ -59,25 +105,127 @@ pub fn svg(status: &Status) -> String {
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {height}\" font-family=\"monospace\" \
          font-size=\"13\" fill=\"#777\">\n<title>Start of sidecar-init, by stage</title>\n\
-         <text x=\"8\" y=\"16\">{}: {} in {} ms</text>\n",
+         <text x=\"8\" y=\"16\">{}: {}</text>\n",
         plain::markup(status.slug.as_deref().unwrap_or("sidecar-init")),
-        plain::markup(stages.last().map_or("", |(stage, _, _)| stage)),
-        end / 1000
+        plain::markup(&headline(status, &stages)),
     );
     let mut y = ROW;
-    for (stage, at, took) in &stages {
+    for (index, (stage, at, took)) in stages.iter().enumerate() {
+        let is_last = index + 1 == stages.len();
+        let colour = match unfinished(status).filter(|_| is_last) {
+            Some("failed") => "#c43b3b",
+            _ => "#3b82c4",
+        };
         let x = LEFT + at * WIDTH / end;
         let width = (took * WIDTH / end).max(2);
         let baseline = y + 16;
         let after = x + width + 6;
         text.push_str(&format!(
             "<text x=\"8\" y=\"{baseline}\">{}</text><rect x=\"{x}\" y=\"{}\" width=\"{width}\" height=\"14\" \
-             fill=\"#3b82c4\"/><text x=\"{after}\" y=\"{baseline}\">{took} µs</text>\n",
+             fill=\"{colour}\"/><text x=\"{after}\" y=\"{baseline}\">{}{}</text>\n",
             plain::markup(stage),
-            y + 5
+            y + 5,
+            in_words(*took),
+            ended(status, is_last)
         ));
         y += ROW;
     }
     text.push_str("</svg>\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Stage;
+    use crate::status::schema::StageTime;
+
+    /// A start that took 12 ms to its last stage, and is there since.
+    fn start(outcome: Outcome, state: State, took_us: Option<u64>) -> Status {
+        let time = |stage: Stage, at_us, took_us| StageTime {
+            stage: stage.into(),
+            at_us,
+            took_us,
+        };
+        Status {
+            slug: Some("a".to_owned()),
+            state: state.into(),
+            outcome: outcome.into(),
+            stages: vec![
+                time(Stage::Mode, 0, Some(12_000)),
+                time(Stage::Ready, 12_000, took_us),
+            ],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn only_a_start_that_came_to_its_end_is_drawn_as_one_that_is_ready() {
+        let failed = Outcome::FailedAt(Stage::Ready);
+        let long = Some(4_988_000);
+        for (outcome, state, took, wanted) in [
+            (Outcome::Running, State::Ready, long, "ready in 5.00 s"),
+            (Outcome::Failed, State::Failed, long, "ready in 5.00 s"),
+            (Outcome::Stopped, State::Stopped, long, "ready in 5.00 s"),
+            (failed, State::Failed, long, "failed at ready after 5.00 s"),
+            (failed, State::Failed, None, "failed at ready after 12 ms"),
+            (
+                failed,
+                State::Starting,
+                None,
+                "not over at ready after 12 ms",
+            ),
+            (
+                failed,
+                State::Backoff,
+                None,
+                "not over at ready after 12 ms",
+            ),
+            (
+                Outcome::Stopped,
+                State::Stopped,
+                None,
+                "stopped at ready after 12 ms",
+            ),
+        ] {
+            let status = start(outcome, state, took);
+            let picture = svg(&status);
+            assert!(
+                picture.contains(&format!("<text x=\"8\" y=\"16\">a: {wanted}</text>")),
+                "{picture}"
+            );
+            let red = wanted.starts_with("failed");
+            assert_eq!(picture.contains("#c43b3b"), red, "{picture}");
+            // The stage's own row and line say the same.
+            let ended = wanted.split(" at ").next().filter(|what| *what != wanted);
+            let waterfall = waterfall(&status);
+            for drawn in [&picture, &waterfall] {
+                let end = ended.is_none_or(|what| {
+                    drawn.matches(what).count() > usize::from(drawn == &picture)
+                });
+                assert!(end, "{wanted}: {drawn}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_is_told_in_the_unit_of_its_size() {
+        for (us, wanted) in [
+            (0, "0 µs"),
+            (999, "999 µs"),
+            (1_000, "1.0 ms"),
+            (8_001, "8.0 ms"),
+            (9_949, "9.9 ms"),
+            (9_950, "10 ms"),
+            (60_003, "60 ms"),
+            (999_499, "999 ms"),
+            (999_500, "1.00 s"),
+            (1_560_098, "1.56 s"),
+            (99_994_999, "99.99 s"),
+            (99_995_000, "100 s"),
+            (LONGEST_STAGE, "31536000 s"),
+        ] {
+            assert_eq!(in_words(us), wanted, "{us}");
+        }
+    }
 }

@@ -658,6 +658,30 @@ fn draws_the_start_as_a_picture_that_parses() {
     assert_eq!(printed, picture.as_bytes());
 }
 
+#[test]
+fn a_start_that_failed_is_drawn_as_one_with_the_stage_it_failed_at() {
+    let bed = Bed::new();
+    bed.replace_manifest("slug: A\nbottle: {}\n");
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 65);
+    let stages = end.result["stages"].as_array().unwrap();
+    assert_eq!(stages.last().unwrap()["stage"], "manifest");
+    assert!(stages.iter().all(|stage| stage["took_us"].is_u64()));
+    let picture = end.bed.run(&["status", "--svg", "-"]).stdout;
+    let picture = String::from_utf8(picture).unwrap();
+    assert!(
+        picture.contains("<text x=\"8\" y=\"16\">sidecar-init: failed at manifest after "),
+        "{picture}"
+    );
+    let words = end.bed.run(&["status", "--timeline"]).stdout;
+    let words = String::from_utf8(words).unwrap();
+    let last = words.lines().last().unwrap();
+    assert!(
+        last.starts_with("  manifest ") && last.ends_with("▇ failed"),
+        "{words}"
+    );
+}
+
 /// A hundred thousand requests each: `scripts/test quick` leaves them out.
 mod at_length {
     use super::*;

@@ -312,7 +312,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             "timeline" => timeline = true,
             "svg" => svg = Some(parser.value()?.into()),
             "wait-generation" => wait_generation = Some(parser.value()?.parse()?),
-            "timeout" => timeout = Some(parser.value()?.parse()?),
+            "timeout" => match parser.value()?.parse()? {
+                0 => {
+                    let why = "--timeout 0 leaves no time to look; 1 is the least";
+                    return Err(UsageError(why.to_owned()));
+                }
+                seconds => timeout = Some(seconds),
+            },
             _ => return Err(Long(&option).unexpected().into()),
         }
         seen.push(option);
@@ -393,6 +399,11 @@ mod tests {
             ),
             ("render --manifset x", "invalid option '--manifset'"),
             ("status --wait-generation soon", "soon"),
+            ("status --timeout 0", "--timeout 0 leaves no time to look"),
+            (
+                "healthcheck --timeout 0",
+                "--timeout 0 leaves no time to look",
+            ),
             ("run extra", "unexpected argument \"extra\""),
             ("run --manifest", "missing argument"),
         ] {

@@ -169,7 +169,7 @@ fn a_status_that_does_not_answer_is_given_up() {
         share.becomes(host);
         for (line, seconds, code) in [
             ("status --timeout 2", 2, 69),
-            ("status --json --timeout 0", 1, 69),
+            ("status --json --timeout 1", 1, 69),
             ("status --wait-generation 3 --timeout 1", 1, 69),
             ("healthcheck --timeout 1", 1, 1),
             ("healthcheck", 5, 1),

@@ -209,7 +209,7 @@ fn a_hostile_status_is_neither_obeyed_nor_a_reason_to_panic() {
         &["status", "--json"],
         &["status", "--svg", "-"],
         &["healthcheck"],
-        &["status", "--wait-generation", "1", "--timeout", "0"],
+        &["status", "--wait-generation", "1", "--timeout", "1"],
     ] {
         let output = bed.run(arguments);
         let ended = output.status.code().unwrap();
@@ -237,7 +237,7 @@ fn a_status_with_a_field_of_another_type_is_none() {
         (&["status"][..], 69),
         (&["status", "--json"], 69),
         (&["healthcheck"], 1),
-        (&["status", "--wait-generation", "0", "--timeout", "0"], 69),
+        (&["status", "--wait-generation", "0", "--timeout", "1"], 69),
     ] {
         let output = bed.run(arguments);
         assert_eq!(output.status.code(), Some(code), "{output:?}");

@@ -53,3 +53,74 @@ impl Variable {
         self.value()?.into_string().ok()
     }
 }
+
+/// What was asked of the log, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter {
+    asked_by: &'static str,
+    text: String,
+}
+
+impl LogFilter {
+    /// The kernel's command line first, where it says anything, then the variable.
+    #[must_use]
+    pub fn of(sidecar_log: Option<&str>) -> Option<Self> {
+        let from = |asked_by, text: String| Self { asked_by, text };
+        let argument = sidecar_log.map(|text| from("sidecar.log", text.to_owned()));
+        argument.or_else(|| {
+            let value = LOG.value()?;
+            Some(from(LOG.name, value.to_string_lossy().into_owned()))
+        })
+    }
+
+    /// The filter, or why it is none. A level, or levels of single modules, such as
+    /// `sidecar_init::supervise=trace,warn`.
+    pub fn judge(&self) -> Result<&str, String> {
+        let is_level = |part: &str| {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+            level.trim().parse::<log::LevelFilter>().is_ok()
+        };
+        if self.text.is_empty() || self.text.split(',').all(is_level) {
+            return Ok(&self.text);
+        }
+        Err(format!(
+            "{}={:?} is no level, and is passed over; there are error, warn, info, debug and trace",
+            self.asked_by, self.text
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_of_the_log_is_made_of_levels() {
+        for text in [
+            "",
+            "error",
+            "WARN",
+            "info",
+            "debug",
+            "trace",
+            "off",
+            "sidecar_init::supervise=trace,warn",
+        ] {
+            let filter = LogFilter::of(Some(text)).unwrap();
+            assert_eq!(filter.judge(), Ok(text));
+        }
+        for text in [
+            "loud",
+            "3",
+            "debug ,loud",
+            "info,",
+            "sidecar_init",
+            "a=loud",
+            "\u{1b}[2J",
+        ] {
+            let why = LogFilter::of(Some(text)).unwrap().judge().unwrap_err();
+            let said = format!("sidecar.log={text:?} is no level, and is passed over; ");
+            assert!(why.starts_with(&said), "{why}");
+        }
+    }
+}

@@ -21,7 +21,7 @@ use crate::bottle::looker::Looker;
 use crate::bottle::{self, Desired, trust};
 use crate::cli::Paths;
 use crate::daemon::pipelock;
-use crate::environment;
+use crate::environment::LogFilter;
 use crate::exit::{ExitCode, StartError};
 use crate::shutdown;
 use crate::status::export;
@@ -44,8 +44,9 @@ pub fn run(paths: &Paths) -> ! {
     let mode = mode::detect();
     console::reopen();
     let arguments = Arguments::of(mode);
-    let filter = arguments.log.clone().or_else(|| environment::LOG.text());
-    init_logging(filter.as_deref());
+    let filter = LogFilter::of(arguments.log.as_deref());
+    let filter = filter.as_ref().map(LogFilter::judge).transpose();
+    init_logging(filter.as_ref().ok().copied().flatten());
     let mut reporter = Reporter::new(started, boot_id());
     reporter.set_mode(mode);
     panics::record(mode);
@@ -56,7 +57,7 @@ pub fn run(paths: &Paths) -> ! {
         ));
     }
     log::info!("version {}, {}", env!("CARGO_PKG_VERSION"), mode.as_str());
-    for problem in &arguments.problems {
+    for problem in arguments.problems.iter().chain(filter.as_ref().err()) {
         reporter.warn(problem.clone());
     }
     let mut signals = match signals {
@@ -119,7 +120,7 @@ fn start(
         return Ok(Ending::Stopped);
     };
     is_mounted.set(true);
-    let (desired, warnings) = bottle::judge(paths, &found).map_err(|problem| *problem)?;
+    let (desired, warnings) = bottle::judge(paths, mode, &found).map_err(|problem| *problem)?;
     drop(found);
     reporter.manifest_read(warnings);
     reporter.follow(&desired.policy);
@@ -177,7 +178,7 @@ fn start(
         run_room: &run_room,
         trust_bundle: &trust::bundle_path(&paths.run_dir),
         manifest: &paths.manifest,
-        judge: &|read| bottle::judge(paths, read),
+        judge: &|read| bottle::judge(paths, mode, read),
         apply: &apply,
         clients: &clients,
         sandbox,

@@ -9,6 +9,7 @@ pub mod trust;
 use std::rc::Rc;
 
 use self::trust::Extra;
+use crate::boot::mode::Mode;
 use crate::cli::Paths;
 use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
@@ -132,8 +133,27 @@ fn parts(read: &[u8]) -> Option<Parts<'_>> {
     })
 }
 
+/// What is told where keys of the manifest are for another place than this.
+fn out_of_place(network: &policy::Network, mode: Mode) -> Option<String> {
+    let keys = network.for_a_machine();
+    let whose = match mode {
+        Mode::Machine => return None,
+        Mode::Container => {
+            "a container has its names and routes from its runtime (docker run --dns and --add-host, \
+             dnsConfig and hostAliases of a Pod)"
+        }
+        Mode::Child => "outside a machine the names and routes are the system's",
+    };
+    let does = if keys.len() == 1 { "does" } else { "do" };
+    (!keys.is_empty()).then(|| format!("{} {does} nothing here: {whose}", keys.join(", ")))
+}
+
 /// Judges what was read; the warnings are the manifest's.
-pub fn judge(paths: &Paths, read: &[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> {
+pub fn judge(
+    paths: &Paths,
+    mode: Mode,
+    read: &[u8],
+) -> Result<(Desired, Vec<String>), Box<StartError>> {
     let failed = |code, text: String| Box::new(StartError::new(code, text));
     let invalid = |text: String| failed(ExitCode::ManifestInvalid, text);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -166,6 +186,7 @@ pub fn judge(paths: &Paths, read: &[u8]) -> Result<(Desired, Vec<String>), Box<S
     }
     let about_roots = about_roots.split(|byte| *byte == 0);
     warnings.extend(about_roots.filter(|it| !it.is_empty()).map(text));
+    warnings.extend(out_of_place(&judgement.policy.network, mode));
     let trust = match kind {
         BAD_ROOTS => return Err(invalid(text(roots))),
         ROOTS => Some(roots.into()),
@@ -195,6 +216,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_that_does_nothing_here_is_said_to_do_nothing() {
+        let network = |text: &str| {
+            let text = format!("slug: a\nbottle: {{}}\nnetwork: {{{text}}}\n");
+            policy::read(text.as_bytes(), true).unwrap().policy.network
+        };
+        let dns = network("dns: [10.0.0.1]");
+        assert_eq!(out_of_place(&dns, Mode::Machine), None);
+        let all = network("dns: [10.0.0.1], gateway: 10.0.0.2, hosts: {a.example: 10.0.0.3}");
+        for (mode, why) in [
+            (Mode::Child, "outside a machine the names"),
+            (
+                Mode::Container,
+                "a container has its names and routes from its runtime",
+            ),
+        ] {
+            let said = out_of_place(&dns, mode).unwrap();
+            let wanted = format!("network.dns does nothing here: {why}");
+            assert!(said.starts_with(&wanted), "{said}");
+            let said = out_of_place(&all, mode).unwrap();
+            let keys = "network.hosts, network.gateway, network.dns do nothing here: ";
+            assert!(said.starts_with(keys), "{said}");
+            // What a container or a process obeys as well.
+            let obeyed = "internal_cidr: 10.0.0.0/8, address: 10.0.0.4/8, internal: a, egress: b";
+            assert_eq!(out_of_place(&network(obeyed), mode), None);
+        }
+    }
+
+    #[test]
     fn what_is_read_is_judged_and_a_part_of_it_is_not() {
         let directory = std::env::temp_dir().join(format!("sidecar-read-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
@@ -202,7 +251,7 @@ mod tests {
             manifest: directory.join("manifest.yaml"),
             ..Paths::default()
         };
-        let missing = judge(&paths, &read(&paths)).unwrap_err();
+        let missing = judge(&paths, Mode::Machine, &read(&paths)).unwrap_err();
         assert_eq!(missing.code, ExitCode::ManifestMissing);
         assert!(missing.to_string().starts_with("cannot read "), "{missing}");
         fs::write(
@@ -211,14 +260,17 @@ mod tests {
         )
         .unwrap();
         let whole = read(&paths);
-        assert_eq!(judge(&paths, &whole).unwrap().0.policy.slug, "one");
+        assert_eq!(
+            judge(&paths, Mode::Machine, &whole).unwrap().0.policy.slug,
+            "one"
+        );
         for length in 0..=size_of::<u64>() {
-            let part = judge(&paths, &whole[..length]).unwrap_err();
+            let part = judge(&paths, Mode::Machine, &whole[..length]).unwrap_err();
             assert_eq!(part.code, ExitCode::Internal, "{length}");
         }
         fs::create_dir(directory.join("trust")).unwrap();
         fs::write(directory.join("trust/a.pem"), "nothing").unwrap();
-        let bad = judge(&paths, &read(&paths)).unwrap_err();
+        let bad = judge(&paths, Mode::Machine, &read(&paths)).unwrap_err();
         assert_eq!(bad.code, ExitCode::ManifestInvalid);
         assert!(bad.to_string().contains("it holds no certificate"), "{bad}");
         fs::remove_dir_all(&directory).unwrap();

@@ -94,6 +94,22 @@ pub struct Network {
     pub dns: Vec<IpAddr>,
 }
 
+impl Network {
+    /// The keys of it that a machine's init alone obeys. An address is told to the clients
+    /// anywhere.
+    #[must_use]
+    pub fn for_a_machine(&self) -> Vec<&'static str> {
+        [
+            (!self.hosts.is_empty(), "network.hosts"),
+            (self.gateway.is_some(), "network.gateway"),
+            (!self.dns.is_empty(), "network.dns"),
+        ]
+        .into_iter()
+        .filter_map(|(is_set, key)| is_set.then_some(key))
+        .collect()
+    }
+}
+
 /// The supervisor's times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supervision {

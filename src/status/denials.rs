@@ -356,6 +356,7 @@ pub fn parse(bytes: &[u8]) -> Option<Tally> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::mode::Mode;
     use crate::daemon::pipelock::events::{Heard, parse};
 
     fn refuse(denials: &mut Denials, host: &str, scanner: &str, reason: &str) {
@@ -377,7 +378,10 @@ mod tests {
             "version: 1\nslug: a\nbottle: {{egress: {{routes: [{}]}}}}\npipelock: {{{pipelock}}}\n",
             routes.join(", ")
         );
-        InForce::of(&crate::policy::read(text.as_bytes(), false).unwrap().policy)
+        InForce::of(
+            &crate::policy::read(text.as_bytes(), false).unwrap().policy,
+            Mode::Machine,
+        )
     }
 
     fn counting() -> Denials {
@@ -622,7 +626,7 @@ mod tests {
                 "version: 1\nslug: a\nbottle: {{egress: {{routes: [host: a.example]}}}}\nnetwork: {{internal_cidr: '{cidr}'}}\n"
             );
             let judgement = crate::policy::read(text.as_bytes(), false).unwrap();
-            denials.judge_by(InForce::of(&judgement.policy));
+            denials.judge_by(InForce::of(&judgement.policy, Mode::Machine));
             refuse(&mut denials, "a.example", "ssrf", reason);
             assert_eq!(advice(&denials), format!("was it meant? {wanted}"));
         }

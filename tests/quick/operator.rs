@@ -682,6 +682,38 @@ fn a_start_that_failed_is_drawn_as_one_with_the_stage_it_failed_at() {
     );
 }
 
+// What was asked for, and does nothing.
+
+#[test]
+fn what_is_asked_for_and_does_nothing_here_is_a_warning_for_as_long() {
+    let bed = Bed::new().with_environment("SIDECAR_LOG", "loud");
+    let network = "network: {dns: [192.0.2.53], hosts: {a.example: 192.0.2.1}}\n";
+    bed.replace_manifest(&bed.manifest_text(&["a.example"], network));
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_ready();
+    let said = |status: &Value| -> Vec<String> {
+        let warnings = status["warnings"].as_array().unwrap().iter();
+        let texts = warnings.filter_map(|warning| warning.as_str().map(str::to_owned));
+        texts
+            .filter(|text| text.contains("network.") || text.contains("SIDECAR_LOG"))
+            .collect()
+    };
+    let log = "SIDECAR_LOG=\"loud\" is no level, and is passed over; there are error, warn, info, debug and trace";
+    let names = "network.hosts, network.dns do nothing here: outside a machine the names and routes are the system's";
+    assert_eq!(said(&status), [names, log]);
+    // The level is the usual one.
+    let console = init.console();
+    assert!(
+        console.contains("sidecar-init: ready: ") && !console.contains("debug: "),
+        "{console}"
+    );
+    // A warning of the manifest's is over with it; what the environment says stays.
+    init.bed
+        .replace_manifest(&init.bed.manifest_text(&["a.example", "b.example"], ""));
+    let status = init.wait_applied(2);
+    assert_eq!(said(&status), [log]);
+}
+
 /// A hundred thousand requests each: `scripts/test quick` leaves them out.
 mod at_length {
     use super::*;

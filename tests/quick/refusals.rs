@@ -279,7 +279,7 @@ const CASES: &[Case] = &[
     at("elsewhere.test", case("not-allowed", |w| w.curl(&[&w.http("/away")]), "blocked: redirect blocked: domain not in allowlist: elsewhere.test",
         ("allowlist", "domain not in allowlist"), "not in the allowlist", "- host: elsewhere.test")),
     at("unresolved.test", case("unresolved", |w| w.curl(&["http://unresolved.test/"]), "blocked: SSRF check failed: DNS resolution error for unresolved.test",
-        ("ssrf", "SSRF check failed"), "its name could not be resolved", "name its server in network.dns, or itself with its address in network.hosts")),
+        ("ssrf", "SSRF check failed"), "its name could not be resolved", "this system's resolver has to know it: network.dns and network.hosts are for a machine alone")),
     at("private.test", case("private-address", |w| w.curl(&["http://private.test/"]), "blocked: SSRF blocked: private.test resolves to internal IP 10.9.9.9",
         ("ssrf", "SSRF blocked"), "it is at a private address", "network.internal_cidr, which is one network, has to hold 10.9.9.9 as well")),
     at("limited.test", case("too-many-requests", too_many, "429 Too Many Requests",

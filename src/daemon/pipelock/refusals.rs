@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::boot::mode::Mode;
 use crate::policy::matching::{allows, allows_entry, passes_entry};
 use crate::policy::{Policy, one_more_passed};
 
@@ -337,12 +338,14 @@ pub struct InForce {
     limits: Limits,
     /// Whether there is a `network.internal_cidr`, which is one network and no list.
     has_cidr: bool,
+    /// Where the init runs: names are the manifest's to say in a machine alone.
+    place: Option<Mode>,
 }
 
 impl InForce {
-    /// What a policy says of it.
+    /// What a policy says of it, there.
     #[must_use]
-    pub fn of(policy: &Policy) -> Self {
+    pub fn of(policy: &Policy, place: Mode) -> Self {
         let tuning = &policy.tuning;
         let scan = tuning.scan_limit_mib;
         Self {
@@ -358,6 +361,7 @@ impl InForce {
                 dns: hash(&policy.network.dns),
             },
             has_cidr: policy.internal_cidr.is_some(),
+            place: Some(place),
         }
     }
 
@@ -459,15 +463,10 @@ impl InForce {
                 };
                 Advice::Do(format!("was it meant? {}{raise}", passthrough()))
             }
-            Remedy::Resolver if now.dns != then.dns => {
-                Advice::Done("network.dns was changed since".to_owned())
-            }
+            Remedy::Resolver => self.resolver(now.dns != then.dns),
             Remedy::InternalCidr if now.cidr != then.cidr => {
                 Advice::Done("network.internal_cidr was changed since".to_owned())
             }
-            Remedy::Resolver => Advice::Do(
-                "was it meant? name its server in network.dns, or itself with its address in network.hosts".to_owned(),
-            ),
             Remedy::InternalCidr => Advice::Do(match (address, self.has_cidr) {
                 (Some(address), false) => format!(
                     "was it meant? under network: write internal_cidr: {address}/{}",
@@ -486,6 +485,27 @@ impl InForce {
             }),
             Remedy::Otherwise(what) => Advice::Do(what.to_owned()),
             Remedy::None(why) => Advice::None(why),
+        }
+    }
+
+    /// What lets a name be resolved; `changed`: the manifest's servers are others since.
+    fn resolver(&self, changed: bool) -> Advice {
+        const MACHINE: &str = "network.dns and network.hosts are for a machine alone";
+        match self.place {
+            Some(Mode::Container) => Advice::Do(format!(
+                "was it meant? the container's runtime has to let it be resolved, as docker run --dns and \
+                 --add-host do: {MACHINE}"
+            )),
+            Some(Mode::Child) => Advice::Do(format!(
+                "was it meant? this system's resolver has to know it: {MACHINE}"
+            )),
+            Some(Mode::Machine) | None if changed => {
+                Advice::Done("network.dns was changed since".to_owned())
+            }
+            Some(Mode::Machine) | None => Advice::Do(
+                "was it meant? name its server in network.dns, or itself with its address in network.hosts"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -545,6 +565,44 @@ mod tests {
                 assert_eq!(found, Some(row.words), "{scanner}: {reason}");
             }
             assert!(row.means("a: b").starts_with(row.words));
+        }
+    }
+
+    #[test]
+    fn a_resolver_is_the_manifest_s_in_a_machine_alone() {
+        let policy = |dns: &str| {
+            let text = format!("slug: a\nbottle: {{}}\nnetwork: {{dns: [{dns}]}}\n");
+            crate::policy::read(text.as_bytes(), true).unwrap().policy
+        };
+        let row = TABLE
+            .iter()
+            .find(|row| row.kind == Kind::Unresolved)
+            .unwrap();
+        let advice = |place, then: &str| {
+            let then = InForce::of(&policy(then), place).limits();
+            let now = InForce::of(&policy("10.0.0.1"), place);
+            now.advice(row, Some("a.example"), false, then, None).text()
+        };
+        assert_eq!(
+            advice(Mode::Machine, "10.0.0.1"),
+            "was it meant? name its server in network.dns, or itself with its address in network.hosts"
+        );
+        assert_eq!(
+            advice(Mode::Machine, ""),
+            "nothing to do: network.dns was changed since"
+        );
+        for (place, whose) in [
+            (
+                Mode::Container,
+                "was it meant? the container's runtime has to",
+            ),
+            (Mode::Child, "was it meant? this system's resolver has to"),
+        ] {
+            for then in ["10.0.0.1", ""] {
+                let said = advice(place, then);
+                assert!(said.starts_with(whose), "{said}");
+                assert!(said.ends_with("are for a machine alone"), "{said}");
+            }
         }
     }
 

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use super::Reporter;
 use crate::boot::clock;
+use crate::boot::mode::Mode;
 use crate::ca::rfc3339;
 use crate::daemon::pipelock::TESTED_VERSION;
 use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::InForce;
 use crate::daemon::pipelock::said::Said;
 use crate::policy::Policy;
-use crate::status::schema::{Ca, LastExit, Port, Revocation, State};
+use crate::status::schema::{Ca, LastExit, Port, Revocation, State, Word};
 use crate::sys::connections;
 
 /// Of the manifest.
@@ -22,7 +23,11 @@ impl Reporter {
         self.status.not_scanned = policy.not_scanned();
         self.status.not_scanned_more = 0;
         self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
-        self.denials.judge_by(InForce::of(policy));
+        let place = match self.status.mode {
+            Some(Word::Known(mode)) => mode,
+            _ => Mode::Machine,
+        };
+        self.denials.judge_by(InForce::of(policy, place));
     }
 
     /// A configuration of this hash is wanted from now on; its generation.

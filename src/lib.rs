@@ -21,7 +21,7 @@
 //! | [`manifest`] | the keys there are, and where in the file each stands | nothing |
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
 //! | [`daemon`] | what we know of a kind of daemon, a folder each; `pipelock` renders its configuration and reads its words | nothing |
-//! | [`ca`] | the certificate authority that pipelock intercepts with, and its files | files |
+//! | [`ca`] | the certificate authority that pipelock intercepts with, and its files; the roots others have | files |
 //! | [`sandbox`] | what a daemon may be: a file for each mechanism, and the read-back | through `sys` |
 //! | [`supervise`] | daemons, kept running: the loop, a roster for their order, a unit and a machine for each | through `sandbox` and `sys` |
 //! | [`status`] | what the host, its service manager and its clients are told | files |

@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::boot::clock;
-use crate::status::export::PUBLIC_ROOTS;
 use crate::sys::files::{FileError, read_bounded};
 use crate::{ca, plain};
 
@@ -95,12 +94,13 @@ pub fn extra(directory: &Path, limit: usize) -> Result<Extra, String> {
 pub fn bundle(directory: &Path, limit: usize) -> Result<Extra, String> {
     let mut extra = extra(directory, limit)?;
     if let Some(roots) = &mut extra.roots {
-        let public = match read_bounded(Path::new(PUBLIC_ROOTS), LONGEST_FILE) {
-            Ok(public) => ca::roots(&public).pem,
-            Err(error) if error.is_missing() => String::new(),
-            Err(error) => return Err(error.to_string()),
-        };
-        roots.insert_str(0, &public);
+        match ca::public_roots() {
+            Ok(public) => roots.insert_str(0, &public),
+            Err(none) => extra.warnings.push(format!(
+                "{} has all the roots that pipelock and its clients know, and no public server is trusted: {none}",
+                directory.display()
+            )),
+        }
     }
     Ok(extra)
 }

@@ -9,6 +9,7 @@ pub mod custody;
 mod generate;
 mod key;
 mod pem;
+pub mod public;
 mod roots;
 mod x509;
 
@@ -16,6 +17,7 @@ pub use check::check;
 pub use generate::{ENTROPY_BYTES, generate};
 pub use key::KeyProblem;
 pub use pem::PemProblem;
+pub use public::public_roots;
 pub use roots::{Roots, RootsProblem, extra_roots, roots};
 pub use x509::CertificateProblem;
 

@@ -11,6 +11,7 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
+use crate::ca::public;
 use crate::sys::confine::landlock_version;
 
 /// The newest interface this was tested on (Linux 6.15). A newer kernel applies these
@@ -24,9 +25,9 @@ pub const PORTS: u32 = 4;
 pub const SCOPES: u32 = 6;
 
 /// What resolving a name and checking a server's certificate may open, where it is
-/// there: Go's own list (crypto/x509/root_linux.go, net/conf.go), and what its links
+/// there: Go's own list (net/conf.go), and what the links in the places of the public roots
 /// point at.
-const SYSTEM: [&str; 20] = [
+const SYSTEM: [&str; 15] = [
     "/dev/null",
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -35,11 +36,6 @@ const SYSTEM: [&str; 20] = [
     "/etc/services",
     "/etc/protocols",
     "/etc/localtime",
-    "/etc/ssl/certs",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/certs",
-    "/etc/pki/tls/cacert.pem",
     "/etc/pki/ca-trust/extracted",
     "/etc/ca-certificates/extracted",
     "/usr/share/ca-certificates",
@@ -112,7 +108,12 @@ pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockEr
     for path in &grants.read {
         rules = grant(rules, path, read)?;
     }
-    for path in SYSTEM {
+    // A link among the files may lead anywhere: on Nix into its store.
+    for path in SYSTEM
+        .into_iter()
+        .chain(public::FILES)
+        .chain(public::DIRECTORIES)
+    {
         rules = grant(rules, Path::new(path), read)?;
     }
     if !alone {

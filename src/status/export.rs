@@ -17,8 +17,6 @@ pub const ENVIRONMENT: &str = "client.env";
 pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";
 /// The proxy's name where no address is known.
 const PROXY_NAME: &str = crate::boot::network::HOSTNAME;
-/// The public roots, where Debian and the image keep them.
-pub const PUBLIC_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What a file is to be.
 #[derive(Debug, Clone)]

@@ -4,15 +4,14 @@
 //! again. Touches the kernel through [`crate::sys::errand`].
 
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::boot::clock;
 use crate::ca;
-use crate::status::export::{self, Content, PUBLIC_ROOTS};
+use crate::status::export::{self, Content};
 use crate::status::{self, denials, report};
 use crate::sys::errand::{self, Errand};
-use crate::sys::files::{Access, FileError, Room, read_bounded};
+use crate::sys::files::{Access, FileError, Room};
 
 /// The export has this long to take what it is told.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -385,15 +384,16 @@ fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
             None | Some(Content::Gone) => Ok(()),
             Some(Content::Text(text)) => write(room, name, text.as_bytes()),
             Some(Content::Bundle { trust, ca }) => {
-                let mut bundle = match trust {
-                    Some(trust) => trust.to_vec(),
-                    None => public_roots().unwrap_or_else(|error| {
+                let public = || match ca::public_roots() {
+                    Ok(roots) => roots.into_bytes(),
+                    Err(none) => {
                         answer += &format!(
-                            "w{name} holds no public roots, so clients cannot check passthrough hosts: {error}\0"
+                            "w{name} holds no public roots, so clients cannot check passthrough hosts: {none}\0"
                         );
                         Vec::new()
-                    }),
+                    }
                 };
+                let mut bundle = trust.as_ref().map_or_else(public, |trust| trust.to_vec());
                 bundle.extend_from_slice(ca.as_bytes());
                 write(room, name, &bundle)
             }
@@ -403,13 +403,6 @@ fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
         }
     }
     answer.into_bytes()
-}
-
-fn public_roots() -> Result<Vec<u8>, FileError> {
-    /// A file with every public root has 250 KB.
-    const LONGEST: usize = 4 * 1024 * 1024;
-    let roots = read_bounded(Path::new(PUBLIC_ROOTS), LONGEST)?;
-    Ok(ca::roots(&roots).pem.into_bytes())
 }
 
 /// What stood there goes where it cannot be replaced: what is no longer true is worse than

@@ -394,6 +394,63 @@ impl Served {
     }
 }
 
+/// Where the public roots are reached by links out of Go's places: Nix's, and Red Hat's. `root`
+/// is the upstream's, and `$1` the bed.
+const LINKED_ROOTS: [&str; 2] = [
+    "mkdir -p store etc/static etc/ssl/certs; cp root store/bundle.crt
+     ln -s \"$1/store/bundle.crt\" etc/static/bundle.crt
+     ln -s /etc/static/bundle.crt etc/ssl/certs/ca-certificates.crt",
+    "mkdir -p etc/pki/ca-trust/extracted/pem etc/pki/tls/certs etc/ssl
+     cp root etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem
+     ln -s ../../ca-trust/extracted/pem/tls-ca-bundle.pem etc/pki/tls/certs/ca-bundle.crt
+     ln -s ../pki/tls/certs etc/ssl/certs",
+];
+
+#[test]
+fn a_server_is_checked_by_public_roots_that_links_lead_to() {
+    if !nix::unistd::geteuid().is_root() {
+        say("SKIPPED: public roots that links lead to: only root can mount");
+        return;
+    }
+    // The stand-in knows Debian's place alone.
+    let known = if real_daemon().is_some() { 2 } else { 1 };
+    for layout in LINKED_ROOTS.into_iter().take(known) {
+        let bed = serving_bed();
+        fs::create_dir(bed.path("upstream")).unwrap();
+        let upstream = Upstream::start(&bed.path("upstream"));
+        fs::copy(&upstream.root, bed.path("root")).unwrap();
+        fs::write(
+            bed.path("hosts"),
+            format!("127.0.0.1 localhost {INTERCEPTED}\n"),
+        )
+        .unwrap();
+        allow_here(&bed, &[INTERCEPTED]);
+        let script = format!(
+            "cd \"$1\"; mkdir etc; mount -t tmpfs none etc; cp -a /etc/passwd /etc/group hosts etc
+             {layout}
+             mount --bind etc /etc; shift; exec \"$@\""
+        );
+        let directory = bed.path("");
+        let mut line = vec!["unshare", "--mount", "sh", "-ec", &script, "sh"];
+        line.push(directory.to_str().unwrap());
+        let init = bed.start_under(Place::Child, Console::Read, &line);
+        let mut served = Served { init, upstream };
+        served.init.wait_ready();
+        let answer = served.get(INTERCEPTED, "/").wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let console = served.init.console();
+        assert!(
+            answer.status.success() && !text.contains("upstream error"),
+            "{layout}: {text}\n{console}"
+        );
+        assert!(
+            !console.contains("failed to verify certificate"),
+            "{console}"
+        );
+        served.init.stop();
+    }
+}
+
 /// Allows these hosts, all of them on this host.
 fn allow_here(bed: &Bed, hosts: &[&str]) {
     let network = "network: {internal_cidr: 127.0.0.0/8}\n";

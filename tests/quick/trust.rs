@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Bed, Place};
+use crate::support::{Bed, Console, Init, Place, skipped};
 
 /// Runs a shell in a directory; what it printed.
 fn shell(directory: &Path, script: &str) -> Vec<u8> {
@@ -282,4 +282,105 @@ fn names_of_files_are_told_in_one_line() {
     symlink("gone", bed.path("trust")).unwrap();
     let (output, said) = check(&bed);
     assert_eq!(output.status.code(), Some(65), "{said}");
+}
+
+// The public roots.
+
+/// With an `/etc` of its own that has nothing of the machine's but what resolves names, and
+/// what `more` puts there. `$1` is the bed.
+fn start_with_etc(bed: Bed, more: &str) -> Init {
+    let directory = bed.path("");
+    let script = format!(
+        "cd \"$1\"; mkdir etc; mount -t tmpfs none etc; cp -a /etc/passwd /etc/group /etc/hosts etc
+         {more}
+         mount --bind etc /etc; shift; exec \"$@\""
+    );
+    let mut line = vec!["unshare", "--mount", "sh", "-ec", &script, "sh"];
+    line.push(directory.to_str().unwrap());
+    bed.start_under(Place::Child, Console::Read, &line)
+}
+
+/// What puts the root `one` where Go looks for it, and nothing where it looks before.
+const PLACES: [&str; 10] = [
+    "mkdir -p etc/ssl/certs; cp one etc/ssl/certs/ca-certificates.crt",
+    "mkdir -p etc/pki/tls/certs; cp one etc/pki/tls/certs/ca-bundle.crt",
+    "mkdir -p etc/ssl; cp one etc/ssl/ca-bundle.pem",
+    "mkdir -p etc/pki/tls; cp one etc/pki/tls/cacert.pem",
+    "mkdir -p etc/pki/ca-trust/extracted/pem; cp one etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "mkdir -p etc/ssl; cp one etc/ssl/cert.pem",
+    // Red Hat's links.
+    "mkdir -p etc/pki/ca-trust/extracted/pem etc/pki/tls/certs etc/ssl
+     cp one etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem
+     ln -s ../../ca-trust/extracted/pem/tls-ca-bundle.pem etc/pki/tls/certs/ca-bundle.crt
+     ln -s ../pki/tls/certs etc/ssl/certs",
+    // Directories, with OpenSSL's names for the same file and a link out of it.
+    "mkdir -p etc/ssl/certs; cp one etc/ssl/certs/one.pem; ln -s one.pem etc/ssl/certs/01234567.0",
+    "mkdir -p etc/pki/tls/certs; ln -s \"$1/one\" etc/pki/tls/certs/one.crt; cp key etc/pki/tls/certs/",
+    // One that is empty, as an update that failed leaves it.
+    "mkdir -p etc/ssl/certs; : > etc/ssl/certs/ca-certificates.crt; cp one etc/ssl/cert.pem",
+];
+
+fn can_mount() -> bool {
+    let can = nix::unistd::geteuid().is_root();
+    if !can {
+        skipped("where the public roots are", "only root can mount");
+    }
+    can
+}
+
+#[test]
+fn finds_the_public_roots_wherever_go_does() {
+    if !can_mount() {
+        return;
+    }
+    for place in PLACES {
+        let mut init = start_with_etc(bed(), place);
+        let status = init.wait_ready();
+        assert!(
+            !status["warnings"].to_string().contains("public"),
+            "{place}: {status}"
+        );
+        let one = fs::read_to_string(init.bed.path("one")).unwrap();
+        let bundle = fs::read_to_string(init.bed.path("run/export/ca-bundle.pem")).unwrap();
+        assert!(bundle.starts_with(&one), "{place}: {bundle}");
+        assert_eq!(count(&bundle), 2, "{place}");
+        // And beside extra ones, for both.
+        fs::copy(init.bed.path("two"), init.bed.path("trust/two.pem")).unwrap();
+        init.signal(Signal::SIGHUP);
+        init.wait_applied(2);
+        init.wait_until("the clients have it", |init| {
+            let bundle = fs::read_to_string(init.bed.path("run/export/ca-bundle.pem")).ok()?;
+            (bundle.starts_with(&one) && count(&bundle) == 3).then_some(())
+        });
+        let upstream = fs::read_to_string(init.bed.path("run/upstream-roots.pem")).unwrap();
+        assert!(
+            upstream.starts_with(&one) && count(&upstream) == 2,
+            "{place}: {upstream}"
+        );
+        init.stop();
+    }
+}
+
+#[test]
+fn says_where_there_are_no_public_roots() {
+    if !can_mount() {
+        return;
+    }
+    let bed = bed();
+    fs::copy(bed.path("two"), bed.path("trust/two.pem")).unwrap();
+    let mut init = start_with_etc(bed, "mkdir -p etc/ssl/certs");
+    let status = init.wait_ready();
+    let warnings = status["warnings"].to_string();
+    assert!(
+        warnings.contains("trust has all the roots that pipelock and its clients know, and no public server is trusted"),
+        "{warnings}"
+    );
+    fs::remove_file(init.bed.path("trust/two.pem")).unwrap();
+    init.signal(Signal::SIGHUP);
+    init.wait_for("it is told without them", |status| {
+        status["warnings"]
+            .to_string()
+            .contains("ca-bundle.pem holds no public roots")
+    });
+    init.stop();
 }

@@ -10,6 +10,7 @@ use lexopt::prelude::*;
 use crate::boot::clock::BUILD_EPOCH;
 use crate::environment;
 use crate::exit::ExitCode;
+use crate::manifest::nearest;
 use crate::sys::signals::Request;
 
 /// Commands and options, as `--help` prints them first.
@@ -250,6 +251,21 @@ const COMMANDS: [&str; 10] = [
     "stop",
 ];
 
+const OPTIONS: [&str; 12] = [
+    "manifest",
+    "strict",
+    "daemon",
+    "run-dir",
+    "cert",
+    "key",
+    "require-sandbox",
+    "json",
+    "wait-generation",
+    "timeout",
+    "timeline",
+    "svg",
+];
+
 /// Which commands take an option, by its long name.
 fn takes(command: &str, option: &str) -> bool {
     let commands: &[&str] = match option {
@@ -289,10 +305,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             Value(value) if command.is_none() => {
                 let name = value.string()?;
                 if !COMMANDS.contains(&name.as_str()) {
-                    return Err(UsageError(format!(
-                        "{name:?} is not a command; there are {}",
-                        COMMANDS.join(", ")
-                    )));
+                    let meant = match nearest(&name, COMMANDS.into_iter()) {
+                        Some(near) => format!("did you mean {near}?"),
+                        None => format!("there are {}", COMMANDS.join(", ")),
+                    };
+                    return Err(UsageError(format!("{name:?} is not a command; {meant}")));
                 }
                 command = Some(name);
                 continue;
@@ -319,7 +336,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 }
                 seconds => timeout = Some(seconds),
             },
-            _ => return Err(Long(&option).unexpected().into()),
+            _ => {
+                let unknown = Long(&option).unexpected();
+                return Err(match nearest(&option, OPTIONS.into_iter()) {
+                    Some(near) => UsageError(format!("{unknown}; did you mean --{near}?")),
+                    None => unknown.into(),
+                });
+            }
         }
         seen.push(option);
     }
@@ -391,13 +414,18 @@ mod tests {
     #[test]
     fn refuses_what_a_command_does_not_take() {
         for (line, why) in [
-            ("chekc", "\"chekc\" is not a command; there are run, check"),
+            ("chekc", "\"chekc\" is not a command; did you mean check?"),
+            ("dance", "\"dance\" is not a command; there are run, check"),
             ("check --daemon x", "check takes no --daemon"),
             (
                 "render --require-sandbox",
                 "render takes no --require-sandbox",
             ),
-            ("render --manifset x", "invalid option '--manifset'"),
+            (
+                "render --manifset x",
+                "invalid option '--manifset'; did you mean --manifest?",
+            ),
+            ("render --x", "invalid option '--x'\n"),
             ("status --wait-generation soon", "soon"),
             ("status --timeout 0", "--timeout 0 leaves no time to look"),
             (
@@ -418,21 +446,14 @@ mod tests {
 
     #[test]
     fn help_names_every_command_and_option() {
-        for word in COMMANDS.iter().chain(&[
-            "--manifest",
-            "--strict",
-            "--daemon",
-            "--run-dir",
-            "--cert",
-            "--key",
-            "--require-sandbox",
-            "--json",
-            "--wait-generation",
-            "--timeout",
-            "--timeline",
-            "--svg",
-        ]) {
-            assert!(help().contains(word), "{word}");
+        for word in COMMANDS {
+            let usage = format!("\n  sidecar-init {word}");
+            assert!(help().replace("[run]", "run").contains(&usage), "{word}");
+        }
+        for option in OPTIONS {
+            let takers = COMMANDS.iter().filter(|command| takes(command, option));
+            assert!(takers.count() > 0, "nobody takes --{option}");
+            assert!(help().contains(&format!("\n  --{option} ")), "{option}");
         }
     }
 }

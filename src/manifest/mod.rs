@@ -23,6 +23,7 @@ pub use problem::{
 pub use scalar::{Kind, Scalar};
 pub use schema::{Bottle, Egress, Manifest, Network, Pipelock, Route, Supervisor};
 pub use section::Section;
+pub use suggest::nearest;
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;

@@ -1,10 +1,8 @@
 //! Did you mean: the known key nearest to a mistyped one.
 
 /// The known key nearest to a mistyped one, if it is near at all.
-pub(super) fn nearest(
-    key: &str,
-    known: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
+#[must_use]
+pub fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     // Longer ones are near to nothing, and distance costs the product of lengths.
     if key.len() > 40 {
         return None;

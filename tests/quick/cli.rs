@@ -62,7 +62,7 @@ fn refuses_unknown_words_with_64_and_a_hint() {
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(
         err(&output),
-        "sidecar-init: \"rum\" is not a command; there are run, check, render, ca, status, healthcheck\n\
+        "sidecar-init: \"rum\" is not a command; did you mean run?\n\
          hint: sidecar-init --help lists commands and options\n"
     );
 }

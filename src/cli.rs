@@ -20,9 +20,9 @@ supervised, locked-down pipelock, or says precisely why it cannot.
 
 usage:
   sidecar-init [run]                run: as PID 1, or in the foreground
-  sidecar-init check                judge a manifest, all problems at once; notes say
+  sidecar-init check [FILE]         judge a manifest, all problems at once; notes say
                                     what known hosts would meet, and fail nothing
-  sidecar-init render               print the pipelock.yaml a manifest gives
+  sidecar-init render [FILE]        print the pipelock.yaml a manifest gives
   sidecar-init ca                   generate a CA pair, or check the one there
   sidecar-init status               what the running sidecar-init reports
   sidecar-init healthcheck          exit 0 when ready, for container probes
@@ -45,7 +45,8 @@ options:
   --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]
   --require-sandbox                 run: fail where any part of the daemon's sandbox
                                     cannot be applied; a machine's init does anyway
-  --json                            status: the whole status as JSON
+  --json                            status: the whole status as JSON; check: every
+                                    problem with its line, column, field and hint
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status, healthcheck: give up after [5]; halt, resume,
                                     reload, stop, --wait-generation: after [60]; 1 is
@@ -113,6 +114,8 @@ pub enum Command {
         manifest: PathBuf,
         /// Unknown keys below `bottle` are errors.
         strict: bool,
+        /// As JSON.
+        json: bool,
     },
     /// Print the configuration.
     Render(Paths),
@@ -283,7 +286,8 @@ fn takes(command: &str, option: &str) -> bool {
         ],
         "cert" | "key" => &["run", "render", "ca"],
         "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
-        "json" | "wait-generation" | "timeline" | "svg" => &["status"],
+        "json" => &["check", "status"],
+        "wait-generation" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
     commands.contains(&command)
@@ -312,6 +316,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                     return Err(UsageError(format!("{name:?} is not a command; {meant}")));
                 }
                 command = Some(name);
+                continue;
+            }
+            // As everybody types it.
+            Value(file)
+                if matches!(command.as_deref(), Some("check" | "render"))
+                    && !seen.iter().any(|option| option == "manifest") =>
+            {
+                paths.manifest = file.into();
+                seen.push("manifest".to_owned());
                 continue;
             }
             Long(name) => name.to_owned(),
@@ -361,6 +374,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         "check" => Command::Check {
             manifest: paths.manifest,
             strict,
+            json,
         },
         "render" => Command::Render(paths),
         "ca" => Command::Ca(paths),
@@ -406,7 +420,9 @@ mod tests {
         let wanted = Command::Check {
             manifest: "-".into(),
             strict: true,
+            json: false,
         };
+        assert_eq!(words("check - --strict"), Ok(wanted.clone()));
         assert_eq!(words("check --strict --manifest -"), Ok(wanted.clone()));
         assert_eq!(words("--manifest=- check --strict"), Ok(wanted));
     }
@@ -433,6 +449,8 @@ mod tests {
                 "--timeout 0 leaves no time to look",
             ),
             ("run extra", "unexpected argument \"extra\""),
+            ("check one two", "unexpected argument \"two\""),
+            ("check --manifest one two", "unexpected argument \"two\""),
             ("run --manifest", "missing argument"),
         ] {
             let error = words(line).unwrap_err().to_string();

@@ -50,7 +50,14 @@ fn obey(arguments: Vec<OsString>) -> u8 {
     };
     let result = match command {
         Command::Run(paths) => story::run(&paths),
-        Command::Check { manifest, strict } => command::check(&manifest, strict),
+        Command::Check {
+            manifest,
+            strict,
+            json: true,
+        } => command::check_as_json(&manifest, strict),
+        Command::Check {
+            manifest, strict, ..
+        } => command::check(&manifest, strict),
         Command::Render(paths) => command::render_config(&paths),
         Command::Ca(paths) => command::generate_or_check_ca(&paths),
         Command::Status(options) => command::print_status(&options),

@@ -16,7 +16,7 @@ use crate::exit::{ExitCode, StartError};
 use crate::plain;
 
 pub use ca::generate_or_check_ca;
-pub use check::check;
+pub use check::{check, check_as_json};
 pub use control::control;
 pub use healthcheck::healthcheck;
 pub use render::render_config;

@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Display, Write as _};
 
+use serde::Serialize;
+
 /// How many problems of one manifest are reported one by one.
 pub const MAX_REPORTED: usize = 100;
 
@@ -10,7 +12,7 @@ pub const MAX_REPORTED: usize = 100;
 const MAX_SHOWN: usize = 64;
 
 /// One thing wrong with a manifest, ready to be printed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Line in the manifest, from 1; `None` where something is missing.
     pub line: Option<usize>,

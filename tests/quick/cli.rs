@@ -68,6 +68,49 @@ fn refuses_unknown_words_with_64_and_a_hint() {
 }
 
 #[test]
+fn what_check_has_to_say_is_to_be_had_as_one_object() {
+    let scratch = ScratchDir::new().unwrap();
+    let check = |text: &str, arguments: &[&str]| {
+        fs::write(scratch.join("m.yaml"), text).unwrap();
+        let line = [&["check", "m.yaml", "--json"], arguments].concat();
+        let output = init_in(scratch.path(), &line, b"");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(out(&output).lines().count(), 1);
+        (output, told)
+    };
+    let (output, told) = check(GOOD, &[]);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert_eq!(
+        (&told["file"], &told["valid"]),
+        (&"m.yaml".into(), &true.into())
+    );
+    assert_eq!(told["errors"], serde_json::json!([]));
+
+    let bad = "version: 1\nslug: dev\nbottle: {egress: {rotues: []}}\nnetwork:\n  dns: [x]\n  addres: x\n";
+    let (output, told) = check(bad, &[]);
+    assert_eq!(output.status.code(), Some(65), "{told}");
+    assert_eq!(err(&output), "m.yaml: invalid, for 2 reason(s)\n");
+    assert_eq!(
+        (&told["valid"], &told["slug"]),
+        (&false.into(), &serde_json::Value::Null)
+    );
+    let unknown = serde_json::json!({
+        "line": 6, "column": 3, "field": "network.addres", "message": "unknown key",
+        "hint": "did you mean \"address\"?",
+    });
+    assert_eq!(told["errors"][1], unknown, "{told}");
+    let (_, told) = check(bad, &["--strict"]);
+    assert_eq!(told["errors"][0]["field"], "bottle.egress.rotues");
+
+    // And what is beside it.
+    fs::create_dir(scratch.join("trust")).unwrap();
+    fs::write(scratch.join("trust/a.pem"), "nothing").unwrap();
+    let (output, told) = check(GOOD, &[]);
+    assert_eq!(output.status.code(), Some(65), "{told}");
+    assert_eq!(told["errors"][0]["field"], "trust");
+}
+
+#[test]
 fn checks_a_manifest_from_a_file_and_from_standard_input() {
     let scratch = ScratchDir::new().unwrap();
     fs::write(scratch.join("m.yaml"), GOOD).unwrap();

@@ -293,29 +293,117 @@ fn takes(command: &str, option: &str) -> bool {
     commands.contains(&command)
 }
 
+/// What the options say.
+#[derive(Default)]
+struct Options {
+    paths: Paths,
+    strict: bool,
+    json: bool,
+    timeline: bool,
+    svg: Option<PathBuf>,
+    wait_generation: Option<u64>,
+    timeout: Option<u64>,
+}
+
+impl Options {
+    /// Takes this one, and its value from what follows.
+    fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Result<(), UsageError> {
+        match option {
+            "manifest" => self.paths.manifest = parser.value()?.into(),
+            "daemon" => self.paths.daemon = parser.value()?.into(),
+            "run-dir" => self.paths.run_dir = parser.value()?.into(),
+            "cert" => self.paths.cert = parser.value()?.into(),
+            "key" => self.paths.key = parser.value()?.into(),
+            "require-sandbox" => self.paths.require_sandbox = true,
+            "strict" => self.strict = true,
+            "json" => self.json = true,
+            "timeline" => self.timeline = true,
+            "svg" => self.svg = Some(parser.value()?.into()),
+            "wait-generation" => self.wait_generation = Some(parser.value()?.parse()?),
+            "timeout" => match parser.value()?.parse()? {
+                0 => {
+                    let why = "--timeout 0 leaves no time to look; 1 is the least";
+                    return Err(UsageError(why.to_owned()));
+                }
+                seconds => self.timeout = Some(seconds),
+            },
+            _ => {
+                let unknown = Long(option).unexpected();
+                return Err(match nearest(option, OPTIONS.into_iter()) {
+                    Some(near) => UsageError(format!("{unknown}; did you mean --{near}?")),
+                    None => unknown.into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The command of this name, with them.
+    fn command(self, name: &str) -> Command {
+        let patient = self.timeout.unwrap_or(LONGEST_RELOAD);
+        let control = |request, run_dir| {
+            Command::Control(ControlOptions {
+                request,
+                run_dir,
+                timeout_seconds: patient,
+            })
+        };
+        match name {
+            "check" => Command::Check {
+                manifest: self.paths.manifest,
+                strict: self.strict,
+                json: self.json,
+            },
+            "render" => Command::Render(self.paths),
+            "ca" => Command::Ca(self.paths),
+            "status" => Command::Status(StatusOptions {
+                run_dir: self.paths.run_dir,
+                json: self.json,
+                timeline: self.timeline,
+                svg: self.svg,
+                wait_generation: self.wait_generation,
+                timeout_seconds: match self.wait_generation {
+                    Some(_) => patient,
+                    None => self.timeout.unwrap_or(LONGEST_READING),
+                },
+            }),
+            "healthcheck" => Command::Healthcheck {
+                run_dir: self.paths.run_dir,
+                timeout_seconds: self.timeout.unwrap_or(LONGEST_READING),
+            },
+            "halt" => control(Request::Halt, self.paths.run_dir),
+            "resume" => control(Request::Resume, self.paths.run_dir),
+            "reload" => control(Request::Reload, self.paths.run_dir),
+            "stop" => control(Request::Stop, self.paths.run_dir),
+            _ => Command::Run(self.paths),
+        }
+    }
+}
+
+/// The command of this name, if there is one.
+fn known(name: String) -> Result<String, UsageError> {
+    if COMMANDS.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    let meant = match nearest(&name, COMMANDS.into_iter()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("there are {}", COMMANDS.join(", ")),
+    };
+    Err(UsageError(format!("{name:?} is not a command; {meant}")))
+}
+
 /// Reads the arguments after the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut command: Option<String> = None;
-    let mut paths = Paths::default();
-    let (mut strict, mut json, mut timeline) = (false, false, false);
-    let (mut wait_generation, mut timeout) = (None, None);
-    let mut svg = None;
+    let mut options = Options::default();
     let mut seen: Vec<String> = Vec::new();
     while let Some(argument) = parser.next()? {
         let option = match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
             Value(value) if command.is_none() => {
-                let name = value.string()?;
-                if !COMMANDS.contains(&name.as_str()) {
-                    let meant = match nearest(&name, COMMANDS.into_iter()) {
-                        Some(near) => format!("did you mean {near}?"),
-                        None => format!("there are {}", COMMANDS.join(", ")),
-                    };
-                    return Err(UsageError(format!("{name:?} is not a command; {meant}")));
-                }
-                command = Some(name);
+                command = Some(known(value.string()?)?);
                 continue;
             }
             // As everybody types it.
@@ -323,82 +411,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 if matches!(command.as_deref(), Some("check" | "render"))
                     && !seen.iter().any(|option| option == "manifest") =>
             {
-                paths.manifest = file.into();
+                options.paths.manifest = file.into();
                 seen.push("manifest".to_owned());
                 continue;
             }
             Long(name) => name.to_owned(),
             other => return Err(other.unexpected().into()),
         };
-        match option.as_str() {
-            "manifest" => paths.manifest = parser.value()?.into(),
-            "daemon" => paths.daemon = parser.value()?.into(),
-            "run-dir" => paths.run_dir = parser.value()?.into(),
-            "cert" => paths.cert = parser.value()?.into(),
-            "key" => paths.key = parser.value()?.into(),
-            "require-sandbox" => paths.require_sandbox = true,
-            "strict" => strict = true,
-            "json" => json = true,
-            "timeline" => timeline = true,
-            "svg" => svg = Some(parser.value()?.into()),
-            "wait-generation" => wait_generation = Some(parser.value()?.parse()?),
-            "timeout" => match parser.value()?.parse()? {
-                0 => {
-                    let why = "--timeout 0 leaves no time to look; 1 is the least";
-                    return Err(UsageError(why.to_owned()));
-                }
-                seconds => timeout = Some(seconds),
-            },
-            _ => {
-                let unknown = Long(&option).unexpected();
-                return Err(match nearest(&option, OPTIONS.into_iter()) {
-                    Some(near) => UsageError(format!("{unknown}; did you mean --{near}?")),
-                    None => unknown.into(),
-                });
-            }
-        }
+        options.take(&option, &mut parser)?;
         seen.push(option);
     }
     let command = command.unwrap_or_else(|| "run".to_owned());
     if let Some(option) = seen.iter().find(|option| !takes(&command, option)) {
         return Err(UsageError(format!("{command} takes no --{option}")));
     }
-    let control = |request, run_dir| {
-        Command::Control(ControlOptions {
-            request,
-            run_dir,
-            timeout_seconds: timeout.unwrap_or(LONGEST_RELOAD),
-        })
-    };
-    Ok(match command.as_str() {
-        "check" => Command::Check {
-            manifest: paths.manifest,
-            strict,
-            json,
-        },
-        "render" => Command::Render(paths),
-        "ca" => Command::Ca(paths),
-        "status" => Command::Status(StatusOptions {
-            run_dir: paths.run_dir,
-            json,
-            timeline,
-            svg,
-            wait_generation,
-            timeout_seconds: timeout.unwrap_or(match wait_generation {
-                Some(_) => LONGEST_RELOAD,
-                None => LONGEST_READING,
-            }),
-        }),
-        "healthcheck" => Command::Healthcheck {
-            run_dir: paths.run_dir,
-            timeout_seconds: timeout.unwrap_or(LONGEST_READING),
-        },
-        "halt" => control(Request::Halt, paths.run_dir),
-        "resume" => control(Request::Resume, paths.run_dir),
-        "reload" => control(Request::Reload, paths.run_dir),
-        "stop" => control(Request::Stop, paths.run_dir),
-        _ => Command::Run(paths),
-    })
+    Ok(options.command(&command))
 }
 
 #[cfg(test)]

@@ -45,6 +45,10 @@ fn figure(meminfo: &str, name: &str) -> Option<u64> {
 struct Names {
     mount: &'static str,
     limit: &'static str,
+    /// What the kernel slows down and presses for memory above, before the limit is reached.
+    pressed: Option<&'static str>,
+    /// Of `memory.stat`: the smallest limit of a group and of all around it, seen or not.
+    around: Option<&'static str>,
     used: &'static str,
     /// Of `memory.stat`: files in memory that nobody has asked for lately.
     cached: &'static str,
@@ -55,6 +59,8 @@ struct Names {
 const UNIFIED: Names = Names {
     mount: "/sys/fs/cgroup",
     limit: "memory.max",
+    pressed: Some("memory.high"),
+    around: None,
     used: "memory.current",
     cached: "inactive_file",
 };
@@ -63,6 +69,8 @@ const UNIFIED: Names = Names {
 const LEGACY: Names = Names {
     mount: "/sys/fs/cgroup/memory",
     limit: "memory.limit_in_bytes",
+    pressed: None,
+    around: Some("hierarchical_memory_limit"),
     used: "memory.usage_in_bytes",
     cached: "total_inactive_file",
 };
@@ -80,9 +88,20 @@ impl Limiting {
         text.trim().parse().ok()
     }
 
+    fn stat(&self, key: &str) -> Option<u64> {
+        let stat = read_kernel_file(self.path.join("memory.stat")).ok()?;
+        flat_keyed(&stat, key)
+    }
+
     /// In bytes; none for "max", or where there is no such group or no such file.
     fn limit(&self) -> Option<u64> {
-        self.number(self.names.limit)
+        let own = self.number(self.names.limit);
+        let pressed = self.names.pressed.and_then(|file| self.number(file));
+        // A container's mount ends with its own group, and others may limit that from outside.
+        let is_outermost = self.path == Path::new(self.names.mount);
+        let around = self.names.around.filter(|_| is_outermost);
+        let around = around.and_then(|key| self.stat(key));
+        [own, pressed, around].into_iter().flatten().min()
     }
 
     /// What can still be had below the limit, in bytes: files that are only kept in memory
@@ -90,10 +109,7 @@ impl Limiting {
     fn left(&self, total: u64) -> Option<u64> {
         let limit = self.limit().filter(|limit| *limit < total)?;
         let used = self.number(self.names.used).unwrap_or(0);
-        let cached = read_kernel_file(self.path.join("memory.stat"))
-            .ok()
-            .and_then(|stat| flat_keyed(&stat, self.names.cached))
-            .unwrap_or(0);
+        let cached = self.stat(self.names.cached).unwrap_or(0);
         Some(limit.saturating_sub(used.saturating_sub(cached)))
     }
 }
@@ -201,6 +217,44 @@ mod tests {
         );
         assert_eq!(place("", LEGACY), Path::new("/"));
         assert_eq!(place("no cgroup at all", UNIFIED), Path::new("/"));
+    }
+
+    #[test]
+    fn heeds_what_presses_and_what_limits_from_outside_of_the_mount() {
+        let scratch = std::env::temp_dir().join(format!("sidecar-memory-{}", std::process::id()));
+        std::fs::create_dir_all(scratch.join("inner")).unwrap();
+        let write = |file: &str, text: &str| std::fs::write(scratch.join(file), text).unwrap();
+        let group = |names, place: &str| Limiting {
+            names,
+            path: scratch.join(place),
+        };
+        write("memory.max", "max\n");
+        assert_eq!(group(UNIFIED, "").limit(), None);
+        write("memory.high", "4096\n");
+        assert_eq!(group(UNIFIED, "").limit(), Some(4096));
+        write("memory.max", "2048\n");
+        assert_eq!(group(UNIFIED, "").limit(), Some(2048));
+
+        let mount: &'static str = scratch.to_string_lossy().into_owned().leak();
+        let legacy = Names { mount, ..LEGACY };
+        for place in [".", "inner"] {
+            write(
+                &format!("{place}/memory.limit_in_bytes"),
+                "9223372036854771712\n",
+            );
+            write(
+                &format!("{place}/memory.stat"),
+                "cache 1\nhierarchical_memory_limit 8192\n",
+            );
+        }
+        assert_eq!(group(legacy, "").limit(), Some(8192));
+        let inner = group(legacy, "inner").limit();
+        assert_eq!(
+            inner,
+            Some(9_223_372_036_854_771_712),
+            "the outermost has told it"
+        );
+        std::fs::remove_dir_all(scratch).unwrap();
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What another user can get at, and what keeps it out. Touches the file system; where the
 //! modes say no, it asks as that user: an access control list may say otherwise.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -82,7 +81,7 @@ impl fmt::Display for Barrier {
 /// and each piece of it is looked at once.
 #[derive(Debug, Default)]
 pub struct Ways {
-    passed: BTreeSet<PathBuf>,
+    passed: Vec<PathBuf>,
 }
 
 impl Ways {
@@ -99,7 +98,9 @@ impl Ways {
         way.reverse();
         for place in way {
             let is_last = place == path;
-            if place.as_os_str().is_empty() || (!is_last && self.passed.contains(place)) {
+            if place.as_os_str().is_empty()
+                || (!is_last && self.passed.iter().any(|it| it == place))
+            {
                 continue;
             }
             let to = if is_last { to } else { Use::Execute };
@@ -114,7 +115,7 @@ impl Ways {
                 return barrier;
             }
             if !is_last {
-                self.passed.insert(place.to_owned());
+                self.passed.push(place.to_owned());
             }
         }
         None

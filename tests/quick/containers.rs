@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::podman::{self, Engine, PATIENCE, engine, result, write_manifest};
+use crate::support::skipped;
+use crate::surroundings::Group;
 
 const MANIFEST: &str = "bottle: {egress: {routes: [{host: a.example}]}}\n";
 
@@ -99,6 +101,46 @@ fn is_ready_healthy_and_stops_clean_however_it_is_started() {
         assert_eq!(said.len(), missing, "{name}: {said:?}");
         assert_stops_clean(&engine, name);
     }
+}
+
+/// The environment that its daemon was given.
+fn environment_of_daemon(engine: &Engine, name: &str, status: &Value) -> String {
+    let init = engine.inspect(name, "{{.State.Pid}}");
+    let daemon = &status["daemon"]["pid"];
+    let seen = format!("/proc/{init}/root/proc/{daemon}/environ");
+    let read = engine.command("cat").arg(seen).output().unwrap();
+    let text = String::from_utf8(read.stdout).unwrap();
+    text.trim_end_matches('\0').replace('\0', " ")
+}
+
+#[test]
+fn counts_with_the_memory_of_its_container_and_of_what_is_around_that() {
+    let Some(engine) = engine() else { return };
+    let counts = |name: &str, option: &str, wanted: &str| {
+        start(&engine, name, MANIFEST, &["--network=none", option]);
+        let status = engine.wait_healthy(name);
+        let environment = environment_of_daemon(&engine, name, &status);
+        assert_eq!(environment, wanted, "{name}");
+        // It is removed with the container, and a group that is not empty cannot be.
+        engine.podman(&["rm", "--force", name]);
+    };
+    counts("small", "--memory=128m", "GOMEMLIMIT=96MiB");
+    // No limit of its own, in a group that has one and that it does not see.
+    let Some(group) = Group::new(64 << 20) else {
+        return skipped(
+            "a container in a control group",
+            "no control group can be made",
+        );
+    };
+    let outer = group.0.parent().unwrap();
+    let Ok(parent) = outer.strip_prefix("/sys/fs/cgroup/memory") else {
+        return skipped(
+            "a container in a control group",
+            "version 2 tells nothing of what is around a container",
+        );
+    };
+    let parent = format!("--cgroup-parent=/{}", parent.display());
+    counts("within", &parent, "GOMEMLIMIT=48MiB");
 }
 
 #[test]

@@ -438,11 +438,11 @@ fn a_watchdog_of_two_microseconds_costs_next_to_nothing() {
 // Memory.
 
 /// A control group of this test's own, empty again at its end.
-struct Group(PathBuf);
+pub struct Group(pub PathBuf);
 
 impl Group {
     /// With this limit in bytes; `None` where none can be made.
-    fn new(limit: u64) -> Option<Self> {
+    pub fn new(limit: u64) -> Option<Self> {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("sidecar-init-{}-{number}", std::process::id());

@@ -108,7 +108,7 @@ fn start(
         bottle::read(paths)
     };
     let watched = vec![paths.manifest.clone(), trust::directory(&paths.manifest)];
-    let mut looker = Looker::send(watched, &read).map_err(|errno| {
+    let mut looker = Looker::send(watched, &paths.run_dir, &read).map_err(|errno| {
         StartError::system(format!("cannot fork for the manifest: {}", errno.desc()))
     })?;
     let Some(Begun {

@@ -1,13 +1,13 @@
 //! Looks at the manifest, and reads it, in a process of its own: it may be on a share whose
 //! host is gone, and whoever touches that one waits with it. Who looks goes on looking, at
 //! its own pace, and says so each time; PID 1 knows by its silence that nothing answers, and
-//! waits for nobody. Touches the kernel through [`crate::sys::errand`].
+//! waits for nobody. At that pace it looks at the files that resolve names, too. Touches the kernel through [`crate::sys::errand`].
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl::set_name;
 use nix::unistd::pipe2;
 
+use super::names::Names;
 use crate::boot::clock;
 use crate::supervise::watch::{INTERVAL, Watch};
 use crate::sys::errand::{self, Errand};
@@ -34,13 +35,14 @@ const LAST_PATIENCE: Duration = Duration::from_millis(100);
 /// What its process is called.
 const NAME: &CStr = c"sidecar-looker";
 
-/// What it says: that it has looked and seen nothing new, or what it has read, unasked or
-/// because it was asked to.
+/// What it says: that it has looked and seen nothing new, what it has read, unasked or because
+/// it was asked to, or which files resolve names.
 const LOOKED: u8 = b'l';
 const READ: u8 = b'r';
 const ANSWER: u8 = b'a';
+const NAMES: u8 = b'n';
 
-/// What there is to know of the manifest.
+/// What there is to know of the manifest, and of what else changes without a word.
 #[derive(Debug, PartialEq, Eq)]
 pub enum News {
     /// Somebody has looked.
@@ -49,6 +51,8 @@ pub enum News {
     Read(Vec<u8>),
     /// It was, because [`Looker::ask`] asked.
     Answer(Vec<u8>),
+    /// Somebody has looked, and these files resolve names, where they need a grant of their own.
+    Names(Names),
     /// It has not answered since, in seconds since 1970.
     Silent(u64),
     /// It answers again, and is being read.
@@ -58,6 +62,8 @@ pub enum News {
 /// Has somebody look.
 pub struct Looker<'a> {
     watched: Vec<PathBuf>,
+    /// What is below is granted to the daemon.
+    granted: &'a Path,
     read: &'a dyn Fn() -> Vec<u8>,
     sent: Option<Sent>,
     /// A reading was asked for and has not come.
@@ -78,11 +84,17 @@ struct Sent {
 }
 
 impl<'a> Looker<'a> {
-    /// Has somebody call `read` now, and again whenever one of `watched` has changed.
-    pub fn send(watched: Vec<PathBuf>, read: &'a dyn Fn() -> Vec<u8>) -> Result<Self, Errno> {
+    /// Has somebody call `read` now, and again whenever one of `watched` has changed; and look
+    /// which files resolve names, but those below the directory that is `granted`.
+    pub fn send(
+        watched: Vec<PathBuf>,
+        granted: &'a Path,
+        read: &'a dyn Fn() -> Vec<u8>,
+    ) -> Result<Self, Errno> {
         let now = Instant::now();
         let mut looker = Self {
             watched,
+            granted,
             read,
             sent: None,
             asked: false,
@@ -115,6 +127,7 @@ impl<'a> Looker<'a> {
         say(line, READ, &(self.read)())?;
         // Changes since are found, for it looks once more in any case.
         let mut watch = Watch::new(self.watched.clone(), Instant::now());
+        let mut told = None;
         loop {
             let left = watch.deadline().saturating_duration_since(Instant::now());
             let mut waiting = [PollFd::new(asked.as_fd(), PollFlags::POLLIN)];
@@ -127,12 +140,17 @@ impl<'a> Looker<'a> {
                 Err(error) => return Err(error),
             };
             let has_changed = watch.look(Instant::now());
-            if is_asked {
-                say(line, ANSWER, &(self.read)())?;
-            } else if has_changed {
-                say(line, READ, &(self.read)())?;
-            } else {
+            if is_asked || has_changed {
+                let kind = if is_asked { ANSWER } else { READ };
+                say(line, kind, &(self.read)())?;
+                continue;
+            }
+            let names = Names::outside(self.granted);
+            if told == Some(names) {
                 line.write_all(&[LOOKED])?;
+            } else {
+                say(line, NAMES, &names.to_bytes())?;
+                told = Some(names);
             }
         }
     }
@@ -231,10 +249,10 @@ impl Drop for Looker<'_> {
     }
 }
 
-/// Says what was read, at once: the other side wakes for each piece.
-fn say(line: &mut File, kind: u8, read: &[u8]) -> std::io::Result<()> {
+/// Says what was found, at once: the other side wakes for each piece.
+fn say(line: &mut File, kind: u8, found: &[u8]) -> std::io::Result<()> {
     let mut said = vec![kind];
-    errand::add_part(&mut said, read);
+    errand::add_part(&mut said, found);
     line.write_all(&said)
 }
 
@@ -252,6 +270,7 @@ fn take(heard: &mut Vec<u8>) -> Option<News> {
     read.drain(..begins - length);
     Some(match kind {
         ANSWER => News::Answer(read),
+        NAMES => News::Names(Names::from_bytes(&read)),
         _ => News::Read(read),
     })
 }
@@ -291,7 +310,7 @@ mod tests {
                 std::thread::sleep(Duration::from_secs(60));
             }
         };
-        let mut looker = Looker::send(Vec::new(), &read).unwrap();
+        let mut looker = Looker::send(Vec::new(), Path::new("/"), &read).unwrap();
         let first = looker.sent.as_ref().unwrap().errand.pid();
         let begun = looker.heard_at;
         assert_eq!(looker.advance(begun + INTERVAL), []);
@@ -315,7 +334,7 @@ mod tests {
     #[test]
     fn reads_at_once_and_when_it_is_asked() {
         let read = || b"read".to_vec();
-        let mut looker = Looker::send(Vec::new(), &read).unwrap();
+        let mut looker = Looker::send(Vec::new(), Path::new("/"), &read).unwrap();
         let bytes = || b"read".to_vec();
         for wanted in [
             News::Read(bytes()),

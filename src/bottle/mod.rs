@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod looker;
+pub mod names;
 pub mod trust;
 
 use std::rc::Rc;

@@ -62,7 +62,7 @@ fn await_manifest(
         let now = Instant::now();
         for news in looker.advance(now) {
             match news {
-                News::Looked => {}
+                News::Looked | News::Names(_) => {}
                 News::Silent(since) => {
                     reporter.manifest_is_silent(manifest, since);
                     reporter.publish();

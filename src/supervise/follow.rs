@@ -1,16 +1,53 @@
 //! What a changed manifest does to the daemons that run.
 
+use std::time::{Duration, Instant};
+
 use super::Supervisor;
 use super::machine::{Change, Event};
 use crate::bottle::Desired;
 use crate::bottle::looker::News;
 use crate::daemon::pipelock::reload::{self, Plan};
 
+/// When the daemon may be restarted for files that were replaced: at once, and again after a
+/// pause that doubles each time. Somebody may put the same there again and again, as a DHCP
+/// client does.
+#[derive(Debug)]
+pub(super) struct Pace {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    const FIRST: Duration = Duration::from_secs(4);
+    /// And so long after a pause it begins anew.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    pub(super) fn begin(now: Instant) -> Self {
+        Self {
+            next: now,
+            pause: Self::FIRST,
+        }
+    }
+
+    fn allows(&self, now: Instant) -> bool {
+        now >= self.next
+    }
+
+    fn note(&mut self, now: Instant) {
+        if now >= self.next + Self::LONGEST {
+            self.pause = Self::FIRST;
+        }
+        self.next = now + self.pause;
+        self.pause = Self::LONGEST.min(self.pause * 2);
+    }
+}
+
 impl Supervisor<'_> {
     /// Hears what there is to know of the manifest.
     pub(super) fn hear_of_manifest(&mut self, news: News) {
         match news {
             News::Looked => {}
+            News::Names(names) => self.names = Some(names),
             News::Read(read) => self.follow(&read),
             News::Answer(read) => {
                 self.follow(&read);
@@ -22,6 +59,24 @@ impl Supervisor<'_> {
                 self.reporter.manifest_is_silent(manifest, since);
             }
             News::Answers => self.reporter.manifest_answers(),
+        }
+    }
+
+    /// Restarts who was granted files that resolve names and cannot read those that stand in
+    /// their places.
+    pub(super) fn grant_names(&mut self, now: Instant) {
+        let Some(names) = self.names.filter(|_| self.pace.allows(now)) else {
+            return;
+        };
+        for unit in self.roster.each() {
+            if let Some(file) = unit.misses(&names) {
+                log::warn!(
+                    "{file} is not the file that was there when pipelock started, which is the one it may read: \
+                     restarting it"
+                );
+                unit.push(Event::ConfigChanged(Change::Restart { revokes: false }));
+                self.pace.note(now);
+            }
         }
     }
 
@@ -108,5 +163,31 @@ fn some_of(hosts: &[String]) -> String {
     match hosts.len().saturating_sub(SOME) {
         0 => some,
         more => format!("{some} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_for_files_that_are_replaced_have_ever_longer_pauses_and_begin_anew() {
+        let begin = Instant::now();
+        let mut pace = Pace::begin(begin);
+        let mut now = begin;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let asked = now;
+            while !pace.allows(now) {
+                now += Duration::from_secs(1);
+            }
+            pauses.push((now - asked).as_secs());
+            pace.note(now);
+        }
+        assert_eq!(pauses, [0, 4, 8, 16, 32, 60, 60]);
+        now += Pace::LONGEST * 2;
+        pace.note(now);
+        assert!(!pace.allows(now + Duration::from_secs(3)));
+        assert!(pace.allows(now + Duration::from_secs(4)));
     }
 }

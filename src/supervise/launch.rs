@@ -6,10 +6,11 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Context;
+use crate::bottle::names::Names;
 use crate::daemon::pipelock::CONFIG;
 use crate::exit::ExitCode;
 use crate::sandbox::enter::{Program, SpawnError};
-use crate::sandbox::{self, Incomplete, PrepareError, Prepared, cgroup};
+use crate::sandbox::{self, Incomplete, PrepareError, Prepared, cgroup, landlock};
 use crate::sys::files::{Access, FileError, install};
 use crate::sys::memory;
 
@@ -54,6 +55,14 @@ impl fmt::Display for LaunchError {
 
 impl std::error::Error for LaunchError {}
 
+/// All of it.
+pub(super) struct Launch {
+    pub(super) command: Program,
+    pub(super) prepared: Prepared,
+    /// The files that resolve names, where only those that are there now are granted.
+    pub(super) names: Option<Names>,
+}
+
 /// The wanted configuration, in its place. As little is written as is needed: the disk may
 /// have filled up since.
 pub(super) fn install_config(around: &Context) -> Result<(), FileError> {
@@ -76,9 +85,11 @@ pub(super) fn config_access(around: &Context) -> Access {
 
 /// Everything that is made before the fork; of the sandbox what it lacks is told, as this
 /// start finds it: the program may be another one by now.
-pub(super) fn prepare(around: &mut Context) -> Result<(Program, Prepared), LaunchError> {
+pub(super) fn prepare(around: &mut Context) -> Result<Launch, LaunchError> {
     let (setup, desired) = (around.setup, around.desired);
     let command = command(around)?;
+    // Before the rules: what is replaced in between is granted, and then found to be another.
+    let names = (setup.sandbox.landlock >= landlock::FILES).then(Names::now);
     let prepared = setup
         .sandbox
         .prepare(&setup.grants(desired.policy.listen))
@@ -87,7 +98,11 @@ pub(super) fn prepare(around: &mut Context) -> Result<(Program, Prepared), Launc
     if setup.require_sandbox {
         sandbox::insist_on(&prepared.missing).map_err(LaunchError::Incomplete)?;
     }
-    Ok((command, prepared))
+    Ok(Launch {
+        command,
+        prepared,
+        names,
+    })
 }
 
 /// The daemon's command line and environment, with the files that these name in their places.

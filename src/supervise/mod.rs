@@ -28,6 +28,7 @@ use nix::unistd::Pid;
 use crate::boot::network::NetworkError;
 use crate::bottle::Desired;
 use crate::bottle::looker::{Looker, News};
+use crate::bottle::names::Names;
 use crate::exit::StartError;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
@@ -38,6 +39,7 @@ use crate::sys::files::Room;
 use crate::sys::reaper;
 use crate::sys::signals::{self, Request, Signals};
 use crate::sys::steps::Steps;
+use follow::Pace;
 use machine::{Event, Outcome, Phase};
 use roster::Roster;
 use unit::Unit;
@@ -111,6 +113,8 @@ pub fn supervise<'a>(
         looker,
         next_look: now + LOOK_EVERY,
         steps: watch_clock(reporter),
+        names: None,
+        pace: Pace::begin(now),
         setup,
         desired,
         reporter,
@@ -136,6 +140,10 @@ struct Supervisor<'a> {
     /// When to look after what is ours, where nobody who looks at the manifest wakes us.
     next_look: Instant,
     steps: Option<Steps>,
+    /// The files that resolve names, as they were last seen.
+    names: Option<Names>,
+    /// How often a daemon is restarted for those.
+    pace: Pace,
     setup: &'a Setup<'a>,
     desired: Desired,
     reporter: &'a mut Reporter,
@@ -270,13 +278,14 @@ impl Supervisor<'_> {
     fn look(&mut self, now: Instant) {
         let mut looks = now >= self.next_look;
         for news in self.looker.advance(now) {
-            looks |= matches!(news, News::Looked | News::Read(_) | News::Answer(_));
+            looks |= !matches!(news, News::Silent(_) | News::Answers);
             self.hear_of_manifest(news);
         }
         if !looks {
             return;
         }
         self.next_look = now + LOOK_EVERY;
+        self.grant_names(now);
         let (roster, mut around) = self.parts();
         for unit in roster.each() {
             unit.look(&mut around);

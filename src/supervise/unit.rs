@@ -13,7 +13,7 @@ use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::launch::{self, LaunchError, config_access};
+use super::launch::{self, Launch, LaunchError, config_access};
 use super::machine::{
     Action, Answer, Change, Event, Machine, Outcome, PATIENCE, Phase, Silence, Timing,
 };
@@ -22,6 +22,7 @@ use super::relay::{LastLines, Relay};
 use super::vitals::{self, Work};
 use super::{Context, watch};
 use crate::boot::clock;
+use crate::bottle::names::Names;
 use crate::ca::rfc3339;
 use crate::daemon::pipelock::CONFIG;
 use crate::daemon::pipelock::events::{self, Heard};
@@ -48,6 +49,8 @@ struct Running {
     listen: SocketAddr,
     /// What its control group had counted by then.
     oom_kills: u64,
+    /// The files that resolve names which it may read; `None` where it may read any.
+    names: Option<Names>,
     work: Work,
     /// What it was given: the wanted one at its start or at the last reload.
     generation: u64,
@@ -190,6 +193,13 @@ impl Unit {
         self.look_after_config(around);
         let halted = self.machine.phase() == Phase::Halted;
         self.changed |= around.reporter.look_at_port(halted);
+    }
+
+    /// A file that resolves names and that it may not read, while another may be granted.
+    pub fn misses(&self, now: &Names) -> Option<&'static str> {
+        let granted = self.child.as_ref()?.names?;
+        let serves = matches!(self.machine.phase(), Phase::Starting | Phase::Ready);
+        granted.replaced(now).filter(|_| serves)
     }
 
     /// Its process has ended, for this reason.
@@ -498,7 +508,11 @@ impl Unit {
             self.install_config(around).map_err(LaunchError::File)?;
         }
         self.denies_all = false;
-        let (command, prepared) = launch::prepare(around)?;
+        let Launch {
+            command,
+            prepared,
+            names,
+        } = launch::prepare(around)?;
         let sandbox = &setup.sandbox;
         let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
         let child = enter::spawn(&command, sandbox, &prepared).map_err(LaunchError::Spawn)?;
@@ -521,6 +535,7 @@ impl Unit {
             listen: desired.policy.listen,
             generation: around.reporter.status().config.generation,
             oom_kills,
+            names,
             work: Work::default(),
             instance: Instance::new(
                 desired.config_sha256.clone(),

@@ -34,6 +34,7 @@ mod line;
 mod lockdown;
 mod machine;
 mod manifest;
+mod names;
 mod operator;
 mod pipelock_bin;
 mod real_daemon;

@@ -19,6 +19,8 @@ use crate::boot::mode::{self, Mode};
 use crate::boot::{network, protect};
 use crate::bottle::looker::Looker;
 use crate::bottle::{self, Desired, trust};
+use crate::ca::authority;
+use crate::ca::custody::Custody;
 use crate::cli::Paths;
 use crate::daemon::pipelock;
 use crate::environment::LogFilter;
@@ -26,14 +28,14 @@ use crate::exit::{ExitCode, StartError};
 use crate::shutdown;
 use crate::status::export;
 use crate::status::{Reporter, Stage};
-use crate::supervise::Setup;
+use crate::supervise::{Pair, Setup};
 use crate::sys::console::{self, init_logging};
 use crate::sys::files::Access;
 use crate::sys::random;
 use crate::sys::signals::Signals;
 use ending::{Ending, conclude, supervise_until_the_end};
-use places::{cannot_write, config_path, mount_all, mount_manifest};
-use reading::{Begun, begin};
+use places::{cannot_write, config_path, mount_all};
+use reading::{Begun, begin, read_everything, watched};
 
 /// Runs until the end of the daemon, and of the machine where there is one.
 pub fn run(paths: &Paths) -> ! {
@@ -95,32 +97,26 @@ fn start(
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
     let run_room = mount_all(mode, arguments, paths, reporter)?;
+    let _forgets = authority::Forgets(&run_room);
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;
     reporter.enter(Stage::Manifest);
     let is_mounted = Cell::new(mode != Mode::Machine);
-    let read = || {
-        if !is_mounted.get()
-            && let Err(error) = mount_manifest(arguments, &paths.manifest)
-        {
-            return bottle::failure(&error.to_string());
-        }
-        bottle::read(paths)
-    };
-    let watched = vec![paths.manifest.clone(), trust::directory(&paths.manifest)];
-    let mut looker = Looker::send(watched, &paths.run_dir, &read).map_err(|errno| {
+    let read = || read_everything(is_mounted.get(), arguments, paths);
+    let mut looker = Looker::send(watched(paths), &paths.run_dir, &read).map_err(|errno| {
         StartError::system(format!("cannot fork for the manifest: {}", errno.desc()))
     })?;
     let Some(Begun {
         read: found,
         sandbox,
         making,
-    }) = begin(paths, lifted, &mut looker, signals, reporter)?
+    }) = begin(paths, &run_room, lifted, &mut looker, signals, reporter)?
     else {
         return Ok(Ending::Stopped);
     };
     is_mounted.set(true);
-    let (desired, warnings) = bottle::judge(paths, mode, &found).map_err(|problem| *problem)?;
+    let (_, read) = bottle::without_marks(&found);
+    let (desired, warnings) = bottle::judge(paths, mode, read).map_err(|problem| *problem)?;
     drop(found);
     reporter.manifest_read(warnings);
     reporter.follow(&desired.policy);
@@ -141,23 +137,23 @@ fn start(
         )
         .map_err(cannot_write)?;
     reporter.enter(Stage::Ca);
-    let Some((ca, certificate)) = making?.finish(signals)? else {
+    let Some(kept) = making?.finish(signals)? else {
         return Ok(Ending::Stopped);
     };
-    log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-    let certificate: Rc<str> = certificate.into();
-    let clients = |desired: &Desired| {
+    let certificate: Rc<str> = kept.placed.certificate.as_str().into();
+    let clients = |desired: &Desired, certificate: &Rc<str>| {
         let address = arguments.ip.as_ref().map(|ip| ip.address.0);
         export::clients(
-            &certificate,
+            certificate,
             desired.trust.as_ref(),
             &desired.policy,
             address,
         )
     };
-    reporter.export(clients(&desired));
+    reporter.export(clients(&desired, &certificate));
     reporter.finish_export();
-    reporter.ca_installed(ca);
+    let warnings = kept.placed.warnings.clone();
+    reporter.ca_installed(kept.placed.ca.clone(), warnings);
     if signals.stop_asked() {
         return Ok(Ending::Stopped);
     }
@@ -181,11 +177,16 @@ fn start(
         judge: &|read| bottle::judge(paths, mode, read),
         apply: &apply,
         clients: &clients,
+        custody: Custody {
+            paths,
+            run: &run_room,
+            owner: sandbox.file_owner(),
+        },
         sandbox,
         require_sandbox,
-        readable: vec![paths.cert.clone(), paths.key.clone()],
     };
-    supervise_until_the_end(mode, &setup, desired, looker, signals, reporter)
+    let pair = Pair::new(kept, certificate);
+    supervise_until_the_end(mode, &setup, desired, pair, looker, signals, reporter)
 }
 
 /// A random identifier (RFC 9562, version 4) for this start. It is no secret, so an

@@ -7,6 +7,7 @@ pub mod looker;
 pub mod names;
 pub mod trust;
 
+use std::path::Path;
 use std::rc::Rc;
 
 use self::trust::Extra;
@@ -41,6 +42,15 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Renders the configuration so that the daemon reads the CA pair there.
+    pub fn find_ca_at(&mut self, cert: &Path, key: &Path) {
+        let (cert, key) = (cert.to_string_lossy(), key.to_string_lossy());
+        self.config = render::render(&self.policy, &cert, &key);
+        self.config_sha256 = render::config_hash(&self.config);
+        self.deny_all = render::render_deny_all(&self.policy, &cert, &key);
+        self.deny_all_sha256 = render::config_hash(&self.deny_all);
+    }
+
     /// Says how many notes there are: once for each manifest that is taken up.
     pub fn count_notes(&self) {
         if self.notes > 0 {
@@ -62,6 +72,21 @@ const BAD_ROOTS: u8 = b'b';
 #[must_use]
 pub fn failure(why: &str) -> Vec<u8> {
     [&[FAILED], why.as_bytes()].concat()
+}
+
+/// Puts before what was read what tells whether the CA pair is the one that was seen before.
+#[must_use]
+pub fn with_marks(marks: &str, read: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    errand::add_part(&mut all, marks.as_bytes());
+    all.extend(read);
+    all
+}
+
+/// The two of [`with_marks`].
+#[must_use]
+pub fn without_marks(all: &[u8]) -> (&[u8], &[u8]) {
+    errand::first_part(all).unwrap_or_default()
 }
 
 /// Reads the manifest, and the roots beside it, for [`judge`].
@@ -193,21 +218,17 @@ pub fn judge(
         ROOTS => Some(roots.into()),
         _ => None,
     };
-    let (cert, key) = (paths.cert.to_string_lossy(), paths.key.to_string_lossy());
-    let config = render::render(&judgement.policy, &cert, &key);
-    let deny_all = render::render_deny_all(&judgement.policy, &cert, &key);
-    Ok((
-        Desired {
-            config_sha256: render::config_hash(&config),
-            deny_all_sha256: render::config_hash(&deny_all),
-            notes: judgement.noted,
-            policy: judgement.policy,
-            config,
-            deny_all,
-            trust,
-        },
-        warnings,
-    ))
+    let mut desired = Desired {
+        config: String::new(),
+        config_sha256: String::new(),
+        deny_all: String::new(),
+        deny_all_sha256: String::new(),
+        notes: judgement.noted,
+        policy: judgement.policy,
+        trust,
+    };
+    desired.find_ca_at(&paths.cert, &paths.key);
+    Ok((desired, warnings))
 }
 
 #[cfg(test)]

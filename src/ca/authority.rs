@@ -1,8 +1,8 @@
 //! The CA pair in its place: checked if somebody provided it, taken from the state
 //! volume if one is kept, generated otherwise. Touches the file system.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,15 @@ use crate::ca::{self, Facts};
 use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
 use crate::status::{Ca, CaSource};
-use crate::sys::files::{Access, FileError, create, install, is_same_place, read_bounded};
+use crate::supervise::watch;
+use crate::sys::errand;
+use crate::sys::files::{Access, FileError, Room, create, install, is_same_place, read_bounded};
 
 /// Where a pair outlives a boot, if something writable is mounted there.
 pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
+/// In the run directory, where the daemon reads the pair in force while something else lies at
+/// the places that were named: certificate, and key.
+const PUT_BACK: [&str; 2] = ["served-ca.pem", "served-ca-key.pem"];
 /// A certificate or key is a few kilobytes.
 const LONGEST_PEM: usize = 64 * 1024;
 /// Between the two files of a pair that somebody else is writing lies no longer than this.
@@ -36,43 +41,166 @@ pub struct Placed {
     pub certificate: String,
     /// Sentences: what the certificate costs.
     pub warnings: Vec<String>,
+    /// What [`marks`] said of the files it was read from.
+    pub marks: String,
 }
 
-/// Makes sure there is a usable pair at `paths.cert` and `paths.key`. `owner` is the
-/// daemon's user, where files can be given to it.
-pub fn prepare(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Placed, StartError> {
-    let (facts, source) = find_or_make(paths, owner)?;
-    let ca = Ca {
-        fingerprint_sha256: facts.fingerprint_sha256,
-        not_before: ca::rfc3339(facts.not_before),
-        not_after: ca::rfc3339(facts.not_after),
-        source: source.into(),
+/// A usable pair, and where it is from.
+struct Found {
+    facts: Facts,
+    key: Pem,
+    source: CaSource,
+    marks: String,
+}
+
+/// Makes sure there is a usable pair at `paths.cert` and `paths.key`, and leaves what it is in
+/// `copy`. `owner` is the daemon's user, where files can be given to it.
+pub fn prepare(
+    paths: &Paths,
+    owner: Option<(u32, u32)>,
+    copy: &File,
+) -> Result<Placed, StartError> {
+    let found = match find(paths, owner)? {
+        Some(found) => found,
+        None => keep_or_generate(paths, owner)?,
     };
+    write_copy(paths, copy, &found)?;
+    Ok(placed(found, paths))
+}
+
+/// Judges what lies at `paths.cert` and `paths.key` now, while another pair is in force, and
+/// leaves a good one in `copy`.
+pub fn judge_again(
+    paths: &Paths,
+    owner: Option<(u32, u32)>,
+    copy: &File,
+) -> Result<Placed, StartError> {
+    let Some(found) = find(paths, owner)? else {
+        return Err(StartError::new(
+            ExitCode::CaUnusable,
+            format!(
+                "cannot find the CA pair: {} and {} are not there any more",
+                paths.cert.display(),
+                paths.key.display()
+            ),
+        ));
+    };
+    write_copy(paths, copy, &found)?;
+    Ok(placed(found, paths))
+}
+
+/// A file without a name in the run directory's file system, for a copy of a pair: it is gone
+/// with the last process that has it open, however that ends.
+pub fn new_copy(run: &Room) -> Result<File, StartError> {
+    run.create_nameless().map_err(cannot_write)
+}
+
+fn write_copy(paths: &Paths, copy: &File, found: &Found) -> Result<(), StartError> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    errand::add_part(&mut bytes, &found.key);
+    bytes.extend(found.facts.certificate_pem.as_bytes());
+    copy.write_all_at(&bytes, 0).map_err(|error| {
+        cannot_write(FileError::new(
+            "keep a copy of the CA pair in",
+            &paths.run_dir,
+            error,
+        ))
+    })
+}
+
+/// Puts the pair in `copy` where [`put_back_at`] says.
+pub fn put_back(copy: &File, run: &Room, owner: Option<(u32, u32)>) -> Result<(), StartError> {
+    let damaged = || {
+        StartError::new(
+            ExitCode::Internal,
+            "internal error: the copy of the CA pair is none",
+        )
+    };
+    let length = copy.metadata().map_or(0, |it| it.len());
+    let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(0)]);
+    copy.read_exact_at(&mut bytes, 0).map_err(|_| damaged())?;
+    let (key, certificate) = errand::first_part(&bytes).ok_or_else(damaged)?;
+    let [cert_name, key_name] = PUT_BACK;
+    run.publish(key_name, key, Access::private(owner))
+        .and_then(|()| run.publish(cert_name, certificate, Access::PUBLIC))
+        .map_err(cannot_write)
+}
+
+/// Where a pair is put back: certificate, and key.
+#[must_use]
+pub fn put_back_at(run_dir: &Path) -> [PathBuf; 2] {
+    PUT_BACK.map(|name| run_dir.join(name))
+}
+
+/// A key that was put back is there no longer than it is read there, and never after the start
+/// or the init that put it there.
+pub fn forget(run: &Room) {
+    for name in PUT_BACK {
+        let _ = run.remove(name);
+    }
+}
+
+/// Forgets at its end.
+pub struct Forgets<'a>(pub &'a Room);
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        forget(self.0);
+    }
+}
+
+/// What tells whether the pair's files are those that were seen before.
+#[must_use]
+pub fn marks(paths: &Paths) -> String {
+    format!(
+        "{:?}",
+        [&paths.cert, &paths.key].map(|path| watch::mark(path))
+    )
+}
+
+fn placed(found: Found, paths: &Paths) -> Placed {
+    let Found {
+        facts,
+        source,
+        marks,
+        ..
+    } = found;
     let place = match source {
         CaSource::Kept => &kept().0,
         _ => &paths.cert,
     };
     let warnings = facts.warnings.iter();
-    Ok(Placed {
-        ca,
+    Placed {
         warnings: warnings
             .map(|warning| format!("{}: {warning}", place.display()))
             .collect(),
+        ca: Ca {
+            fingerprint_sha256: facts.fingerprint_sha256,
+            not_before: ca::rfc3339(facts.not_before),
+            not_after: ca::rfc3339(facts.not_after),
+            source: source.into(),
+        },
         certificate: facts.certificate_pem,
-    })
+        marks,
+    }
 }
 
-fn find_or_make(paths: &Paths, owner: Option<(u32, u32)>) -> Result<(Facts, CaSource), StartError> {
+/// The pair that somebody provided; `None` where neither file is there.
+fn find(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Option<Found>, StartError> {
     insist_on_two_files(paths)?;
+    // Before they are read: what changes meanwhile has other marks.
+    let marks = marks(paths);
     match read_pair(paths)? {
         (Some(cert), Some(key)) => {
             check_access(&paths.key, owner)?;
-            Ok((
-                check(&cert, &key, &paths.cert, &paths.key)?,
-                CaSource::Provided,
-            ))
+            Ok(Some(Found {
+                facts: check(&cert, &key, &paths.cert, &paths.key)?,
+                key,
+                source: CaSource::Provided,
+                marks,
+            }))
         }
-        (None, None) => keep_or_generate(paths, owner),
+        (None, None) => Ok(None),
         (Some(_), None) => Err(half(&paths.cert, &paths.key)),
         (None, Some(_)) => Err(half(&paths.key, &paths.cert)),
     }
@@ -87,17 +215,20 @@ fn kept() -> (PathBuf, PathBuf) {
     )
 }
 
-fn keep_or_generate(
-    paths: &Paths,
-    owner: Option<(u32, u32)>,
-) -> Result<(Facts, CaSource), StartError> {
+fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Found, StartError> {
+    let made = |facts, key, source| Found {
+        facts,
+        key,
+        source,
+        marks: marks(paths),
+    };
     let state = Path::new(STATE_DIRECTORY);
     let (kept_cert, kept_key) = kept();
     let keeps = mounts::is_mount_point(state);
     if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
         let facts = check(&cert, &key, &kept_cert, &kept_key)?;
         install_pair(paths, facts.certificate_pem.as_bytes(), &key, owner)?;
-        return Ok((facts, CaSource::Kept));
+        return Ok(made(facts, key, CaSource::Kept));
     }
     let pair = generate()?;
     let (cert, key) = (pair.cert_pem.as_bytes(), pair.key_pem.as_bytes());
@@ -110,7 +241,8 @@ fn keep_or_generate(
             .map_err(cannot_write)?;
     }
     install_pair(paths, cert, key, owner)?;
-    Ok((pair.facts, CaSource::Generated))
+    let key = Zeroizing::new(key.to_vec());
+    Ok(made(pair.facts, key, CaSource::Generated))
 }
 
 /// A new pair from the kernel's entropy and the clock.

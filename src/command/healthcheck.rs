@@ -4,19 +4,33 @@ use std::path::Path;
 
 use super::below;
 use super::patience::Patience;
+use crate::boot::clock;
 use crate::exit::{ExitCode, StartError};
+use crate::plain;
 use crate::status::told::Condition;
-use crate::status::{State, Word};
+use crate::status::{State, Validity, Word};
 
-/// Succeeds when the status says ready and the init that wrote it lives; one that cannot be
-/// read within so many seconds is not ready.
+/// Succeeds when the status says ready, the init that wrote it lives and its CA is valid; one
+/// that cannot be read within so many seconds is not ready. A CA that is valid for a short time
+/// only is a warning.
 pub fn healthcheck(run_dir: &Path, timeout_seconds: u64) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
     let (file, _) = Patience::of(timeout_seconds)
         .read(run_dir)
         .map_err(|error| not_ready(error.to_string()))?;
     match &file.condition {
-        Condition::Told(Word::Known(State::Ready | State::Reloading)) => Ok(()),
+        Condition::Told(Word::Known(State::Ready | State::Reloading)) => {
+            let ca = file.status.ca.as_ref();
+            let validity = ca.map_or(Validity::Valid, |ca| ca.validity(clock::now()));
+            match ca.and_then(|ca| ca.trouble(validity)) {
+                None => Ok(()),
+                Some(trouble) if validity == Validity::Ending => {
+                    eprintln!("sidecar-init: warning: {}", plain::lines(&trouble));
+                    Ok(())
+                }
+                Some(trouble) => Err(not_ready(format!("not ready: {trouble}"))),
+            }
+        }
         Condition::Killed => Err(not_ready(
             "not ready: the sidecar-init that wrote the status was killed".to_owned(),
         )),

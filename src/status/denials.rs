@@ -113,6 +113,8 @@ struct Counter {
 pub struct Denials {
     boot_id: String,
     in_force: InForce,
+    /// Clients refuse what the CA signs, whatever they trust: its time is over.
+    ca_is_over: bool,
     total: u64,
     /// Apart from the counters: what is searched for every denial lies together.
     hashes: Vec<u64>,
@@ -121,6 +123,9 @@ pub struct Denials {
     next_write: Option<Instant>,
 }
 
+/// What no client can change.
+const CA_IS_OVER: &str = "the CA is not valid now, and every client refuses it: status has a warning that says what to do";
+
 impl Denials {
     /// Begins at nothing.
     #[must_use]
@@ -128,6 +133,7 @@ impl Denials {
         Self {
             boot_id,
             in_force: InForce::default(),
+            ca_is_over: false,
             total: 0,
             hashes: Vec::new(),
             counters: Vec::new(),
@@ -146,6 +152,14 @@ impl Denials {
         if self.in_force != in_force {
             self.in_force = in_force;
             // What has been written advises by the old one.
+            self.unwritten |= self.total > 0;
+        }
+    }
+
+    /// Whether the CA's time is over, or has not begun, from now on.
+    pub fn ca_is_over(&mut self, over: bool) {
+        if self.ca_is_over != over {
+            self.ca_is_over = over;
             self.unwritten |= self.total > 0;
         }
     }
@@ -247,7 +261,12 @@ impl Denials {
                 || refusals::means_unknown(&counter.scanner, &counter.reason),
                 |row| row.means(&counter.reason),
             ),
-            advice: advice.as_ref().map(Advice::text),
+            advice: match counter.row.map(|row| row.kind) {
+                Some(Kind::CaNotTrusted | Kind::HandshakeFailed) if self.ca_is_over => {
+                    Some(CA_IS_OVER.to_owned())
+                }
+                _ => advice.as_ref().map(Advice::text),
+            },
         }
     }
 
@@ -367,6 +386,22 @@ mod tests {
             panic!("{line}")
         };
         denials.count(&refusal);
+    }
+
+    #[test]
+    fn a_client_that_refuses_an_expired_ca_is_not_told_to_trust_it() {
+        let mut denials = counting();
+        let line = br#"{"event":"blocked","method":"CONNECT","target":"a.example:443","scanner":"tls_handshake_error","reason":"remote error: tls: expired certificate"}"#;
+        let Some(Heard::Refusal(refusal)) = parse(line) else {
+            panic!("it is no refusal")
+        };
+        denials.count(&refusal);
+        let advice = |denials: &Denials| denials.tally().denials[0].advice.clone().unwrap();
+        assert!(advice(&denials).contains("ca-bundle.pem"));
+        denials.ca_is_over(true);
+        assert_eq!(advice(&denials), CA_IS_OVER);
+        denials.ca_is_over(false);
+        assert!(advice(&denials).contains("ca-bundle.pem"));
     }
 
     fn manifest(pipelock: &str, hosts: &[&str]) -> InForce {

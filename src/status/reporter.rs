@@ -60,6 +60,11 @@ struct Warnings {
     version: Option<String>,
     /// Of the export, as it is now.
     export: Option<String>,
+    /// Of the CA in force: what its certificate costs, and its time that is over or nearly so.
+    ca: Vec<String>,
+    validity: Option<String>,
+    /// Of a CA pair on disk that is not in force.
+    refused_ca: Option<String>,
     /// Once said, true to the end.
     lasting: Vec<String>,
     /// Those beyond [`MOST_SENTENCES`].
@@ -76,6 +81,9 @@ impl Warnings {
             self.version
                 .iter()
                 .chain(&self.export)
+                .chain(&self.ca)
+                .chain(&self.validity)
+                .chain(&self.refused_ca)
                 .chain(&self.lasting)
                 .cloned(),
         );

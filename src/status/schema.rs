@@ -323,6 +323,70 @@ pub struct Ca {
     pub source: Word<CaSource>,
 }
 
+/// Whether a CA serves its clients, by its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// It does.
+    Valid,
+    /// It does, for less than [`Ca::WARNED_BEFORE`] from now.
+    Ending,
+    /// Its time is over.
+    Ended,
+    /// Its time has not begun.
+    NotBegun,
+}
+
+impl Ca {
+    /// So many seconds before its end people are warned: a week.
+    pub const WARNED_BEFORE: u64 = 7 * 86_400;
+
+    /// Its validity at `now`, in seconds since 1970. Of one whose dates are not told nothing
+    /// is wrong.
+    #[must_use]
+    pub fn validity(&self, now: u64) -> Validity {
+        // RFC 3339 in UTC sorts as time does.
+        let at = |seconds| crate::ca::rfc3339(seconds);
+        let ends = !self.not_after.is_empty();
+        if at(now) < self.not_before {
+            Validity::NotBegun
+        } else if ends && at(now) > self.not_after {
+            Validity::Ended
+        } else if ends && at(now.saturating_add(Self::WARNED_BEFORE)) > self.not_after {
+            Validity::Ending
+        } else {
+            Validity::Valid
+        }
+    }
+
+    /// What is wrong with its validity, and what to do; `None` where nothing is.
+    #[must_use]
+    pub fn trouble(&self, validity: Validity) -> Option<String> {
+        let (begin, end) = (&self.not_before, &self.not_after);
+        let kept = if self.source == CaSource::Kept {
+            ", and remove the one on the state volume"
+        } else {
+            ""
+        };
+        let another = format!(
+            "hint: put another pair in its place, which is taken up without a restart of sidecar-init{kept}; \
+             clients have to trust that one"
+        );
+        match validity {
+            Validity::Valid => None,
+            Validity::Ending => Some(format!(
+                "the CA expires at {end}: clients will refuse what it signs then\n{another}"
+            )),
+            Validity::Ended => Some(format!(
+                "the CA expired at {end}: clients refuse what it signs\n{another}"
+            )),
+            Validity::NotBegun => Some(format!(
+                "the CA is not valid before {begin}: clients refuse what it signs\nhint: set the clock, or put \
+                 another pair in its place"
+            )),
+        }
+    }
+}
+
 /// How the daemon ended last time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -468,7 +532,8 @@ impl Status {
         for text in [error, manifest_error].into_iter().flatten() {
             limit(text, LONGEST_TEXT);
         }
-        warnings.truncate(2 * MOST_SENTENCES + 3);
+        // Those that are neither the manifest's nor lasting are fewer than ten.
+        warnings.truncate(2 * MOST_SENTENCES + 10);
         sandbox_missing.truncate(MOST_SENTENCES);
         last_lines.truncate(MOST_SENTENCES);
         stages.truncate(MOST_STAGES);

@@ -6,7 +6,7 @@ use crate::bottle::looker::Looker;
 use crate::exit::{ExitCode, StartError};
 use crate::status::{self, Reporter};
 use crate::supervise::machine::{Failure, Outcome};
-use crate::supervise::{Setup, supervise};
+use crate::supervise::{Pair, Setup, supervise};
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
 
@@ -33,6 +33,7 @@ pub(super) fn supervise_until_the_end(
     mode: Mode,
     setup: &Setup,
     desired: Desired,
+    pair: Pair,
     looker: Looker,
     signals: &mut Signals,
     reporter: &mut Reporter,
@@ -45,10 +46,12 @@ pub(super) fn supervise_until_the_end(
             ))
         })?;
     }
-    Ok(match supervise(setup, desired, looker, signals, reporter) {
-        Outcome::Stopped => Ending::Stopped,
-        Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, reporter.status())),
-    })
+    Ok(
+        match supervise(setup, desired, pair, looker, signals, reporter) {
+            Outcome::Stopped => Ending::Stopped,
+            Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, reporter.status())),
+        },
+    )
 }
 
 fn given_up(failure: &Failure, status: &status::Status) -> StartError {

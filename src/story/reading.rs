@@ -1,17 +1,22 @@
 //! The stage of the manifest: it is waited for, and what needs no word of it is begun meanwhile.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
 
 use super::clock::set_by_the_hosts;
+use super::places::mount_manifest;
+use crate::boot::cmdline::Arguments;
 use crate::bottle::looker::{Looker, News};
-use crate::ca::custody::{self, Making};
+use crate::bottle::{self, trust};
+use crate::ca::authority;
+use crate::ca::custody::{self, Custody, Making};
 use crate::cli::Paths;
 use crate::exit::StartError;
 use crate::sandbox::{Privileges, Sandbox};
 use crate::status::Reporter;
+use crate::sys::files::Room;
 use crate::sys::signals::{Signals, wait};
 
 /// What was read, and what was begun meanwhile.
@@ -21,10 +26,32 @@ pub(super) struct Begun {
     pub(super) making: Result<Making, StartError>,
 }
 
+/// What is looked at, to be read again when it changes.
+pub(super) fn watched(paths: &Paths) -> Vec<PathBuf> {
+    let trust = trust::directory(&paths.manifest);
+    let Paths {
+        manifest,
+        cert,
+        key,
+        ..
+    } = paths.clone();
+    vec![manifest, trust, cert, key]
+}
+
+/// Reads the manifest and what is beside it, and looks at the CA pair; mounts the manifest's
+/// directory first where that is still to be done.
+pub(super) fn read_everything(is_mounted: bool, arguments: &Arguments, paths: &Paths) -> Vec<u8> {
+    if !is_mounted && let Err(error) = mount_manifest(arguments, &paths.manifest) {
+        return bottle::with_marks("", &bottle::failure(&error.to_string()));
+    }
+    bottle::with_marks(&authority::marks(paths), &bottle::read(paths))
+}
+
 /// Waits for the manifest, and for the clock, where `sets_clock`; `None` where a stop was
 /// asked for before. The CA is begun as early as can be.
 pub(super) fn begin(
     paths: &Paths,
+    run: &Room,
     sets_clock: bool,
     looker: &mut Looker,
     signals: &mut Signals,
@@ -41,7 +68,8 @@ pub(super) fn begin(
     }
     // Now, although its stage comes later: it waits for nothing that is read before it.
     let sandbox = Sandbox::plan(Privileges::of_this_process());
-    let making = custody::begin(paths, sandbox.file_owner());
+    let owner = sandbox.file_owner();
+    let making = custody::begin(Custody { paths, run, owner });
     let read = read.or_else(|| await_manifest(looker, &paths.manifest, signals, reporter));
     Ok(read.map(|read| Begun {
         read,

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::machine::{Change, Event};
-use crate::bottle::Desired;
 use crate::bottle::looker::News;
+use crate::bottle::{self, Desired};
 use crate::daemon::pipelock::reload::{self, Plan};
 
 /// When the daemon may be restarted for files that were replaced: at once, and again after a
@@ -48,9 +48,9 @@ impl Supervisor<'_> {
         match news {
             News::Looked => {}
             News::Names(names) => self.names = Some(names),
-            News::Read(read) => self.follow(&read),
+            News::Read(read) => self.hear_all(&read),
             News::Answer(read) => {
-                self.follow(&read);
+                self.hear_all(&read);
                 self.reporter.reload_answered();
             }
             News::Silent(since) => {
@@ -80,6 +80,12 @@ impl Supervisor<'_> {
         }
     }
 
+    fn hear_all(&mut self, all: &[u8]) {
+        let (marks, read) = bottle::without_marks(all);
+        self.hear_of_pair(marks);
+        self.follow(read);
+    }
+
     /// Follows the manifest that was read; one that cannot be used leaves the old one in force.
     fn follow(&mut self, read: &[u8]) {
         self.changed = true;
@@ -95,7 +101,9 @@ impl Supervisor<'_> {
         if let Err(error) = (self.setup.apply)(&new) {
             self.reporter.warn(error.to_string());
         }
-        self.reporter.export((self.setup.clients)(&new));
+        let certificate = self.pair.certificate();
+        self.reporter
+            .export((self.setup.clients)(&new, certificate));
         let mut plan = reload::plan(&self.desired.policy, &new.policy);
         if new.trust != self.desired.trust && matches!(plan, Plan::Nothing | Plan::Reload) {
             plan = Plan::RESTART;
@@ -105,7 +113,8 @@ impl Supervisor<'_> {
     }
 
     /// From now on this is wanted; its generation.
-    fn take_up(&mut self, new: Desired) -> u64 {
+    fn take_up(&mut self, mut new: Desired) -> u64 {
+        self.name_pair(&mut new);
         for unit in self.roster.each() {
             unit.set_timing(&new.policy);
         }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::Context;
 use crate::bottle::names::Names;
 use crate::daemon::pipelock::CONFIG;
-use crate::exit::ExitCode;
+use crate::exit::{ExitCode, StartError};
 use crate::sandbox::enter::{Program, SpawnError};
 use crate::sandbox::{self, Incomplete, PrepareError, Prepared, cgroup, landlock};
 use crate::sys::files::{Access, FileError, install};
@@ -19,6 +19,8 @@ use crate::sys::memory;
 pub(super) enum LaunchError {
     /// What the daemon reads could not be put in its place.
     File(FileError),
+    /// The CA pair could not be put where the daemon reads it.
+    Pair(StartError),
     /// Its command line cannot be one.
     Command(PathBuf, io::Error),
     /// Its sandbox could not be made.
@@ -43,6 +45,7 @@ impl fmt::Display for LaunchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) => error.fmt(f),
+            Self::Pair(error) => error.fmt(f),
             Self::Command(program, error) => {
                 write!(f, "cannot start {}: {error}", program.display())
             }
@@ -86,13 +89,13 @@ pub(super) fn config_access(around: &Context) -> Access {
 /// Everything that is made before the fork; of the sandbox what it lacks is told, as this
 /// start finds it: the program may be another one by now.
 pub(super) fn prepare(around: &mut Context) -> Result<Launch, LaunchError> {
-    let (setup, desired) = (around.setup, around.desired);
+    let setup = around.setup;
     let command = command(around)?;
     // Before the rules: what is replaced in between is granted, and then found to be another.
     let names = (setup.sandbox.landlock >= landlock::FILES).then(Names::now);
     let prepared = setup
         .sandbox
-        .prepare(&setup.grants(desired.policy.listen))
+        .prepare(&setup.grants(around.desired.policy.listen))
         .map_err(LaunchError::Sandbox)?;
     around.reporter.tell_missing(&prepared.missing);
     if setup.require_sandbox {

@@ -9,6 +9,7 @@ pub mod backoff;
 mod follow;
 mod launch;
 pub mod machine;
+mod pair;
 pub mod prober;
 pub mod relay;
 mod roster;
@@ -18,7 +19,8 @@ pub mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -29,6 +31,7 @@ use crate::boot::network::NetworkError;
 use crate::bottle::Desired;
 use crate::bottle::looker::{Looker, News};
 use crate::bottle::names::Names;
+use crate::ca::custody::Custody;
 use crate::exit::StartError;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
@@ -41,6 +44,7 @@ use crate::sys::signals::{self, Request, Signals};
 use crate::sys::steps::Steps;
 use follow::Pace;
 use machine::{Event, Outcome, Phase};
+pub use pair::Pair;
 use roster::Roster;
 use unit::Unit;
 
@@ -53,6 +57,9 @@ const LOOK_EVERY: Duration = watch::INTERVAL.saturating_add(Duration::from_milli
 
 /// Judges what was read of the manifest and beside it.
 pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> + 'a;
+
+/// What clients are told, of a configuration and of the CA's certificate.
+pub type Clients<'a> = dyn Fn(&Desired, &Rc<str>) -> [(&'static str, Content); 3] + 'a;
 
 /// Everything supervision needs to know.
 pub struct Setup<'a> {
@@ -71,13 +78,13 @@ pub struct Setup<'a> {
     /// Applies what of a changed manifest is not the daemon's: host names.
     pub apply: &'a dyn Fn(&Desired) -> Result<(), NetworkError>,
     /// What its clients are told.
-    pub clients: &'a dyn Fn(&Desired) -> [(&'static str, Content); 3],
+    pub clients: &'a Clients<'a>,
+    /// Judges a CA pair that changed.
+    pub custody: Custody<'a>,
     /// What the daemon may be.
     pub sandbox: Sandbox,
     /// A sandbox that is not known to be complete is a failed start.
     pub require_sandbox: bool,
-    /// What the daemon reads besides its configuration: the CA pair.
-    pub readable: Vec<PathBuf>,
 }
 
 impl Setup<'_> {
@@ -87,11 +94,11 @@ impl Setup<'_> {
         // The directory, because the configuration is replaced by renaming, and
         // because the daemon watches it.
         let directory = self.config.parent().unwrap_or(Path::new("/"));
-        let mut read = vec![directory.to_owned(), self.trust_bundle.to_owned()];
-        read.extend_from_slice(&self.readable);
+        let pair = self.custody.paths;
+        let read = [directory, self.trust_bundle, &pair.cert, &pair.key];
         Grants {
             program: self.daemon.to_owned(),
-            read,
+            read: read.map(Path::to_owned).into(),
             listen,
         }
     }
@@ -101,6 +108,7 @@ impl Setup<'_> {
 pub fn supervise<'a>(
     setup: &'a Setup<'a>,
     desired: Desired,
+    pair: Pair,
     looker: Looker<'a>,
     signals: &mut Signals,
     reporter: &'a mut Reporter,
@@ -117,6 +125,7 @@ pub fn supervise<'a>(
         pace: Pace::begin(now),
         setup,
         desired,
+        pair,
         reporter,
         reap_again: true,
         sweeping: false,
@@ -130,7 +139,8 @@ pub fn supervise<'a>(
 /// What a unit works with beside itself.
 struct Context<'a> {
     setup: &'a Setup<'a>,
-    desired: &'a Desired,
+    desired: &'a mut Desired,
+    pair: &'a mut Pair,
     reporter: &'a mut Reporter,
 }
 
@@ -146,6 +156,7 @@ struct Supervisor<'a> {
     pace: Pace,
     setup: &'a Setup<'a>,
     desired: Desired,
+    pair: Pair,
     reporter: &'a mut Reporter,
     reap_again: bool,
     /// A daemon that ended may have left processes behind.
@@ -196,7 +207,8 @@ impl Supervisor<'_> {
     fn parts(&mut self) -> (&mut Roster, Context<'_>) {
         let around = Context {
             setup: self.setup,
-            desired: &self.desired,
+            desired: &mut self.desired,
+            pair: &mut self.pair,
             reporter: self.reporter,
         };
         (&mut self.roster, around)
@@ -238,6 +250,7 @@ impl Supervisor<'_> {
         let stepped = self.steps.iter().map(AsFd::as_fd);
         waiting.extend(
             told.chain(self.looker.as_fd())
+                .chain(self.pair.as_fd())
                 .chain(stepped)
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
         );
@@ -247,6 +260,7 @@ impl Supervisor<'_> {
         let deadlines = [
             Some(self.next_look),
             self.looker.deadline(),
+            self.pair.deadline(),
             self.roster.deadline(),
             console.deadline(Instant::now()),
             self.reporter.deadline(Instant::now()),
@@ -281,11 +295,13 @@ impl Supervisor<'_> {
             looks |= !matches!(news, News::Silent(_) | News::Answers);
             self.hear_of_manifest(news);
         }
+        self.look_after_pair(now);
         if !looks {
             return;
         }
         self.next_look = now + LOOK_EVERY;
         self.grant_names(now);
+        self.changed |= self.reporter.look_at_validity();
         let (roster, mut around) = self.parts();
         for unit in roster.each() {
             unit.look(&mut around);
@@ -327,6 +343,7 @@ impl Supervisor<'_> {
             if console().reaped(exit.pid)
                 || self.reporter.sent(exit.pid)
                 || self.looker.pid() == Some(exit.pid)
+                || self.pair.pid() == Some(exit.pid)
             {
                 continue;
             }
@@ -351,7 +368,10 @@ impl Supervisor<'_> {
     fn sweep(&mut self) {
         let looker = self.looker.pid();
         let (roster, around) = self.parts();
-        let is_ours = |pid| console().sent(pid) || around.reporter.sent(pid) || looker == Some(pid);
+        let is_ours = |pid| {
+            let sent = [looker, around.pair.pid()].contains(&Some(pid));
+            sent || console().sent(pid) || around.reporter.sent(pid)
+        };
         let mut left = reaper::children();
         left.retain(|pid| !roster.owns(*pid, &around) && !is_ours(*pid));
         self.sweeping = !left.is_empty();

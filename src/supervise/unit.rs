@@ -20,7 +20,7 @@ use super::machine::{
 use super::prober::{Finding, Prober, Question};
 use super::relay::{LastLines, Relay};
 use super::vitals::{self, Work};
-use super::{Context, watch};
+use super::{Context, pair, watch};
 use crate::boot::clock;
 use crate::bottle::names::Names;
 use crate::ca::rfc3339;
@@ -300,6 +300,11 @@ impl Unit {
         let file = around.setup.config.to_string_lossy();
         let wanted = &around.desired.config_sha256;
         for fact in child.instance.hear(line, wanted, &file) {
+            if matches!(fact, Fact::Announced | Fact::Reloaded) && pair::may_be_another(around) {
+                log::warn!("the CA pair changed while pipelock read it; restarting pipelock");
+                let change = Change::Restart { revokes: false };
+                self.events.push_back(Event::ConfigChanged(change));
+            }
             match fact {
                 Fact::RunsOn(sha256) => around.reporter.config_reported(Some(sha256)),
                 Fact::Announced => self.events.push_back(Event::Announced),
@@ -470,7 +475,9 @@ impl Unit {
 
     fn give_config(&mut self, around: &mut Context) {
         let generation = around.reporter.status().config.generation;
-        if let Err(error) = self.install_config(around) {
+        if let Err(error) = pair::settle(around) {
+            around.reporter.warn(error.to_string());
+        } else if let Err(error) = self.install_config(around) {
             around.reporter.warn(error.to_string());
         } else if let Some(child) = &mut self.child {
             child.generation = generation;
@@ -502,7 +509,8 @@ impl Unit {
     }
 
     fn spawn(&mut self, around: &mut Context) -> Result<(), LaunchError> {
-        let (setup, desired) = (around.setup, around.desired);
+        let setup = around.setup;
+        pair::take_up(around).map_err(LaunchError::Pair)?;
         // Each time, for the last one may have changed it.
         if !launch::is_config_installed(around) {
             self.install_config(around).map_err(LaunchError::File)?;
@@ -515,6 +523,7 @@ impl Unit {
         } = launch::prepare(around)?;
         let sandbox = &setup.sandbox;
         let oom_kills = sandbox.group.as_ref().map_or(0, cgroup::Group::oom_kills);
+        let desired = &*around.desired;
         let child = enter::spawn(&command, sandbox, &prepared).map_err(LaunchError::Spawn)?;
         if self.child.is_some() {
             log::error!("internal error: a daemon was started beside another");

@@ -53,8 +53,8 @@ pub fn send(keep: &[RawFd], work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Er
 
 /// [`send`], of somebody who leaves nothing half done: no signal ends it but SIGKILL, and this
 /// process's end does not.
-pub fn send_to_finish(work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Errno> {
-    start(&[], |line, _| {
+pub fn send_to_finish(keep: &[RawFd], work: impl FnOnce() -> Vec<u8>) -> Result<Errand, Errno> {
+    start(keep, |line, _| {
         let _ = fork::reset_signals(meant(), Disposition::Ignored);
         answer(line, work());
     })

@@ -205,6 +205,14 @@ impl Room {
         }
     }
 
+    /// A file of our own without a name, open for reading and writing.
+    pub fn create_nameless(&self) -> Result<File, FileError> {
+        let created = self.create_temporary().and_then(|(name, file)| {
+            unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir).map(|()| file)
+        });
+        created.map_err(|errno| FileError::new("write a file in", &self.path, errno.into()))
+    }
+
     /// What tells the file of that name from another in its place; `None` where none can
     /// be looked at.
     #[must_use]

@@ -840,7 +840,7 @@ const fn failing(
 
 // The first fork and the first pipe are the CA's; what the daemon's filter has seen is no
 // longer for strace to change.
-const START_UP: [Failing; 22] = [
+const START_UP: [Failing; 23] = [
     // First, because it takes half a minute.
     failing(
         "getrandom:error=EAGAIN",
@@ -939,6 +939,13 @@ const START_UP: [Failing; 22] = [
         "ca",
         73,
         "run/ca.crt: No space left on device",
+    ),
+    failing(
+        "pwrite64:error=ENOSPC:when=1",
+        "",
+        "ca",
+        73,
+        "cannot keep a copy of the CA pair in",
     ),
     failing(
         "renameat:error=EROFS",

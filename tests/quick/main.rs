@@ -36,6 +36,7 @@ mod machine;
 mod manifest;
 mod names;
 mod operator;
+mod pair;
 mod pipelock_bin;
 mod real_daemon;
 mod refusals;

@@ -338,7 +338,7 @@ impl Served {
     /// With these keys of the manifest's `supervisor`; `None` where no host can be given a
     /// name, which is said.
     fn start(supervisor: &str) -> Option<Self> {
-        let bed = serving_bed().with_supervisor(supervisor);
+        let bed = serving_bed().with_supervisor(supervisor).with_export();
         for directory in ["trust", "upstream"] {
             fs::create_dir(bed.path(directory)).unwrap();
         }
@@ -510,6 +510,118 @@ fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
         assert_eq!(served.connect_status(host), 403, "{host}");
     }
     assert_eq!(served.connect_status(KEPT), 200);
+    assert_eq!(served.init.stop().0.code, 0);
+}
+
+/// A pair of its own: certificate and key, readable for the daemon.
+fn made(served: &Served, name: &str) -> [PathBuf; 2] {
+    let paths = ["crt", "key"].map(|end| served.init.bed.path(&format!("{name}.{end}")));
+    let output = Command::new(env!("CARGO_BIN_EXE_sidecar-init"))
+        .arg("ca")
+        .args(["--cert".as_ref(), paths[0].as_os_str()])
+        .args(["--key".as_ref(), paths[1].as_os_str()])
+        .output();
+    assert!(output.unwrap().status.success());
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&paths[1], Some(65534), Some(65534)).unwrap();
+    }
+    paths
+}
+
+#[test]
+fn what_clients_are_told_to_trust_signs_what_they_see_whatever_becomes_of_the_pair_on_disk() {
+    let Some(mut served) = Served::start("grace_seconds: 1") else {
+        return;
+    };
+    let (cert, key) = (
+        served.init.bed.path("run/ca.crt"),
+        served.init.bed.path("run/ca.key"),
+    );
+    let first = fs::read_to_string(&cert).unwrap();
+    // One pair: exported, reported, and the one that signs.
+    let agree = |served: &mut Served, what: &str| -> String {
+        let exported = served.init.bed.path("run/export/pipelock-ca.pem");
+        served.init.wait_until(what, |init| {
+            let print = Command::new("openssl")
+                .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+                .arg(&exported)
+                .output()
+                .unwrap();
+            let print = String::from_utf8(print.stdout).unwrap();
+            let print = print
+                .trim()
+                .rsplit('=')
+                .next()?
+                .replace(':', "")
+                .to_lowercase();
+            (init.status()["ca"]["fingerprint_sha256"] == print).then_some(())
+        });
+        let url = format!("https://{INTERCEPTED}:{}/bytes/2", served.upstream.https);
+        let curl = Command::new("curl")
+            .args([
+                "--disable",
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "60",
+                "--cacert",
+            ])
+            .arg(&exported)
+            .args([
+                "--proxy",
+                &format!("http://{}", served.init.bed.address),
+                &url,
+            ])
+            .output()
+            .unwrap();
+        assert!(curl.status.success(), "{what}: {curl:?}");
+        fs::read_to_string(exported).unwrap()
+    };
+    assert_eq!(agree(&mut served, "at the start"), first);
+    let ([second, second_key], [third, _]) = (made(&served, "second"), made(&served, "third"));
+    let restart = |served: &mut Served| {
+        let restarts = served.init.status()["restarts"].as_u64().unwrap();
+        served.init.kill_daemon();
+        served.init.wait_ready_after(restarts + 1);
+    };
+
+    // In place, and only half of it: what a daemon reads next would not be a pair.
+    fs::copy(&third, &cert).unwrap();
+    restart(&mut served);
+    assert_eq!(
+        agree(&mut served, "after a crash beside half a change"),
+        first
+    );
+    served.init.wait_for("it is told", |status| {
+        status["warnings"]
+            .to_string()
+            .contains("the changed CA pair is not used")
+    });
+    restart(&mut served);
+    allow_here(
+        &served.init.bed,
+        &[PASSED_THROUGH, INTERCEPTED, KEPT, "more.example"],
+    );
+    served.init.wait_applied(2);
+    assert_eq!(
+        agree(&mut served, "after a reload beside a bad pair"),
+        first
+    );
+
+    fs::rename(&second_key, &key).unwrap();
+    fs::copy(&second, &cert).unwrap();
+    let second = fs::read_to_string(&second).unwrap();
+    // Before anybody has looked, and once it is in force.
+    restart(&mut served);
+    agree(&mut served, "after a crash beside a good pair");
+    served.init.wait_until("it is exported", |init| {
+        let exported = fs::read_to_string(init.bed.path("run/export/pipelock-ca.pem"));
+        (exported.unwrap() == second && init.status()["state"] == "ready").then_some(())
+    });
+    assert_eq!(agree(&mut served, "with the good pair"), second);
+    allow_here(&served.init.bed, &[PASSED_THROUGH, INTERCEPTED, KEPT]);
+    served.init.wait_applied(3);
+    assert_eq!(agree(&mut served, "after a change of hosts"), second);
     assert_eq!(served.init.stop().0.code, 0);
 }
 

@@ -12,7 +12,7 @@ use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::InForce;
 use crate::daemon::pipelock::said::Said;
 use crate::policy::Policy;
-use crate::status::schema::{Ca, LastExit, Port, Revocation, State, Word};
+use crate::status::schema::{Ca, LastExit, Port, Revocation, State, Validity, Word};
 use crate::sys::connections;
 
 /// Of the manifest.
@@ -36,6 +36,11 @@ impl Reporter {
         config.generation += 1;
         config.desired_sha256 = Some(sha256.to_owned());
         config.generation
+    }
+
+    /// The configuration that is wanted has this hash by now: it names files elsewhere.
+    pub fn config_reworded(&mut self, sha256: &str) {
+        self.status.config.desired_sha256 = Some(sha256.to_owned());
     }
 
     /// The manifest was waited for, and is there; what is wrong with it is for who judges it.
@@ -100,9 +105,50 @@ impl Reporter {
 
 /// Of what surrounds the daemon.
 impl Reporter {
-    /// The CA is in its place.
-    pub fn ca_installed(&mut self, ca: Ca) {
+    /// This CA is served from now on; what its certificate costs.
+    pub fn ca_installed(&mut self, ca: Ca, warnings: Vec<String>) {
+        log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
         self.status.ca = Some(ca);
+        self.warnings.ca = warnings;
+        self.status.warnings = self.warnings.all();
+        self.look_at_validity();
+    }
+
+    /// The pair on disk was judged, and cannot be served; the one in force stays.
+    pub fn ca_refused(&mut self, why: &str) {
+        let refused = format!("the changed CA pair is not used, the old one stays in force: {why}");
+        if self.warnings.refused_ca.as_ref() != Some(&refused) {
+            log::error!("{refused}");
+        }
+        self.warnings.refused_ca = Some(refused);
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// The pair on disk was judged, and can be served.
+    pub fn ca_accepted(&mut self) {
+        self.warnings.refused_ca = None;
+        self.status.warnings = self.warnings.all();
+    }
+
+    /// Whether the CA's time is over, or nearly so, is another answer now than before.
+    pub fn look_at_validity(&mut self) -> bool {
+        let ca = self.status.ca.as_ref();
+        let validity = ca.map_or(Validity::Valid, |ca| ca.validity(clock::now()));
+        let trouble = ca.and_then(|ca| ca.trouble(validity));
+        if trouble == self.warnings.validity {
+            return false;
+        }
+        if let Some(trouble) = &trouble {
+            log::warn!("{trouble}");
+        }
+        self.warnings.validity = trouble;
+        self.status.warnings = self.warnings.all();
+        let over = matches!(validity, Validity::Ended | Validity::NotBegun);
+        self.denials.ca_is_over(over);
+        true
     }
 
     /// Under what the daemon will live: the version of Landlock's rules, whether its system
@@ -132,17 +178,7 @@ impl Reporter {
         let way = if by_seconds < 0 { "back" } else { "ahead" };
         let seconds = by_seconds.unsigned_abs();
         log::warn!("the clock was set {way} by {seconds} s, to {to}");
-        if let Some(ca) = &self.status.ca
-            // RFC 3339 in UTC sorts as time does.
-            && (to < ca.not_before || to > ca.not_after)
-        {
-            let text = format!(
-                "by the clock that was set to {to} the CA is not valid: it is from {} to {}, and clients will \
-                 refuse what it signs; a new machine makes a new one",
-                ca.not_before, ca.not_after
-            );
-            self.warn(text);
-        }
+        self.look_at_validity();
         self.status.clock_steps += 1;
         self.status.last_clock_step = by_seconds;
     }
@@ -374,15 +410,26 @@ mod tests {
             not_after: to.to_owned(),
             ..Ca::default()
         };
-        reporter.ca_installed(ca("2000-01-01T00:00:00Z", "9999-01-01T00:00:00Z"));
+        let good = || ca("2000-01-01T00:00:00Z", "9999-01-01T00:00:00Z");
+        reporter.ca_installed(good(), Vec::new());
         reporter.clock_stepped(-3);
         assert_eq!(reporter.status().warnings.len(), 0);
-        for (from, to) in [("2000", "2001"), ("9998", "9999")] {
-            reporter.ca_installed(ca(from, to));
+        for (from, to, says) in [
+            ("2000", "2001", "expired at 2001"),
+            ("9998", "9999", "before 9998"),
+        ] {
+            // As it is once the clock has been set: nothing else happens.
+            reporter.status.ca = Some(ca(from, to));
             reporter.clock_stepped(3);
+            let warnings = &reporter.status().warnings;
+            assert!(
+                warnings.len() == 1 && warnings[0].contains(says),
+                "{warnings:?}"
+            );
         }
         let status = reporter.status();
-        assert_eq!(status.warnings.len(), 2, "{:?}", status.warnings);
         assert_eq!((status.clock_steps, status.last_clock_step), (3, 3));
+        reporter.ca_installed(good(), Vec::new());
+        assert_eq!(reporter.status().warnings.len(), 0);
     }
 }

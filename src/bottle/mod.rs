@@ -3,6 +3,7 @@
 //! and judged by PID 1. Touches the file system.
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod looker;
 pub mod names;
 pub mod trust;
@@ -113,9 +114,11 @@ pub fn read(paths: &Paths) -> Vec<u8> {
         },
         Err(why) => (BAD_ROOTS, why, Vec::new()),
     };
+    let mut about_files: Vec<String> = alone::warning(&paths.manifest).into_iter().collect();
+    about_files.extend(warnings);
     let mut read = vec![kind];
     errand::add_part(&mut read, roots.as_bytes());
-    errand::add_part(&mut read, warnings.join("\0").as_bytes());
+    errand::add_part(&mut read, about_files.join("\0").as_bytes());
     read.extend(manifest);
     read
 }
@@ -135,7 +138,7 @@ struct Parts<'a> {
     kind: u8,
     /// Or why there are none, or no manifest.
     roots: &'a [u8],
-    /// About the roots, each ended by a zero but the last.
+    /// About the files, each ended by a zero but the last.
     warnings: &'a [u8],
     manifest: &'a [u8],
 }
@@ -186,7 +189,7 @@ pub fn judge(
     let Parts {
         kind,
         roots,
-        warnings: about_roots,
+        warnings: about_files,
         manifest: bytes,
     } = parts(read).ok_or_else(|| {
         let text = "internal error: the manifest's reader said what nobody says";
@@ -210,8 +213,8 @@ pub fn judge(
     if judgement.policy.allowlist.is_empty() {
         warnings.push("the bottle allows no host: every request will be denied".to_owned());
     }
-    let about_roots = about_roots.split(|byte| *byte == 0);
-    warnings.extend(about_roots.filter(|it| !it.is_empty()).map(text));
+    let about_files = about_files.split(|byte| *byte == 0);
+    warnings.extend(about_files.filter(|it| !it.is_empty()).map(text));
     warnings.extend(out_of_place(&judgement.policy.network, mode));
     let trust = match kind {
         BAD_ROOTS => return Err(invalid(text(roots))),

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use super::alone;
 use crate::boot::clock;
 use crate::sys::files::{FileError, read_bounded};
 use crate::{ca, plain};
@@ -79,6 +80,7 @@ pub fn extra(directory: &Path, limit: usize) -> Result<Extra, String> {
             }
         })?;
         left -= bytes.len();
+        extra.warnings.extend(alone::warning(&file));
         let (roots, warnings) = ca::extra_roots(&bytes, clock::now())
             .map_err(|problem| format!("cannot use {}: {problem}", shown(&file)))?;
         *extra.roots.get_or_insert_default() += &roots;

@@ -1,17 +1,20 @@
 //! Puts files where they belong: whole or not at all, with exact mode and owner, and
 //! where others write too, never through a link. Touches the file system.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::libc;
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -490,6 +493,46 @@ fn read_onto(mut bytes: Vec<u8>, source: impl Read, limit: usize) -> io::Result<
         ));
     }
     Ok(bytes)
+}
+
+/// How a file has its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// It is mounted right there; false as well where the kernel does not say (before 5.8).
+    pub is_mount: bool,
+    /// How many names it has, here or elsewhere.
+    pub links: u32,
+}
+
+/// How what is at `path`, wherever links lead, has its name; `None` where there is nothing, or
+/// nobody says (statx(2), Linux 4.11).
+#[must_use]
+#[allow(unsafe_code)]
+pub fn standing(path: &Path) -> Option<Standing> {
+    /// `STATX_ATTR_MOUNT_ROOT`
+    const MOUNT_ROOT: u64 = 0x2000;
+    /// `STATX_NLINK`
+    const LINKS: u32 = 4;
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut answer = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path ends with its zero, the kernel writes no more than the structure, and
+    // both live through the call.
+    let asked = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            0,
+            LINKS,
+            answer.as_mut_ptr(),
+        )
+    };
+    // SAFETY: plain numbers, of which zeroes are valid.
+    let answer = unsafe { answer.assume_init() };
+    (asked == 0 && answer.stx_mask & LINKS != 0).then_some(Standing {
+        is_mount: answer.stx_attributes & MOUNT_ROOT != 0,
+        links: answer.stx_nlink,
+    })
 }
 
 /// Makes sure a directory is there, with every parent. What is made here everybody may

@@ -34,6 +34,7 @@ mod line;
 mod lockdown;
 mod machine;
 mod manifest;
+mod mounted;
 mod names;
 mod operator;
 mod pair;

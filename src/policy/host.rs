@@ -252,7 +252,7 @@ fn labels(text: &str, name: &str) -> Result<(), Rejection> {
     let hexadecimal = last
         .strip_prefix("0x")
         .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-    if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
+    if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) || is_number_to_go(last) {
         return Err(refuse(
             text,
             "it ends in a number, but is no IPv4 address in its usual form",
@@ -260,6 +260,23 @@ fn labels(text: &str, name: &str) -> Result<(), Rejection> {
         .hint("write four numbers from 0 to 255 without leading zeros"));
     }
     Ok(())
+}
+
+/// Whether Go reads it as an integer (`strconv.ParseUint`, base 0), and pipelock as an address
+/// with it (`scanner.parseAlternativeIP`), whatever the allowlist has.
+fn is_number_to_go(label: &str) -> bool {
+    let (digits, radix) = [("0x", 16), ("0o", 8), ("0b", 2)]
+        .into_iter()
+        .find_map(|(prefix, radix)| Some((label.strip_prefix(prefix)?, radix)))
+        .unwrap_or((label, 10));
+    let are_digits = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_digit(radix));
+    // One may stand before each group, where there is a prefix.
+    let groups = if radix == 10 {
+        digits
+    } else {
+        digits.strip_prefix('_').unwrap_or(digits)
+    };
+    groups.split('_').all(are_digits)
 }
 
 /// The A-label form of a name whose letters need nothing but lower case; `None`
@@ -401,6 +418,11 @@ mod tests {
             ("a.1b", "a.1b"),
             ("a.0xg", "a.0xg"),
             ("_a.b", "_a.b"),
+            ("0o18", "0o18"),
+            ("0b", "0b"),
+            ("1_", "1_"),
+            ("_1", "_1"),
+            ("1e3", "1e3"),
             ("*.a", "*.a"),
             ("*.A.b.", "*.a.b"),
             ("10.0.0.1", "10.0.0.1"),
@@ -438,6 +460,10 @@ mod tests {
             ("a.1", number),
             ("a.0x1F", number),
             ("a.0x", number),
+            ("0o17", number),
+            ("0b_1", number),
+            ("1_0", number),
+            ("0x_1f", number),
             ("10.0.0.256", number),
             ("a$", "\"$\" is not a letter, digit, hyphen or underscore"),
             ("::ffff:10.0.0.1", "it is an IPv4 address in IPv6 form"),

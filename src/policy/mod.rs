@@ -16,7 +16,7 @@ use known::Known;
 pub use crate::manifest::Problem;
 use crate::manifest::{
     self, Bottle, Kind, Manifest, Position, Problems, Reading, Rejection, Route, Scalar, Section,
-    escaped, quoted,
+    quoted,
 };
 pub use host::CANARY_HOST;
 
@@ -26,6 +26,9 @@ const SUPERVISE_HOST: &str = "supervise";
 /// The model's own API: never intercepted, and with it as a route seed phrase
 /// detection goes off, because conversations trip it (seed).
 const MODEL_HOST: &str = "api.anthropic.com";
+
+/// The most requests a minute for each registrable domain.
+pub(crate) const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
 
 /// The largest scan limit, in MiB. pipelock holds a body whole and scans less than half a
 /// megabyte a second (measured): this much takes it ten minutes.
@@ -128,6 +131,8 @@ pub struct Judgement {
     pub policy: Policy,
     /// What was passed over.
     pub warnings: Vec<Problem>,
+    /// How many warnings there are, told one by one or not.
+    pub warned: usize,
     /// What known hosts among the routes would meet, and the keys that help; no fault of
     /// the manifest's.
     pub notes: Vec<Problem>,
@@ -173,6 +178,7 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
                 noted: notes.count(),
                 notes: notes.into_sorted(),
                 policy,
+                warned: warnings.count(),
                 warnings: warnings.into_sorted(),
             })
         }
@@ -370,7 +376,7 @@ impl Judge {
             requests_per_minute: number(
                 "requests_per_minute",
                 &given.requests_per_minute,
-                1_000_000,
+                MAX_REQUESTS_PER_MINUTE,
             ),
             max_tunnel_seconds: number("max_tunnel_seconds", &given.max_tunnel_seconds, MONTH),
             idle_timeout_seconds: number(
@@ -560,7 +566,7 @@ fn not_routed(host: &str, allowlist: &[String]) -> Rejection {
     ))
 }
 
-/// What to write below `pipelock` so that a host is passed through besides those that are.
+/// What to write below `pipelock` so that a normalized host is passed through besides those that are.
 /// A second `passthrough` there would be refused, and one in the first's place would scan
 /// again what that names.
 pub(crate) fn one_more_passed(passthrough: &[String], host: &str) -> String {
@@ -575,11 +581,31 @@ pub(crate) fn one_more_passed(passthrough: &[String], host: &str) -> String {
 
 /// A normalized host as YAML reads it for text.
 fn in_yaml(host: &str) -> String {
-    if host.starts_with('*') || host.contains(':') {
-        quoted(host)
+    let unquoted = Scalar {
+        text: host.into(),
+        plain: true,
+        at: Position::default(),
+    };
+    if host.starts_with('*') || host.contains(':') || unquoted.kind() != Kind::Text {
+        format!("\"{host}\"")
     } else {
         host.to_owned()
     }
+}
+
+/// What stands in a route for a host that a client asked for, as YAML has it; else why no line
+/// of a manifest can allow it. pipelock compares hosts as their clients write them.
+pub(crate) fn route_for(asked: &str) -> Result<String, String> {
+    host::normalize(asked)
+        .map(|host| in_yaml(&host))
+        .map_err(|refusal| match asked.parse::<IpAddr>() {
+            Ok(address) => format!(
+                "{}; the client has to ask for {}",
+                refusal.message,
+                address.to_canonical()
+            ),
+            Err(_) => refusal.message,
+        })
 }
 
 /// The text of a scalar that YAML does not take for something else.
@@ -609,7 +635,7 @@ fn text_or_quotes<'a>(
 ) -> Result<&'a str, Rejection> {
     text(scalar, wanted).map_err(|refusal| {
         if valid(&scalar.text) {
-            refusal.hint(format!("put it in quotes: \"{}\"", escaped(&scalar.text)))
+            refusal.hint(format!("put it in quotes: \"{}\"", scalar.text))
         } else {
             refusal
         }

@@ -2,14 +2,13 @@
 //! in `denials.json`. Pure but for reading that file.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::pipelock::redact::may_be_a_key;
 use crate::daemon::pipelock::refusal::Refusal;
-use crate::daemon::pipelock::refusals::{self, Advice, InForce, Kind, Limits, Row};
+use crate::daemon::pipelock::refusals::{self, Advice, Asked, InForce, Kind, Met, Row};
 use crate::plain;
 use crate::status::schema::Word;
 use crate::sys::files::Room;
@@ -88,17 +87,11 @@ pub struct Tally {
 
 #[derive(Debug)]
 struct Counter {
-    host: Option<String>,
     scanner: String,
     reason: String,
     row: Option<&'static Row>,
-    /// Over plain HTTP.
-    plain: bool,
+    met: Met,
     count: u64,
-    /// The limits it met the last time.
-    limits: Limits,
-    /// The private address it was refused for the last time.
-    address: Option<IpAddr>,
     /// Counted for others that had this place before.
     inherited: u64,
 }
@@ -189,40 +182,50 @@ impl Denials {
             Some(Kind::PrivateAddress) => refusal.address(),
             _ => None,
         };
+        let no_host = refusal.asks_for_no_host();
         let same = |counter: &Counter| {
             counter.scanner == scanner
                 && counter.reason == reason
                 && kind(counter.row) == kind(row)
-                && counter.plain == plain
-                && match (&counter.host, host) {
-                    (Some(known), Some(host)) => match known.strip_prefix("*.") {
+                && counter.met.plain == plain
+                && match (&counter.met.host, host) {
+                    (Asked::Host(known), Some(host)) => match known.strip_prefix("*.") {
                         Some(known) => cut && known.eq_ignore_ascii_case(host),
                         None => !cut && known.eq_ignore_ascii_case(host),
                     },
-                    (known, host) => known.is_none() && host.is_none(),
+                    (Asked::Untold, None) => !no_host,
+                    (Asked::NoHost, None) => no_host,
+                    (Asked::Host(_), None) | (Asked::Untold | Asked::NoHost, Some(_)) => false,
                 }
         };
         let known = self.hashes.iter().zip(&mut self.counters);
         for (other, counter) in known {
             if *other == hash && same(counter) {
                 counter.count += 1;
-                counter.limits = self.in_force.limits();
-                counter.address = address;
+                counter.met.limits = self.in_force.limits();
+                counter.met.address = address;
                 return;
             }
         }
-        let counter = Counter {
-            host: host.map(|host| {
+        let asked = match host {
+            Some(host) => {
                 let star = if cut { "*." } else { "" };
-                format!("{star}{}", host.to_ascii_lowercase())
-            }),
+                Asked::Host(format!("{star}{}", host.to_ascii_lowercase()))
+            }
+            None if no_host => Asked::NoHost,
+            None => Asked::Untold,
+        };
+        let counter = Counter {
             scanner: scanner.to_owned(),
             reason: reason.to_owned(),
             row,
-            plain,
+            met: Met {
+                host: asked,
+                plain,
+                limits: self.in_force.limits(),
+                address,
+            },
             count: 1,
-            limits: self.in_force.limits(),
-            address,
             inherited: 0,
         };
         self.add(hash, counter);
@@ -245,13 +248,11 @@ impl Denials {
     }
 
     fn tell(&self, counter: &Counter) -> Denial {
-        let host = counter.host.as_deref();
-        let advice = counter.row.map(|row| {
-            self.in_force
-                .advice(row, host, counter.plain, counter.limits, counter.address)
-        });
+        let advice = counter
+            .row
+            .map(|row| self.in_force.advice(row, &counter.met));
         Denial {
-            host: counter.host.clone(),
+            host: counter.met.host.named().map(str::to_owned),
             scanner: counter.scanner.clone(),
             reason: counter.reason.clone(),
             count: counter.count - counter.inherited,
@@ -374,6 +375,8 @@ pub fn parse(bytes: &[u8]) -> Option<Tally> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::boot::mode::Mode;
     use crate::daemon::pipelock::events::{Heard, parse};
@@ -667,6 +670,193 @@ mod tests {
         }
     }
 
+    /// The manifest's text with what is advised to be written, where anything is.
+    fn followed(advice: &str) -> Option<String> {
+        let mut routes = "{host: \"*.wild.example\"}".to_owned();
+        let mut pipelock = String::new();
+        if let Some((_, route)) = advice.split_once("- host: ") {
+            routes += &format!(", {{host: {route}}}");
+        } else if let Some((_, keys)) = advice.split_once("under pipelock: write ") {
+            let keys = keys.split("; ").next()?;
+            pipelock = keys.split(", which").next()?.to_owned();
+        } else {
+            return None;
+        }
+        Some(format!(
+            "slug: a\nbottle: {{egress: {{routes: [{routes}]}}}}\npipelock: {{{pipelock}}}\n"
+        ))
+    }
+
+    /// What is advised for a host that was refused is a line that allows it, by the rules that
+    /// `check` has, or that there is none.
+    fn advised(host: &str) -> Option<InForce> {
+        let mut denials = Denials::new(String::new());
+        denials.judge_by(manifest("", &["*.wild.example"]));
+        let reason = format!("domain not in allowlist: {host}");
+        refuse(&mut denials, host, "allowlist", &reason);
+        let advice = advice(&denials);
+        let Some(text) = followed(&advice) else {
+            let none = "no key of the manifest changes that: ";
+            let elsewhere = advice.ends_with("; the log has its name");
+            assert!(advice.starts_with(none) || elsewhere, "{host}: {advice}");
+            return None;
+        };
+        match crate::policy::read(text.as_bytes(), true) {
+            Ok(judgement) => Some(InForce::of(&judgement.policy, Mode::Machine)),
+            Err(problems) => panic!("{host}: {advice}: {problems:?}"),
+        }
+    }
+
+    #[test]
+    fn advises_a_route_that_allows_the_host_or_says_that_none_can() {
+        let long = format!("{}.example", "a".repeat(63));
+        let longest = format!("{long}.{}c", "b.".repeat(90));
+        for host in [
+            "corp.example",
+            "corp.example.",
+            "API.Example",
+            "a_b.example",
+            "_dmarc.example",
+            "xn--bcher-kva.example",
+            "null",
+            "true",
+            "1e3",
+            "no",
+            "localhost",
+            "10.0.0.1",
+            "[2001:db8::1]",
+            "[2001:DB8::1]",
+            "[::1]",
+            "x.canary.invalid",
+            &long,
+            &longest,
+        ] {
+            let in_force = advised(host).unwrap_or_else(|| panic!("{host}"));
+            let asked = host.trim_matches(['[', ']']);
+            assert!(in_force.allows(asked), "{host}: {in_force:?}");
+        }
+        let label = "a".repeat(64);
+        let name = format!("{longest}c");
+        for host in [
+            "",
+            ".",
+            "a..b",
+            ".corp.example",
+            "corp.example..",
+            "-a.example",
+            "a-.example",
+            "10.1",
+            "127.1",
+            "010.0.0.1",
+            "0x7f.1",
+            "0x7f000001",
+            "2130706433",
+            "0o17",
+            "a.1",
+            "[2001:db8:0::1]",
+            "[::ffff:10.0.0.1]",
+            "[fe80::1%eth0]",
+            "*.example",
+            "a*.example",
+            "a'b.example",
+            "b\u{fc}cher.example",
+            &label,
+            &name,
+            // A secret, perhaps: its name is not told, and could be allowed.
+            "akiaiosfodnn7example",
+        ] {
+            assert_eq!(advised(host), None, "{host}");
+        }
+        let mut denials = counting();
+        for host in ["a..b", "[2001:db8:0::1]", "a'b.example"] {
+            refuse(
+                &mut denials,
+                host,
+                "allowlist",
+                "domain not in allowlist: x",
+            );
+        }
+        let told: Vec<_> = denials.tally().denials;
+        let advice: Vec<_> = told
+            .iter()
+            .map(|it| it.advice.as_deref().unwrap())
+            .collect();
+        assert_eq!(
+            advice,
+            [
+                "no key of the manifest changes that: what was asked for is no host name; the log has it",
+                "no key of the manifest changes that: \"2001:db8:0::1\" is not a host name: pipelock compares \
+                 addresses as text, and this is not the shortest form (RFC 5952); the client has to ask for \
+                 2001:db8::1",
+                "no key of the manifest changes that: \"a..b\" is not a host name: it has an empty label",
+            ]
+        );
+    }
+
+    #[test]
+    fn advises_nothing_under_pipelock_that_check_would_refuse() {
+        let in_force = manifest("", &["*.wild.example"]);
+        for host in ["a.wild.example", "-a.wild.example", "a..wild.example"] {
+            for (row, plain) in refusals::TABLE
+                .iter()
+                .flat_map(|row| [(row, false), (row, true)])
+            {
+                let met = Met {
+                    host: Asked::Host(host.to_owned()),
+                    plain,
+                    limits: in_force.limits(),
+                    address: None,
+                };
+                let advice = in_force.advice(row, &met).text();
+                let written = ["passthrough: [", "add a.wild"]
+                    .iter()
+                    .any(|it| advice.contains(it));
+                assert!(host == "a.wild.example" || !written, "{host}: {advice}");
+                if let Some(text) = followed(&advice) {
+                    let judged = crate::policy::read(text.as_bytes(), true);
+                    assert!(judged.is_ok(), "{host}: {advice}: {judged:?}");
+                }
+            }
+        }
+        // Above the largest there is nothing to be advised.
+        for (set, wanted) in [
+            (
+                "6000",
+                "was it meant? under pipelock: write requests_per_minute: 12000",
+            ),
+            (
+                "600000",
+                "was it meant? under pipelock: write requests_per_minute: 1000000",
+            ),
+            (
+                "1000000",
+                "no key of the manifest changes that: requests_per_minute is the largest there is",
+            ),
+        ] {
+            let mut denials = Denials::new(String::new());
+            denials.judge_by(manifest("", &["a.example"]));
+            let pipelock = format!("requests_per_minute: {set}");
+            let reason = "rate limit exceeded for a.example";
+            refuse(&mut denials, "a.example", "ratelimit", reason);
+            denials.judge_by(manifest(&pipelock, &["a.example"]));
+            let done = format!("nothing to do: {set} requests a minute are allowed since");
+            assert_eq!(advice(&denials), done);
+            refuse(&mut denials, "a.example", "ratelimit", reason);
+            assert_eq!(advice(&denials), wanted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_host_is_refused_the_advice_is_a_line_that_allows_it(
+            host in "[a-cA-C0-2_*x.-]{1,12}(\\.example)?\\.?",
+        ) {
+            if let Some(in_force) = advised(&host) {
+                prop_assert!(in_force.allows(&host), "{host}: {in_force:?}");
+            }
+        }
+    }
+
     #[test]
     fn names_what_was_cut_before_what_was_refused_more_often() {
         let mut denials = counting();
@@ -702,14 +892,16 @@ mod tests {
             let mut denials = counting();
             denials.judge_by(manifest("passthrough: [b.example]", &["b.example", &host]));
             let counter = Counter {
-                host: Some(host.clone()),
                 scanner: "a".repeat(40),
                 reason: "a".repeat(96),
                 row: Some(row),
-                plain: true,
+                met: Met {
+                    host: Asked::Host(host.clone()),
+                    plain: true,
+                    limits: InForce::default().limits(),
+                    address: Some("fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap()),
+                },
                 count: 1_000_000,
-                limits: Limits::default(),
-                address: Some("fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap()),
                 inherited: 0,
             };
             let one = serde_json::to_string(&denials.tell(&counter)).unwrap();

@@ -272,6 +272,112 @@ const fn at(host: &'static str, case: Case) -> Case {
     }
 }
 
+/// Hosts as no manifest has them, and some that one may have, as clients ask for them.
+const ODD: [&str; 34] = [
+    "",
+    ".",
+    "a..b",
+    ".corp.example",
+    "corp.example.",
+    "dots.example..",
+    "-a.example",
+    "a-.example",
+    "a_b.example",
+    "_dmarc.example",
+    "10.1",
+    "010.0.0.1",
+    "192.0.2.9",
+    "0x7f.1",
+    "2130706433",
+    "192.0.2.7:8443",
+    "[2001:db8::1]",
+    "[2001:DB8::2]",
+    "[2001:db8:0::3]",
+    "[::ffff:192.0.2.8]",
+    "[::1]",
+    "API.Example",
+    "xn--bcher-kva.example",
+    "a'b.example",
+    "null",
+    "true",
+    "1e3",
+    "0o17",
+    "no",
+    "*.star.example",
+    "x.canary.invalid",
+    "a.1",
+    "akiaiosfodnn7example",
+    "akiaiosfodnn7example.evil.example",
+];
+
+/// What a tunnel to it is answered, in short.
+fn tunnel(world: &World, host: &str) -> String {
+    let port = if host.ends_with(":8443") { "" } else { ":443" };
+    let request = format!("CONNECT {host}{port} HTTP/1.1\r\nHost: {host}{port}\r\n\r\n");
+    let mut stream = world.stream();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 1024];
+    let count = stream.read(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..count]).into_owned()
+}
+
+#[test]
+fn what_is_advised_for_an_odd_host_allows_it_or_says_that_nothing_can() {
+    const NOT_ALLOWED: &str = "domain not in allowlist";
+    let world = World {
+        bed: Bed::serving(UPSTREAM, &[], "requests_per_minute: 6000"),
+    };
+    for host in ODD {
+        let answer = tunnel(&world, host);
+        assert!(answer.contains(NOT_ALLOWED), "{host}: {answer}");
+    }
+    let denials = world.wait_for_total(ODD.len() as u64);
+    let mut routes = String::new();
+    let mut not_one = 0;
+    for denial in denials["denials"].as_array().unwrap() {
+        let advice = denial["advice"].as_str().unwrap();
+        if let Some((_, route)) = advice.split_once("- host: ") {
+            routes += &format!(", {{host: {route}}}");
+        } else {
+            assert!(
+                advice.starts_with("no key of the manifest changes that: ")
+                    || advice.ends_with("; the log has its name"),
+                "{denial}"
+            );
+            not_one += denial["count"].as_u64().unwrap();
+        }
+    }
+    // All that is advised, at once.
+    let path = world.bed.scratch.join("manifest.yaml");
+    let manifest = fs::read_to_string(&path).unwrap();
+    let manifest = manifest.replacen("]}}", &format!("{routes}]}}}}"), 1);
+    let new = world.bed.scratch.join("manifest.new");
+    fs::write(&new, manifest).unwrap();
+    fs::rename(new, path).unwrap();
+    let directory = world.bed.scratch.join("run");
+    let waited = Command::new(env!("CARGO_BIN_EXE_sidecar-init"))
+        .args(["status", "--wait-generation", "2", "--run-dir"])
+        .arg(&directory)
+        .output()
+        .unwrap();
+    assert!(waited.status.success(), "{waited:?}\n{routes}");
+    // At once: what is allowed is looked up, which takes its time where nobody answers.
+    let refused: Vec<&str> = std::thread::scope(|scope| {
+        let asked = ODD.map(|host| (host, scope.spawn(|| tunnel(&world, host))));
+        let answered = asked.map(|(host, answer)| (host, answer.join().unwrap()));
+        let refused = answered
+            .into_iter()
+            .filter(|(_, it)| it.contains(NOT_ALLOWED));
+        refused.map(|(host, _)| host).collect()
+    });
+    assert_eq!(
+        refused.len() as u64,
+        not_one,
+        "{refused:?}\n{routes}\n{denials:#}"
+    );
+    assert_eq!(refused.len(), 18, "{refused:?}");
+}
+
 #[rustfmt::skip]
 const CASES: &[Case] = &[
     at("denied.test", case("not-allowed", |w| w.curl(&["https://denied.test/"]), "response 403",

@@ -122,7 +122,17 @@ impl Refusal<'_> {
         let host = without_port(host);
         let host = host.strip_suffix('.').unwrap_or(host);
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
-        (!host.is_empty() && host.len() <= 253 && host.bytes().all(plain)).then_some(host)
+        // A second dot at the end is one of no name's, and pipelock keeps it.
+        let is_one = !host.is_empty() && !host.ends_with('.') && host.len() <= 253;
+        (is_one && host.bytes().all(plain)).then_some(host)
+    }
+
+    /// Whether the line says what was asked for, and that is no host: [`Self::host`] has none.
+    #[must_use]
+    pub fn asks_for_no_host(&self) -> bool {
+        let line = &self.0;
+        let says = [&line.target, &line.connect_host, &line.url];
+        says.into_iter().any(Option::is_some) && self.host().is_none()
     }
 
     /// The private address that it was refused for, which pipelock names last or the client

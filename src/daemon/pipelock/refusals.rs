@@ -9,6 +9,7 @@
 //! blocklist does not judge in strict mode; an injection outside an event stream is let by
 //! with a warning, as `response_scanning.action` says; images lose their metadata, silently.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boot::mode::Mode;
 use crate::policy::matching::{allows, allows_entry, passes_entry};
-use crate::policy::{Policy, one_more_passed};
+use crate::policy::{MAX_REQUESTS_PER_MINUTE, Policy, one_more_passed, route_for};
 
 /// pipelock's own limits, where the manifest sets none.
 const DEFAULT_SCAN_LIMIT_MIB: u32 = 5;
@@ -330,6 +331,41 @@ pub struct Limits {
     dns: u64,
 }
 
+/// What a client asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// This host; after `*.` where labels before it are not told.
+    Host(String),
+    /// A host that is not told: it may be a secret, or pipelock names none.
+    Untold,
+    /// What no host can be.
+    NoHost,
+}
+
+impl Asked {
+    /// The host, where it is told.
+    #[must_use]
+    pub fn named(&self) -> Option<&str> {
+        match self {
+            Self::Host(host) => Some(host),
+            Self::Untold | Self::NoHost => None,
+        }
+    }
+}
+
+/// What a request that was refused had met, besides the row of the table that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// What it asked for.
+    pub host: Asked,
+    /// Whether it was plain HTTP.
+    pub plain: bool,
+    /// The limits, the last time.
+    pub limits: Limits,
+    /// The private address it was refused for the last time, where that is known.
+    pub address: Option<IpAddr>,
+}
+
 /// What of the manifest in force decides what is worth advising.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InForce {
@@ -383,23 +419,23 @@ impl InForce {
         bytes == u64::from(self.limits.plain_mib) << 20
     }
 
-    /// What to do if the request was wanted. `then` are the limits it met, `plain` says that
-    /// it was plain HTTP, `address` is the private one it was refused for, where that is known.
+    /// What to do if a request of this kind was wanted.
     #[must_use]
-    pub fn advice(
-        &self,
-        row: &Row,
-        host: Option<&str>,
-        plain: bool,
-        then: Limits,
-        address: Option<IpAddr>,
-    ) -> Advice {
+    pub fn advice(&self, row: &Row, met: &Met) -> Advice {
+        let Met {
+            ref host,
+            plain,
+            limits: then,
+            address,
+        } = *met;
+        let named = host.named();
         let now = self.limits;
-        let allowed = host.is_some_and(|host| allows_entry(&self.allowlist, host));
-        let passed = host.is_some_and(|host| passes_entry(&self.passthrough, host));
+        let allowed = named.is_some_and(|host| allows_entry(&self.allowlist, host));
+        let passed = named.is_some_and(|host| passes_entry(&self.passthrough, host));
         let passthrough = || {
-            let key = match host {
-                Some(host) => {
+            let key = match named.map(|host| (host, route_for(host))) {
+                Some((_, Err(why))) => return Err(why),
+                Some((host, Ok(_))) => {
                     format!(
                         "under pipelock: {}",
                         one_more_passed(&self.passthrough, host)
@@ -414,32 +450,29 @@ impl InForce {
                     "ask for it over https, where the host is passed through".to_owned()
                 }
             };
-            format!("{what}; {GIVES_UP}")
+            Ok(format!("{what}; {GIVES_UP}"))
         };
         match row.remedy {
             Remedy::Route if allowed => Advice::Done("it is allowed since".to_owned()),
-            Remedy::Route => Advice::Do(match host {
-                Some(host) if host.starts_with("*.") => format!(
-                    "was it meant? below bottle.egress.routes, with every name below it: - host: \"{host}\""
-                ),
-                Some(host) => {
-                    format!("was it meant? add below bottle.egress.routes: - host: {host}")
-                }
-                None => "was it meant? add it below bottle.egress.routes".to_owned(),
-            }),
+            Remedy::Route => route(host),
             Remedy::Rate if now.per_minute > then.per_minute => Advice::Done(format!(
                 "{} requests a minute are allowed since",
                 now.per_minute
             )),
+            Remedy::Rate if now.per_minute >= MAX_REQUESTS_PER_MINUTE => {
+                Advice::None("requests_per_minute is the largest there is".into())
+            }
             Remedy::Rate => Advice::Do(format!(
                 "was it meant? under pipelock: write requests_per_minute: {}",
-                now.per_minute.saturating_mul(2).max(600)
+                now.per_minute
+                    .saturating_mul(2)
+                    .clamp(600, MAX_REQUESTS_PER_MINUTE)
             )),
             Remedy::Passthrough | Remedy::ScanLimit | Remedy::Client(_) if !plain && passed => {
                 Advice::Done("the host is passed through, unscanned, since".to_owned())
             }
             Remedy::Passthrough | Remedy::ScanLimit | Remedy::Client(_)
-                if host.is_some() && !allowed =>
+                if named.is_some() && !allowed =>
             {
                 Advice::Done("the host is no longer allowed".to_owned())
             }
@@ -448,26 +481,46 @@ impl InForce {
             {
                 Advice::Done(format!("the limit is {} MiB since", now.scan_mib))
             }
-            Remedy::Passthrough => Advice::Do(format!("was it meant? {}", passthrough())),
-            Remedy::Client(first) => {
-                Advice::Do(format!("was it meant? {first}; or {}", passthrough()))
-            }
+            Remedy::Passthrough => match passthrough() {
+                Ok(key) => Advice::Do(format!("was it meant? {key}")),
+                Err(why) => Advice::None(why.into()),
+            },
+            Remedy::Client(first) => Advice::Do(match passthrough() {
+                Ok(key) => format!("was it meant? {first}; or {key}"),
+                Err(_) => format!("was it meant? {first}"),
+            }),
             Remedy::ScanLimit => {
                 let limit = if plain { now.plain_mib } else { now.scan_mib };
-                let more = limit.saturating_mul(4).min(crate::policy::MAX_SCAN_LIMIT_MIB);
+                let more = limit
+                    .saturating_mul(4)
+                    .min(crate::policy::MAX_SCAN_LIMIT_MIB);
                 // Second: what is worth asking for is mostly too large to be waited for.
-                let raise = if more > limit {
-                    format!("; or write scan_limit_mib: {more}, which {COSTS}")
-                } else {
-                    String::new()
-                };
-                Advice::Do(format!("was it meant? {}{raise}", passthrough()))
+                let raise =
+                    (more > limit).then(|| format!("write scan_limit_mib: {more}, which {COSTS}"));
+                match (passthrough(), raise) {
+                    (Ok(key), None) => Advice::Do(format!("was it meant? {key}")),
+                    (Ok(key), Some(raise)) => {
+                        Advice::Do(format!("was it meant? {key}; or {raise}"))
+                    }
+                    (Err(_), Some(raise)) => {
+                        Advice::Do(format!("was it meant? under pipelock: {raise}"))
+                    }
+                    (Err(why), None) => Advice::None(why.into()),
+                }
             }
             Remedy::Resolver => self.resolver(now.dns != then.dns),
             Remedy::InternalCidr if now.cidr != then.cidr => {
                 Advice::Done("network.internal_cidr was changed since".to_owned())
             }
-            Remedy::InternalCidr => Advice::Do(match (address, self.has_cidr) {
+            Remedy::InternalCidr => self.internal_cidr(address),
+            Remedy::Otherwise(what) => Advice::Do(what.to_owned()),
+            Remedy::None(why) => Advice::None(why.into()),
+        }
+    }
+
+    /// What lets a private address be reached.
+    fn internal_cidr(&self, address: Option<IpAddr>) -> Advice {
+        Advice::Do(match (address, self.has_cidr) {
                 (Some(address), false) => format!(
                     "was it meant? under network: write internal_cidr: {address}/{}",
                     if address.is_ipv4() { 32 } else { 128 }
@@ -482,10 +535,7 @@ impl InForce {
                     "was it meant? network.internal_cidr, which is one network, has to hold its address as well; \
                      the log has that".to_owned()
                 }
-            }),
-            Remedy::Otherwise(what) => Advice::Do(what.to_owned()),
-            Remedy::None(why) => Advice::None(why),
-        }
+            })
     }
 
     /// What lets a name be resolved; `changed`: the manifest's servers are others since.
@@ -510,6 +560,29 @@ impl InForce {
     }
 }
 
+/// The route that allows what is not allowed.
+fn route(asked: &Asked) -> Advice {
+    let host = match asked {
+        Asked::Host(host) => host,
+        Asked::Untold => {
+            let what = "was it meant? add it below bottle.egress.routes; the log has its name";
+            return Advice::Do(what.to_owned());
+        }
+        Asked::NoHost => {
+            return Advice::None("what was asked for is no host name; the log has it".into());
+        }
+    };
+    match route_for(host) {
+        Ok(route) if host.starts_with("*.") => Advice::Do(format!(
+            "was it meant? below bottle.egress.routes, with every name below it: - host: {route}"
+        )),
+        Ok(route) => Advice::Do(format!(
+            "was it meant? add below bottle.egress.routes: - host: {route}"
+        )),
+        Err(why) => Advice::None(why.into()),
+    }
+}
+
 fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
@@ -531,7 +604,7 @@ pub enum Advice {
     /// Nothing more: the manifest was changed since.
     Done(String),
     /// Nothing in the manifest, because of this.
-    None(&'static str),
+    None(Cow<'static, str>),
 }
 
 impl Advice {
@@ -581,7 +654,13 @@ mod tests {
         let advice = |place, then: &str| {
             let then = InForce::of(&policy(then), place).limits();
             let now = InForce::of(&policy("10.0.0.1"), place);
-            now.advice(row, Some("a.example"), false, then, None).text()
+            let met = Met {
+                host: Asked::Host("a.example".to_owned()),
+                plain: false,
+                limits: then,
+                address: None,
+            };
+            now.advice(row, &met).text()
         };
         assert_eq!(
             advice(Mode::Machine, "10.0.0.1"),

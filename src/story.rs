@@ -118,7 +118,7 @@ fn start(
     let (_, read) = bottle::without_marks(&found);
     let (desired, warnings) = bottle::judge(paths, mode, read).map_err(|problem| *problem)?;
     drop(found);
-    reporter.manifest_read(warnings);
+    reporter.manifest_read(warnings, desired.untold);
     reporter.follow(&desired.policy);
     desired.count_notes();
     reporter.enter(Stage::Network);

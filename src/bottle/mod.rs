@@ -40,6 +40,8 @@ pub struct Desired {
     pub trust: Option<Rc<[u8]>>,
     /// How much `check` has to note about the manifest.
     pub notes: usize,
+    /// How many warnings of it are counted, and not among those that are told.
+    pub untold: usize,
 }
 
 impl Desired {
@@ -208,8 +210,11 @@ pub fn judge(
     let mut warnings: Vec<String> = judgement
         .warnings
         .iter()
+        // Behind them is how many there are besides.
+        .take(manifest::MAX_REPORTED)
         .map(|warning| warning.display(&name).to_string())
         .collect();
+    let untold = judgement.warned.saturating_sub(warnings.len());
     if judgement.policy.allowlist.is_empty() {
         warnings.push("the bottle allows no host: every request will be denied".to_owned());
     }
@@ -227,6 +232,7 @@ pub fn judge(
         deny_all: String::new(),
         deny_all_sha256: String::new(),
         notes: judgement.noted,
+        untold,
         policy: judgement.policy,
         trust,
     };

@@ -56,6 +56,8 @@ pub struct Reporter {
 struct Warnings {
     /// Of the manifest in force.
     manifest: Vec<String>,
+    /// How many it has besides, of which the log has none either.
+    untold: usize,
     /// Of the daemon that runs.
     version: Option<String>,
     /// Of the export, as it is now.
@@ -87,9 +89,14 @@ impl Warnings {
                 .chain(&self.lasting)
                 .cloned(),
         );
-        let more = self.more + more as u64;
+        let more = self.more + (more + self.untold) as u64;
         if more > 0 {
-            all.push(format!("… and {more} more warnings; the log has them"));
+            let them = if self.untold > 0 {
+                "the first of them"
+            } else {
+                "them"
+            };
+            all.push(format!("… and {more} more warnings; the log has {them}"));
         }
         all
     }
@@ -286,7 +293,11 @@ impl Reporter {
 
     /// The warnings of the manifest that is in force from now on; those of the one before
     /// are over. Logs what is new.
-    fn warn_of_manifest(&mut self, warnings: Vec<String>) {
+    fn warn_of_manifest(&mut self, warnings: Vec<String>, untold: usize) {
+        if untold > 0 && untold != self.warnings.untold {
+            log::warn!("{untold} more warnings about the manifest than are told");
+        }
+        self.warnings.untold = untold;
         let before = std::mem::replace(&mut self.warnings.manifest, warnings);
         for warning in &self.warnings.manifest {
             if !before.contains(warning) {
@@ -614,8 +625,8 @@ mod tests {
     fn warnings_are_those_of_the_manifest_in_force_and_no_more_than_so_many() {
         let mut reporter = Reporter::new(Instant::now(), String::new());
         reporter.warn("lasting".to_owned());
-        reporter.warn_of_manifest(vec!["first".to_owned()]);
-        reporter.warn_of_manifest(vec!["second".to_owned()]);
+        reporter.warn_of_manifest(vec!["first".to_owned()], 0);
+        reporter.warn_of_manifest(vec!["second".to_owned()], 0);
         assert_eq!(reporter.status.warnings, ["second", "lasting"]);
         for number in 0..5000 {
             reporter.note_version(format!("9.{number}"));
@@ -627,13 +638,22 @@ mod tests {
         for number in 0..5000 {
             reporter.warn(format!("warning {number}"));
         }
-        reporter.warn_of_manifest((0..100).map(|number| format!("{number}")).collect());
+        reporter.warn_of_manifest((0..100).map(|number| format!("{number}")).collect(), 0);
         let warnings = &reporter.status.warnings;
         assert_eq!(warnings.len(), 2 * MOST_SENTENCES + 1);
         let more = 5001 - 64 + 100 - 64;
         assert_eq!(
             warnings.last().unwrap(),
             &format!("… and {more} more warnings; the log has them")
+        );
+        // Of 3000 the manifest's judge tells a hundred.
+        reporter.warn_of_manifest((0..100).map(|number| format!("{number}")).collect(), 2900);
+        assert_eq!(
+            reporter.status.warnings.last().unwrap(),
+            &format!(
+                "… and {} more warnings; the log has the first of them",
+                more + 2900
+            )
         );
     }
 }

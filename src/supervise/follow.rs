@@ -93,7 +93,7 @@ impl Supervisor<'_> {
             Ok(judged) => judged,
             Err(error) => return self.reporter.manifest_refused(error.to_string()),
         };
-        self.reporter.manifest_read(warnings);
+        self.reporter.manifest_read(warnings, new.untold);
         if new.policy == self.desired.policy && new.trust == self.desired.trust {
             log::debug!("the manifest asks for the same as before");
             return;

@@ -377,6 +377,29 @@ fn warnings_of_a_manifest_end_with_it() {
     drop(init);
 }
 
+#[test]
+fn as_many_warnings_are_counted_as_the_manifest_has() {
+    let bed = Bed::new();
+    let unknown: String = (0..3000)
+        .map(|number| format!("    unknown_{number}: 1\n"))
+        .collect();
+    let text = bed.manifest_text(&["a.example"], "");
+    let text = text.replace("  egress:\n", &format!("  egress:\n{unknown}"));
+    bed.replace_manifest(&text);
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_ready();
+    let warnings = status["warnings"].as_array().unwrap();
+    let told = warnings
+        .iter()
+        .filter(|it| it.as_str().unwrap().contains("unknown_"));
+    let more = 3000 - told.count();
+    assert_eq!(
+        warnings.last().unwrap(),
+        &format!("… and {more} more warnings; the log has the first of them")
+    );
+    drop(init);
+}
+
 /// Asks a proxy for a URL that no line of a log holds; the status of its answer.
 fn ask_long(address: &str, number: u64) -> Option<u16> {
     let mut stream = TcpStream::connect(address).ok()?;

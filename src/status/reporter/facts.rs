@@ -48,10 +48,11 @@ impl Reporter {
         self.status.manifest_error = None;
     }
 
-    /// The manifest was read, and can be used.
-    pub fn manifest_read(&mut self, warnings: Vec<String>) {
+    /// The manifest was read, and can be used. It has these warnings, and so many that are
+    /// told nowhere.
+    pub fn manifest_read(&mut self, warnings: Vec<String>, untold: usize) {
         self.status.manifest_error = None;
-        self.warn_of_manifest(warnings);
+        self.warn_of_manifest(warnings, untold);
     }
 
     /// The manifest was read, and cannot be used; the same reason is logged once.
@@ -397,7 +398,7 @@ mod tests {
         let mut reporter = reporter();
         reporter.manifest_refused("line 1".to_owned());
         assert_eq!(reporter.status().manifest_error.as_deref(), Some("line 1"));
-        reporter.manifest_read(vec!["a note".to_owned()]);
+        reporter.manifest_read(vec!["a note".to_owned()], 0);
         assert_eq!(reporter.status().manifest_error, None);
         assert_eq!(reporter.status().warnings, ["a note"]);
     }

@@ -25,6 +25,8 @@ pub enum KeyProblem {
     Pem(PemProblem),
     /// The first block is a certificate.
     IsCertificate,
+    /// The first block is a certificate, and a key stands behind it.
+    BehindCertificate,
     /// The first block is a public key.
     IsPublicKey,
     /// The first block is `EC PARAMETERS`, as `openssl ecparam -genkey` writes it.
@@ -60,6 +62,10 @@ impl fmt::Display for KeyProblem {
             Self::Pem(problem) => problem.fmt(f),
             Self::IsCertificate => f.write_str(
                 "its first PEM block is a certificate\nhint: certificate and key may be swapped",
+            ),
+            Self::BehindCertificate => f.write_str(
+                "a certificate stands before it in its file, and pipelock reads only the first PEM \
+                 block\nhint: openssl ec -in key.pem -out sec1.pem",
             ),
             Self::IsPublicKey => f.write_str("its first PEM block is a public key"),
             Self::IsParameters => f.write_str(

@@ -105,13 +105,19 @@ impl fmt::Display for Curve {
 }
 
 /// Something about an accepted pair that its owner should know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
     /// Leaves will carry no authority key identifier (PIPELOCK.md, "CA").
     NoSubjectKeyIdentifier,
     /// The certificate file holds more than its first PEM block.
     MoreInCertificateFile,
+    /// The basic constraints are not marked critical (RFC 5280, 4.2.1.9).
+    ConstraintsNotCritical,
+    /// Somebody else issued it: an intermediate; holds the issuer. Only the leaf is sent.
+    Intermediate(String),
+    /// It may sign for some names alone; holds which.
+    NameConstraints(String),
 }
 
 impl fmt::Display for Warning {
@@ -124,6 +130,21 @@ impl fmt::Display for Warning {
             Self::MoreInCertificateFile => f.write_str(
                 "the CA certificate file holds more than one PEM block: pipelock reads the \
                  first alone",
+            ),
+            Self::ConstraintsNotCritical => f.write_str(
+                "the CA certificate's basic constraints are not marked critical: Python 3.13 and \
+                 openssl verify -x509_strict will reject what it signs",
+            ),
+            Self::Intermediate(issuer) => write!(
+                f,
+                "the CA certificate is no root, but issued by {issuer}: clients that have not that \
+                 root will reject what it signs, such as openssl, Node and Python before 3.13\n\
+                 hint: the root's certificate, put into trust/ beside the manifest, is given to them"
+            ),
+            Self::NameConstraints(which) => write!(
+                f,
+                "the CA certificate has name constraints ({which}): clients will reject what it \
+                 signs for a host that these do not allow"
             ),
         }
     }

@@ -138,6 +138,11 @@ pub(super) fn every_block(file: &[u8]) -> Result<Vec<(usize, Block<'_>)>, (usize
     }
 }
 
+/// What keeps a block from being found in this text, where there is one.
+pub(super) fn passed_over(text: &[u8]) -> Option<PemProblem> {
+    Marker::first(text).map(|marker| marker.problem())
+}
+
 /// The number of the line in which the byte at this place stands.
 fn line_of(file: &[u8], at: usize) -> usize {
     let before = file.get(..at).unwrap_or_default();
@@ -154,8 +159,9 @@ fn why_none(file: &[u8]) -> PemProblem {
     }
     match (Marker::first(file), file) {
         (Some(marker), _) => marker.problem(),
-        // A sequence whose length takes more than a byte.
+        // A sequence as long as the file, or of a length that takes more than its byte.
         (None, [0x30, 0x80..=0x84, ..]) => PemProblem::Der,
+        (None, [0x30, length, rest @ ..]) if usize::from(*length) == rest.len() => PemProblem::Der,
         (None, _) => PemProblem::NotPem,
     }
 }
@@ -337,6 +343,8 @@ mod tests {
             (b"text".to_vec(), PemProblem::NotPem),
             (b"BEGIN X, and the END of it".to_vec(), PemProblem::NotPem),
             (b"\x30\x82\x01\x0a".to_vec(), PemProblem::Der),
+            (b"\x30\x03\x02\x01\x01".to_vec(), PemProblem::Der),
+            (b"0: a line".to_vec(), PemProblem::NotPem),
             (utf16(&format!("\u{feff}{BLOCK}")), PemProblem::Utf16),
             (utf16(BLOCK), PemProblem::Utf16),
             (format!("\u{feff}{BLOCK}").into(), PemProblem::ByteOrderMark),

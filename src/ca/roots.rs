@@ -125,6 +125,11 @@ pub fn extra_roots(file: &[u8], now: u64) -> Result<(String, Vec<String>), Roots
                 rfc3339(root.not_after)
             ));
         }
+        if let Some(unfit) = root.unfit {
+            let why = unfit.to_string();
+            let why = why.lines().next().unwrap_or_default();
+            warnings.push(format!("{}: {why}", root.subject));
+        }
         text += &x509::encode(&block.der);
     }
     Ok((text, warnings))

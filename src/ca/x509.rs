@@ -7,16 +7,18 @@ use std::fmt;
 use sha2::{Digest as _, Sha256};
 use x509_cert::SubjectPublicKeyInfo;
 use x509_cert::certificate::{CertificateInner, Raw, Version};
-use x509_cert::der::asn1::{Any, ObjectIdentifier};
-use x509_cert::der::oid::db::{rfc4519, rfc5912, rfc8410};
+use x509_cert::der::asn1::{Any, AnyRef, ObjectIdentifier};
+use x509_cert::der::oid::AssociatedOid;
+use x509_cert::der::oid::db::{rfc4519, rfc5280, rfc5912, rfc8410};
 use x509_cert::der::pem::{self, LineEnding};
-use x509_cert::der::{self, Decode as _, Tag, Tagged};
-use x509_cert::ext::Extensions;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectKeyIdentifier};
+use x509_cert::der::{self, Decode, Reader, SliceReader, Tag, Tagged};
+use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage, SubjectKeyIdentifier};
+use x509_cert::ext::{Extension, Extensions};
 use x509_cert::name::Name;
 
 use super::pem::{Block, PemProblem};
 use super::{Curve, Facts, Warning, rfc3339};
+use crate::plain;
 
 /// In no list of names that is linked.
 const SECP_256_K_1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.10");
@@ -51,6 +53,12 @@ pub enum CertificateProblem {
     NotAuthority,
     /// The key usage lacks `keyCertSign`, or there is none.
     MayNotSign,
+    /// The extended key usage names others than TLS servers, and not those.
+    NotForServers,
+    /// A critical extension that clients do not know; holds its identifier.
+    UnknownCritical(String),
+    /// An extension is critical that Go takes only where it is not; holds its name.
+    WronglyCritical(&'static str),
     /// The validity begins later than the clock.
     NotYetValid {
         /// Where the validity begins, Unix time.
@@ -114,6 +122,18 @@ impl fmt::Display for CertificateProblem {
                 "its key usage does not name keyCertSign, without which pipelock refuses a CA\n\
                  hint: issue it with keyUsage = critical, keyCertSign, cRLSign",
             ),
+            Self::NotForServers => f.write_str(
+                "its extended key usage does not name serverAuth, without which clients refuse \
+                 what it signs\nhint: issue it without an extended key usage",
+            ),
+            Self::UnknownCritical(identifier) => write!(
+                f,
+                "its extension {identifier} is critical, and clients that do not know it refuse \
+                 what it signs"
+            ),
+            Self::WronglyCritical(name) => {
+                write!(f, "its {name} is marked critical, which pipelock refuses")
+            }
             Self::NotYetValid { not_before, now } => write!(
                 f,
                 "it is not valid before {}, and the clock says {}\nhint: set the clock, or \
@@ -141,16 +161,14 @@ pub(super) struct Certificate {
     pub(super) public_point: Vec<u8>,
     pub(super) is_authority: bool,
     pub(super) may_sign: bool,
-    pub(super) has_key_identifier: bool,
+    /// What keeps every client from taking what it signs.
+    pub(super) unfit: Option<CertificateProblem>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 impl Certificate {
     /// What this certificate, whose whole encoding is `der`, says of itself.
     pub(super) fn facts(self, der: &[u8]) -> Facts {
-        let mut warnings = Vec::new();
-        if !self.has_key_identifier {
-            warnings.push(Warning::NoSubjectKeyIdentifier);
-        }
         Facts {
             fingerprint_sha256: Sha256::digest(der)
                 .iter()
@@ -160,7 +178,7 @@ impl Certificate {
             not_before: self.not_before,
             not_after: self.not_after,
             curve: self.curve,
-            warnings,
+            warnings: self.warnings,
             certificate_pem: encode(der),
         }
     }
@@ -195,6 +213,7 @@ pub(super) struct Root {
     pub(super) subject: String,
     pub(super) not_before: u64,
     pub(super) not_after: u64,
+    pub(super) unfit: Option<CertificateProblem>,
 }
 
 /// Reads a root that pipelock is to check servers by: any key and version, and otherwise what
@@ -203,7 +222,9 @@ pub(super) fn parse_root(der: &[u8]) -> Result<Root, CertificateProblem> {
     let (certificate, rest) = CertificateInner::<Raw>::from_der_partial(der)?;
     let tbs = certificate.tbs_certificate();
     let subject = read_outline(&certificate)?;
+    tbs.get_extension::<BasicConstraints>()?;
     tbs.get_extension::<KeyUsage>()?;
+    let unfit = unfit(tbs.extensions())?;
     if !rest.is_empty() {
         return Err(CertificateProblem::TrailingData);
     }
@@ -212,6 +233,7 @@ pub(super) fn parse_root(der: &[u8]) -> Result<Root, CertificateProblem> {
         subject,
         not_before: validity.not_before.to_unix_duration().as_secs(),
         not_after: validity.not_after.to_unix_duration().as_secs(),
+        unfit,
     })
 }
 
@@ -228,7 +250,196 @@ fn read_outline(certificate: &CertificateInner<Raw>) -> Result<String, Certifica
     let _issuer = read_name(tbs.issuer())?;
     let subject = read_name(tbs.subject())?;
     refuse_repeated(tbs.extensions())?;
+    for (identifier, name) in NEVER_CRITICAL {
+        if find(tbs.extensions(), identifier).is_some_and(|extension| extension.critical) {
+            return Err(CertificateProblem::WronglyCritical(name));
+        }
+    }
     Ok(subject)
+}
+
+/// What Go refuses a certificate for where it is critical (crypto/x509/parser.go).
+const NEVER_CRITICAL: [(ObjectIdentifier, &str); 3] = [
+    (
+        rfc5280::ID_CE_SUBJECT_KEY_IDENTIFIER,
+        "subject key identifier",
+    ),
+    (
+        rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER,
+        "authority key identifier",
+    ),
+    (
+        rfc5280::ID_PE_AUTHORITY_INFO_ACCESS,
+        "authority information access",
+    ),
+];
+/// What Go and OpenSSL both know (crypto/x509/parser.go, `X509_supported_extension`).
+const KNOWN: [ObjectIdentifier; 10] = [
+    rfc5280::ID_CE_BASIC_CONSTRAINTS,
+    rfc5280::ID_CE_KEY_USAGE,
+    rfc5280::ID_CE_EXT_KEY_USAGE,
+    rfc5280::ID_CE_SUBJECT_ALT_NAME,
+    rfc5280::ID_CE_NAME_CONSTRAINTS,
+    rfc5280::ID_CE_CERTIFICATE_POLICIES,
+    rfc5280::ID_CE_POLICY_MAPPINGS,
+    rfc5280::ID_CE_POLICY_CONSTRAINTS,
+    rfc5280::ID_CE_INHIBIT_ANY_POLICY,
+    rfc5280::ID_CE_CRL_DISTRIBUTION_POINTS,
+];
+
+/// What keeps every client from taking what an authority with these extensions signs. Of a
+/// root too: clients judge all of a chain.
+fn unfit(extensions: Option<&Extensions>) -> der::Result<Option<CertificateProblem>> {
+    let unknown = extensions
+        .into_iter()
+        .flatten()
+        .find(|extension| extension.critical && !KNOWN.contains(&extension.extn_id));
+    if let Some(extension) = unknown {
+        let identifier = extension.extn_id.to_string();
+        return Ok(Some(CertificateProblem::UnknownCritical(identifier)));
+    }
+    // OpenSSL does not take "any" for it.
+    let usage = read::<ExtendedKeyUsage>(extensions)?;
+    let serves = usage.is_none_or(|usage| usage.0.contains(&rfc5280::ID_KP_SERVER_AUTH));
+    Ok((!serves).then_some(CertificateProblem::NotForServers))
+}
+
+fn find(extensions: Option<&Extensions>, kind: ObjectIdentifier) -> Option<&Extension> {
+    let mut all = extensions.into_iter().flatten();
+    all.find(|extension| extension.extn_id == kind)
+}
+
+/// The extension of that type, where there is one.
+fn read<'a, T: Decode<'a, Error = der::Error> + AssociatedOid>(
+    extensions: Option<&'a Extensions>,
+) -> der::Result<Option<T>> {
+    let found = find(extensions, T::OID);
+    found
+        .map(|extension| T::from_der(extension.extn_value.as_bytes()))
+        .transpose()
+}
+
+/// Whether it is an authority. `x509_cert` has one of its own that takes no path longer than
+/// 255, where Go takes any that fits 63 bits.
+struct BasicConstraints {
+    is_authority: bool,
+}
+
+impl AssociatedOid for BasicConstraints {
+    const OID: ObjectIdentifier = rfc5280::ID_CE_BASIC_CONSTRAINTS;
+}
+
+impl<'a> Decode<'a> for BasicConstraints {
+    type Error = der::Error;
+
+    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
+        reader.sequence(|reader| {
+            let is_authority = Option::decode(reader)?.unwrap_or(false);
+            let longest_path: Option<u64> = Option::decode(reader)?;
+            if longest_path.is_some_and(|longest| i64::try_from(longest).is_err()) {
+                return Err(Tag::Integer.value_error().into());
+            }
+            Ok(Self { is_authority })
+        })
+    }
+}
+
+/// The key that signed it, where it says so (RFC 5280, 4.2.1.1).
+struct AuthorityKey<'a>(Option<&'a [u8]>);
+
+impl AssociatedOid for AuthorityKey<'_> {
+    const OID: ObjectIdentifier = rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER;
+}
+
+impl<'a> Decode<'a> for AuthorityKey<'a> {
+    type Error = der::Error;
+
+    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
+        let parts = elements(AnyRef::decode(reader)?)?;
+        let mut identifiers = parts.iter().filter(|part| number(part) == Some(0));
+        Ok(Self(identifiers.next().map(|part| part.value())))
+    }
+}
+
+/// The names that it may sign for, or not, as far as a server has such (RFC 5280, 4.2.1.10).
+struct NameConstraints(Vec<String>);
+
+impl AssociatedOid for NameConstraints {
+    const OID: ObjectIdentifier = rfc5280::ID_CE_NAME_CONSTRAINTS;
+}
+
+impl<'a> Decode<'a> for NameConstraints {
+    type Error = der::Error;
+
+    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
+        let mut constraints = Vec::new();
+        for subtrees in elements(AnyRef::decode(reader)?)? {
+            let verb = match number(&subtrees) {
+                Some(0) => "permitted",
+                _ => "excluded",
+            };
+            let mut names = Vec::new();
+            for subtree in elements(subtrees)? {
+                let base = elements(subtree)?.into_iter().next();
+                let Some(base) = base else { continue };
+                match number(&base) {
+                    Some(2) => names.push(plain::line_of(base.value())),
+                    Some(4) => names.push("names of subjects".to_owned()),
+                    Some(7) => names.push("addresses".to_owned()),
+                    // No server has an address of mail, or a URI.
+                    _ => {}
+                }
+            }
+            if !names.is_empty() {
+                constraints.push(format!("{verb}: {}", names.join(", ")));
+            }
+        }
+        Ok(Self(constraints))
+    }
+}
+
+/// The values that a constructed one is made of.
+fn elements(of: AnyRef<'_>) -> der::Result<Vec<AnyRef<'_>>> {
+    let mut reader = SliceReader::new(of.value())?;
+    let mut elements = Vec::new();
+    while !reader.is_finished() {
+        elements.push(AnyRef::decode(&mut reader)?);
+    }
+    Ok(elements)
+}
+
+/// The number of a context-specific tag.
+fn number(value: &AnyRef<'_>) -> Option<u32> {
+    let tag = value.tag();
+    tag.is_context_specific().then(|| tag.number().value())
+}
+
+/// What some clients do not take.
+fn warnings(
+    certificate: &CertificateInner<Raw>,
+    constraints_critical: bool,
+) -> der::Result<Vec<Warning>> {
+    let tbs = certificate.tbs_certificate();
+    let own = read::<SubjectKeyIdentifier>(tbs.extensions())?;
+    let own = own.as_ref().map(|own| own.0.as_bytes()).unwrap_or_default();
+    let signer = read::<AuthorityKey>(tbs.extensions())?.and_then(|signer| signer.0);
+    let mut warnings = Vec::new();
+    if own.is_empty() {
+        warnings.push(Warning::NoSubjectKeyIdentifier);
+    }
+    if !constraints_critical {
+        warnings.push(Warning::ConstraintsNotCritical);
+    }
+    let by_another_key = !own.is_empty() && signer.is_some_and(|signer| signer != own);
+    if tbs.issuer() != tbs.subject() || by_another_key {
+        warnings.push(Warning::Intermediate(read_name(tbs.issuer())?));
+    }
+    if let Some(NameConstraints(names)) = read(tbs.extensions())?
+        && !names.is_empty()
+    {
+        warnings.push(Warning::NameConstraints(names.join("; ")));
+    }
+    Ok(warnings)
 }
 
 /// Reads one certificate and nothing behind it.
@@ -241,7 +452,11 @@ pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
     let subject = read_outline(&certificate)?;
     let constraints = tbs.get_extension::<BasicConstraints>()?;
     let usage = tbs.get_extension::<KeyUsage>()?;
-    let identifier = tbs.get_extension::<SubjectKeyIdentifier>()?;
+    let unfit = unfit(tbs.extensions())?;
+    let warnings = warnings(
+        &certificate,
+        constraints.as_ref().is_some_and(|(critical, _)| *critical),
+    )?;
     let (curve, public_point) = read_public_key(tbs.subject_public_key_info())?;
     if !rest.is_empty() {
         return Err(CertificateProblem::TrailingData);
@@ -253,9 +468,10 @@ pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
         not_after: validity.not_after.to_unix_duration().as_secs(),
         curve,
         public_point,
-        is_authority: constraints.is_some_and(|(_, constraints)| constraints.ca),
+        is_authority: constraints.is_some_and(|(_, constraints)| constraints.is_authority),
         may_sign: usage.is_some_and(|(_, usage)| usage.key_cert_sign()),
-        has_key_identifier: identifier.is_some_and(|(_, id)| !id.0.as_bytes().is_empty()),
+        unfit,
+        warnings,
     })
 }
 

@@ -38,10 +38,16 @@ pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
         }
     };
     print(&format!(
-        "{verb}: {}, SHA-256 {}, valid from {} until {}\n",
+        "{verb}: {}, SHA-256 {}, valid from {} until {}\n  certificate {}\n  key         {}\n",
         facts.subject,
         facts.fingerprint_sha256,
         ca::rfc3339(facts.not_before),
-        ca::rfc3339(facts.not_after)
-    ))
+        ca::rfc3339(facts.not_after),
+        paths.cert.display(),
+        paths.key.display()
+    ))?;
+    for warning in &facts.warnings {
+        print(&format!("warning: {}: {warning}\n", paths.cert.display()))?;
+    }
+    Ok(())
 }

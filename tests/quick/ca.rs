@@ -827,6 +827,290 @@ fn refuses_files_without_a_pem_block() {
 }
 
 #[test]
+fn says_what_a_file_is_that_pem_is_not_found_in_with_a_hint_that_works() {
+    let shell = |workshop: &Workshop, script: &str| {
+        let status = Command::new("sh")
+            .args(["-euc", script])
+            .current_dir(&workshop.0)
+            .status();
+        assert!(status.unwrap().success(), "{script}");
+    };
+    for (recipe, says) in [
+        (
+            r"(printf '\357\273\277'; cat good)",
+            "a byte order mark stands before",
+        ),
+        ("iconv -f UTF-8 -t UTF-16 good", "the file is UTF-16"),
+        (
+            r"tr '\n' '\r' < good",
+            "its lines end in carriage returns alone",
+        ),
+        ("sed 's/^/   /' good", "its PEM block is indented"),
+        (
+            "openssl base64 -d -A -in base64",
+            "the file is not PEM but DER",
+        ),
+    ] {
+        for name in ["ca.pem", "key.pem"] {
+            let workshop = Workshop::authority("prime256v1");
+            workshop.write("good", workshop.read(name));
+            shell(
+                &workshop,
+                "grep -v -- ----- good | tr -d '\\n' > base64; echo >> base64",
+            );
+            shell(&workshop, &format!("{recipe} > old.pem; cp old.pem {name}"));
+            let error = workshop.check().unwrap_err().to_string();
+            assert!(error.contains(says), "{recipe}: {error}");
+            assert_eq!(error.contains("DER"), says.contains("DER"), "{error}");
+            let (_, hint) = error.split_once("hint: ").expect(&error);
+            for other in ["ca.der", "key.der"] {
+                fs::copy(workshop.0.join("old.pem"), workshop.0.join(other)).unwrap();
+            }
+            let command = hint.find("openssl ").map_or(hint, |at| &hint[at..]);
+            shell(&workshop, &command.replace("new.pem", name));
+            if workshop.0.join("sec1.pem").exists() {
+                workshop.write("key.pem", workshop.read("sec1.pem"));
+            }
+            workshop.check().unwrap();
+        }
+    }
+}
+
+#[test]
+fn tells_certificate_and_key_in_one_file_from_swapped_ones() {
+    let workshop = Workshop::authority("prime256v1");
+    let (cert, key) = (workshop.read("ca.pem"), workshop.read("key.pem"));
+    // The key first, in the certificate's file.
+    workshop.write("both.pem", [key.as_slice(), &cert].concat());
+    workshop.write("ca.pem", workshop.read("both.pem"));
+    let (error, text) = workshop.refusal();
+    assert!(matches!(
+        error,
+        CaError::Certificate(CertificateProblem::HoldsKey)
+    ));
+    assert!(!text.contains("swapped"));
+    workshop.openssl(text.split_once("hint: openssl ").expect(&text).1);
+    workshop.check().unwrap();
+    // The certificate first, in the key's file.
+    workshop.write("key.pem", [cert.as_slice(), &key].concat());
+    let (error, text) = workshop.refusal();
+    assert!(matches!(error, CaError::Key(KeyProblem::BehindCertificate)));
+    assert!(!text.contains("swapped"));
+    follow_hint(&workshop, &text, "");
+}
+
+#[test]
+fn a_pair_that_does_not_match_for_a_block_that_is_not_found_is_told_that() {
+    let workshop = Workshop::authority("prime256v1");
+    let (cert, key) = (workshop.read("ca.pem"), workshop.read("key.pem"));
+    workshop.make_key("prime256v1");
+    workshop.certify(AUTHORITY);
+    let root = workshop.read("ca.pem");
+    let with_mark = ["\u{feff}".as_bytes(), &cert, &root].concat();
+    let (_, text) = refusal(&with_mark, &key, clock());
+    assert!(text.contains("a byte order mark stands before"), "{text}");
+    assert!(matches!(refusal(&root, &key, clock()).0, CaError::Mismatch));
+}
+
+// What clients take of what a CA signs. Seen with curl, Python 3.6 to 3.13, Node 20 and Go
+// behind pipelock 2.3.0; here OpenSSL alone is asked.
+
+/// What is said of a CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Every client takes it.
+    Good,
+    /// Some do not: a warning with these words.
+    Costs(&'static str),
+    /// None does, or pipelock does not: refused with these words.
+    Refused(&'static str),
+}
+
+/// Extensions besides a good CA's, and what is said.
+const EXTENSIONS: [(&str, Verdict); 19] = [
+    ("extendedKeyUsage = serverAuth", Verdict::Good),
+    ("extendedKeyUsage = clientAuth, serverAuth", Verdict::Good),
+    (
+        "extendedKeyUsage = clientAuth",
+        Verdict::Refused("does not name serverAuth"),
+    ),
+    (
+        "extendedKeyUsage = critical, codeSigning",
+        Verdict::Refused("does not name serverAuth"),
+    ),
+    (
+        "extendedKeyUsage = anyExtendedKeyUsage",
+        Verdict::Refused("does not name serverAuth"),
+    ),
+    (
+        "extendedKeyUsage = 1.3.6.1.4.1.99999.1",
+        Verdict::Refused("does not name serverAuth"),
+    ),
+    (
+        "1.3.6.1.4.1.99999.7 = critical, ASN1:UTF8String:x",
+        Verdict::Refused("its extension 1.3.6.1.4.1.99999.7 is critical, and"),
+    ),
+    ("1.3.6.1.4.1.99999.7 = ASN1:UTF8String:x", Verdict::Good),
+    ("certificatePolicies = critical, 1.2.3.4", Verdict::Good),
+    (
+        "policyConstraints = critical, requireExplicitPolicy:0",
+        Verdict::Good,
+    ),
+    ("inhibitAnyPolicy = critical, 0", Verdict::Good),
+    (
+        "crlDistributionPoints = critical, URI:http://x.test/c",
+        Verdict::Good,
+    ),
+    ("subjectAltName = critical, DNS:x.test", Verdict::Good),
+    (
+        "nameConstraints = critical, permitted;DNS:corp.example",
+        Verdict::Costs("(permitted: corp.example)"),
+    ),
+    (
+        "nameConstraints = excluded;DNS:example.com, excluded;DNS:.test",
+        Verdict::Costs("(excluded: example.com, .test)"),
+    ),
+    (
+        "nameConstraints = critical, permitted;IP:10.0.0.0/255.0.0.0",
+        Verdict::Costs("(permitted: addresses)"),
+    ),
+    (
+        "nameConstraints = critical, permitted;email:corp.example",
+        Verdict::Good,
+    ),
+    // What Go refuses, and so pipelock.
+    (
+        "authorityInfoAccess = critical, OCSP;URI:http://x.test/c",
+        Verdict::Refused("authority information access is marked critical"),
+    ),
+    (
+        "authorityKeyIdentifier = critical, keyid:always",
+        Verdict::Refused("authority key identifier is marked critical"),
+    ),
+];
+
+/// What `openssl verify` says of a leaf for example.com that this CA signs.
+fn verified(workshop: &Workshop, roots: &str, more: &str) -> bool {
+    workshop.write(
+        "leaf.cnf",
+        "subjectAltName = DNS:example.com\nauthorityKeyIdentifier = keyid\n\
+         keyUsage = critical, digitalSignature\nextendedKeyUsage = serverAuth\n",
+    );
+    workshop.openssl("ecparam -name prime256v1 -genkey -noout -out leaf-key.pem");
+    workshop.openssl("req -new -key leaf-key.pem -subj /CN=example.com -out leaf.csr");
+    workshop.openssl(
+        "x509 -req -in leaf.csr -CA ca.pem -CAkey key.pem -set_serial 7 -days 1 \
+         -extfile leaf.cnf -out leaf.pem",
+    );
+    let arguments = format!("verify {more} -purpose sslserver -CAfile {roots} leaf.pem");
+    let output = Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(&workshop.0)
+        .output();
+    output.unwrap().status.success()
+}
+
+#[test]
+fn says_of_a_ca_what_its_clients_will() {
+    let workshop = Workshop::new();
+    workshop.make_key("prime256v1");
+    for (extensions, verdict) in EXTENSIONS {
+        workshop.certify(&format!("{AUTHORITY}{extensions}\n"));
+        let said = workshop.check();
+        match verdict {
+            Verdict::Good => {
+                assert_eq!(said.unwrap().warnings, vec![], "{extensions}");
+                assert!(
+                    verified(&workshop, "ca.pem", "-x509_strict"),
+                    "{extensions}"
+                );
+            }
+            Verdict::Costs(words) => {
+                let warnings = said.unwrap().warnings;
+                let told = warnings[0].to_string();
+                assert!(
+                    warnings.len() == 1 && told.contains(words),
+                    "{extensions}: {told}"
+                );
+                let takes = verified(&workshop, "ca.pem", "-x509_strict");
+                assert_eq!(takes, words.contains("addresses"), "{extensions}");
+            }
+            Verdict::Refused(words) => {
+                let (_, text) = workshop.refusal();
+                assert!(text.contains(words), "{extensions}: {text}");
+                let goes_own_way = words.contains("marked critical");
+                let takes = verified(&workshop, "ca.pem", "");
+                assert!(goes_own_way || !takes, "{extensions}: OpenSSL takes it");
+            }
+        }
+    }
+}
+
+#[test]
+fn takes_any_length_of_a_path_that_go_takes() {
+    let workshop = Workshop::new();
+    workshop.make_key("prime256v1");
+    for length in ["0", "127", "255", "256", "65536", "9223372036854775807"] {
+        workshop.certify(&AUTHORITY.replace("pathlen:0", &format!("pathlen:{length}")));
+        assert_eq!(workshop.check().unwrap().warnings, vec![], "{length}");
+    }
+    for length in ["-1", "9223372036854775808", "18446744073709551616"] {
+        workshop.certify(&AUTHORITY.replace("pathlen:0", &format!("pathlen:{length}")));
+        assert!(matches!(
+            workshop.refusal().0,
+            CaError::Certificate(CertificateProblem::Malformed(_))
+        ));
+    }
+}
+
+#[test]
+fn warns_of_basic_constraints_that_are_not_critical() {
+    let workshop = Workshop::new();
+    workshop.make_key("prime256v1");
+    workshop.certify(&AUTHORITY.replace("critical, CA:TRUE", "CA:TRUE"));
+    let warnings = workshop.check().unwrap().warnings;
+    assert_eq!(warnings, vec![Warning::ConstraintsNotCritical]);
+    assert!(verified(&workshop, "ca.pem", ""));
+    assert!(!verified(&workshop, "ca.pem", "-x509_strict"));
+}
+
+#[test]
+fn warns_of_an_intermediate_that_its_clients_lack_the_root_of() {
+    let workshop = Workshop::new();
+    workshop.make_key("prime256v1");
+    workshop.certify(&AUTHORITY.replace(", pathlen:0", ""));
+    workshop.openssl("x509 -in ca.pem -out root.pem");
+    workshop.openssl("ec -in key.pem -out root-key.pem");
+    workshop.make_key("prime256v1");
+    workshop.openssl("req -new -key key.pem -subj /CN=intermediate -out ca.csr");
+    workshop.write(
+        "ext",
+        format!("{AUTHORITY}authorityKeyIdentifier = keyid\n"),
+    );
+    let issue = "x509 -req -in ca.csr -CA root.pem -CAkey root-key.pem -set_serial 7 -days 30 -extfile ext -out ca.pem";
+    workshop.openssl(issue);
+    let warnings = workshop.check().unwrap().warnings;
+    let issuer = "O=Example, CN=Own CA".to_owned();
+    assert_eq!(warnings, vec![Warning::Intermediate(issuer.clone())]);
+    assert!(!verified(&workshop, "ca.pem", ""));
+    // As curl, Go and Python 3.13 do; and with the root, as the warning says, all of them.
+    assert!(verified(&workshop, "ca.pem", "-partial_chain -x509_strict"));
+    let both = [workshop.read("root.pem"), workshop.read("ca.pem")].concat();
+    workshop.write("bundle.pem", both);
+    assert!(verified(&workshop, "bundle.pem", "-x509_strict"));
+    // One by another key of the same name is none either.
+    workshop.write(
+        "name.cnf",
+        "[req]\nprompt = no\nutf8 = yes\ndistinguished_name = dn\n[dn]\nO = Example\nCN = Own CA\n",
+    );
+    workshop.openssl("req -new -key key.pem -config name.cnf -out ca.csr");
+    workshop.openssl(issue);
+    let warnings = workshop.check().unwrap().warnings;
+    assert_eq!(warnings, vec![Warning::Intermediate(issuer)]);
+    assert!(!verified(&workshop, "ca.pem", ""));
+}
+
+#[test]
 fn refuses_garbage_behind_the_der() {
     let workshop = Workshop::authority("prime256v1");
     let cert = workshop.read("ca.pem");

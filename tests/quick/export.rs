@@ -144,6 +144,59 @@ fn nothing_but_certificates_goes_from_a_file_to_the_clients() {
 }
 
 #[test]
+fn the_command_says_what_it_wrote_where_and_what_a_pair_costs() {
+    let bed = new_bed();
+    let (cert, key) = (bed.path("ca.crt"), bed.path("ca.key"));
+    let places = format!(
+        "\n  certificate {}\n  key         {}\n",
+        cert.display(),
+        key.display()
+    );
+    for verb in ["generated: ", "usable: "] {
+        let output = ca_command(&[&cert, &key]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.starts_with(verb), "{said}");
+        assert!(said.ends_with(&places), "{said}");
+    }
+    // One that costs something.
+    let made = run(
+        "openssl",
+        &[
+            "req",
+            "-x509",
+            "-key",
+            key.to_str().unwrap(),
+            "-subj",
+            "/CN=own",
+            "-days",
+            "2",
+            "-addext",
+            "keyUsage=critical,keyCertSign",
+            "-addext",
+            "nameConstraints=permitted;DNS:corp.example",
+            "-out",
+            cert.to_str().unwrap(),
+        ],
+    );
+    assert!(made);
+    let more = fs::read(&cert).unwrap().repeat(2);
+    fs::write(&cert, more).unwrap();
+    let output = ca_command(&[&cert, &key]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains(&places), "{said}");
+    for words in [
+        "name constraints (permitted: corp.example)",
+        "more than one PEM block",
+    ] {
+        let warned = |line: &str| {
+            let begin = format!("warning: {}: ", cert.display());
+            line.starts_with(&begin) && line.contains(words)
+        };
+        assert!(said.lines().any(warned), "{words}: {said}");
+    }
+}
+
+#[test]
 fn one_file_is_not_taken_for_both_halves_of_a_pair() {
     let bed = new_bed();
     let file = bed.path("both.pem");

@@ -284,6 +284,49 @@ fn names_of_files_are_told_in_one_line() {
     assert_eq!(output.status.code(), Some(65), "{said}");
 }
 
+/// What the warning about an intermediate advises.
+#[test]
+fn an_intermediate_serves_who_wants_a_root_once_that_one_is_in_trust() {
+    let bed = bed();
+    shell(
+        &bed.path(""),
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=root -keyout root.key -out root.pem 2>&1
+         openssl ecparam -name prime256v1 -genkey -noout -out run/ca.key; chmod 600 run/ca.key
+         printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n' > ext
+         openssl req -new -key run/ca.key -subj /CN=intermediate -out csr
+         openssl x509 -req -in csr -CA root.pem -CAkey root.key -set_serial 5 -days 2 -extfile ext -out run/ca.crt 2>&1
+         openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a.example -keyout leaf.key -out csr 2>&1
+         openssl x509 -req -in csr -CA run/ca.crt -CAkey run/ca.key -set_serial 6 -days 1 -out leaf.pem 2>&1",
+    );
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(bed.path("run/ca.key"), Some(65534), Some(65534)).unwrap();
+    }
+    let verified = |init: &Init| {
+        Command::new("openssl")
+            .args(["verify", "-no-CApath", "-no-CAstore", "-CAfile"])
+            .args([
+                init.bed.path("run/export/ca-bundle.pem"),
+                init.bed.path("leaf.pem"),
+            ])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    };
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    assert!(!verified(&init));
+    let console = init.console();
+    assert!(
+        console.contains("ca.crt: the CA certificate is no root, but issued by CN=root"),
+        "{console}"
+    );
+    fs::copy(init.bed.path("root.pem"), init.bed.path("trust/root.pem")).unwrap();
+    init.signal(Signal::SIGHUP);
+    init.wait_until("clients have it", |init| verified(init).then_some(()));
+    init.stop();
+}
+
 // The public roots.
 
 /// With an `/etc` of its own that has nothing of the machine's but what resolves names, and

@@ -24,10 +24,10 @@ use super::{Context, pair, watch};
 use crate::boot::clock;
 use crate::bottle::names::Names;
 use crate::ca::rfc3339;
-use crate::daemon::pipelock::CONFIG;
 use crate::daemon::pipelock::events::{self, Heard};
 use crate::daemon::pipelock::instance::{Fact, Instance};
 use crate::daemon::pipelock::leaves::Leaves;
+use crate::daemon::pipelock::{self, CONFIG};
 use crate::policy::Policy;
 use crate::sandbox::enter::{self, ExecReport, SpawnError};
 use crate::sandbox::{Seen, cgroup};
@@ -45,6 +45,8 @@ struct Running {
     /// `None` once it is known that the exec worked.
     exec_report: Option<ExecReport>,
     exec_error: Option<SpawnError>,
+    /// It has said that it refused the canary: whoever asks on the port asks it.
+    refused_canary: bool,
     /// Where it listens: a changed manifest may already want another address.
     listen: SocketAddr,
     /// What its control group had counted by then.
@@ -246,14 +248,15 @@ impl Unit {
         };
         let mut lines = Vec::new();
         child.error.carry(&mut self.last_lines, &mut |_| {});
-        child.output.carry(
-            &mut self.last_lines,
-            &mut |line| match events::parse(line) {
+        let refused_canary = &mut child.refused_canary;
+        child.output.carry(&mut self.last_lines, &mut |line| {
+            *refused_canary = *refused_canary || pipelock::tells_of_canary(line);
+            match events::parse(line) {
                 Some(Heard::Event(event)) => lines.push(event),
                 Some(Heard::Refusal(refusal)) => around.reporter.refused(&refusal),
                 None => {}
-            },
-        );
+            }
+        });
         match child.exec_report.as_mut().and_then(ExecReport::outcome) {
             None => {}
             Some(Ok(())) => {
@@ -370,15 +373,11 @@ impl Unit {
     fn found(&mut self, mut finding: Finding, around: &mut Context) {
         let ready = self.machine.phase() == Phase::Ready;
         if let Some(child) = &self.child {
-            match &mut finding.answer {
-                Answer::Tunnels(count) => {
-                    *count = connections::established(child.listen).max(*count);
-                }
-                Answer::Fit if connections::listens(child.pid, child.listen) == Some(false) => {
-                    let why = format!("another process listens on {}", child.listen);
-                    finding.answer = Answer::Silent(Silence::because(why));
-                }
-                _ => {}
+            if let Answer::Tunnels(count) = &mut finding.answer {
+                *count = connections::established(child.listen).max(*count);
+            }
+            if let Some(why) = not_its_own(&finding.answer, child, ready, around) {
+                finding.answer = Answer::Silent(Silence::because(why));
             }
         }
         if ready {
@@ -541,6 +540,7 @@ impl Unit {
             error: Relay::new(child.stderr, Stream::Error),
             exec_report: Some(child.exec_report),
             exec_error: None,
+            refused_canary: false,
             listen: desired.policy.listen,
             generation: around.reporter.status().config.generation,
             oom_kills,
@@ -599,6 +599,39 @@ impl Unit {
                 None => {}
             }
         }
+    }
+}
+
+/// Why an answer is not known to be this daemon's; `None` where it is, or where nothing
+/// depends on that. What it says of the daemon is no more than that then.
+///
+/// Whose the port is the kernel tells, where it may be asked; else the daemon does, which says
+/// that it refused the canary. Whoever has the port of one that is about to fail for want of
+/// it is not taken for it. What nobody can tell and is no firewall is taken for the daemon:
+/// it is ended for that.
+fn not_its_own(answer: &Answer, child: &Running, ready: bool, around: &Context) -> Option<String> {
+    let listen = child.listen;
+    let others = || match connections::listens(child.pid, listen) {
+        // One that is about to be gone shows root alone what it has open, and has nothing.
+        None => {
+            let uid = around.setup.sandbox.uid;
+            let ended = vitals::has_ended(child.pid);
+            (ended || connections::is_another_users(listen, uid)).then_some(false)
+        }
+        known => known,
+    };
+    match answer {
+        Answer::Fit => match others() {
+            Some(false) => Some(format!("another process listens on {listen}")),
+            None if !child.refused_canary => Some(format!(
+                "it cannot be told that it is pipelock which listens on {listen}: it has not said that it refused the canary"
+            )),
+            _ => None,
+        },
+        Answer::Unfit(why) if !ready && others() == Some(false) => {
+            Some(format!("another process listens on {listen}: {why}"))
+        }
+        _ => None,
     }
 }
 

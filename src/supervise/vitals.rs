@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use crate::sys::connections;
 use crate::sys::files::read_kernel_file;
+use crate::sys::process::sees_processes;
 
 /// More connections than this waiting to be accepted are more than a daemon that merely
 /// stopped would collect from probes: the longest queue listen(2) gave before Linux 5.4.
@@ -23,6 +24,14 @@ const LONGEST_QUEUE: u64 = 128;
 pub fn processor_time(pid: i32) -> Option<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(pid)).ok()?;
     clock_gettime(clock).ok().map(Duration::from)
+}
+
+/// Whether a process has no memory any more: it has ended, or is about to; false as well where
+/// nobody tells.
+#[must_use]
+pub fn has_ended(pid: i32) -> bool {
+    let memory = || read_kernel_file(format!("/proc/{pid}/statm"));
+    sees_processes().is_ok() && memory().is_ok_and(|text| text.starts_with("0 "))
 }
 
 /// Whether a daemon works without a pause, by its processor time at one probe and the next.
@@ -160,7 +169,12 @@ mod tests {
         assert!(processor_time(pid(&sleeps)).unwrap() < Duration::from_millis(50));
         let gone = pid(&works);
         for child in [&mut sleeps, &mut works] {
+            assert!(!has_ended(pid(child)));
             child.kill().unwrap();
+            while !has_ended(pid(child)) {
+                assert!(Instant::now() < end, "a zombie has no memory");
+                std::thread::yield_now();
+            }
             child.wait().unwrap();
         }
         fs::remove_file(name).unwrap();

@@ -240,6 +240,14 @@ fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     Some(SocketAddr::from((v6.ip(), v6.port())))
 }
 
+/// Whether somebody listens there, and none of these sockets was made by this user; false as
+/// well where that cannot be told.
+#[must_use]
+pub fn is_another_users(listen: SocketAddr, uid: u32) -> bool {
+    let rows = rows(listen, LISTENING);
+    !rows.is_empty() && rows.iter().all(|row| row.uid != Some(uid))
+}
+
 /// The inodes of the sockets with this local address and state, of both families.
 fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
     let rows = rows(listen, state).into_iter();
@@ -250,6 +258,7 @@ fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
 struct Entry {
     /// What it has received and nobody took: of a listening one, its connections.
     waiting: u64,
+    uid: Option<u32>,
     inode: String,
 }
 
@@ -279,7 +288,8 @@ fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<Entry> {
         let waiting = queues.split_once(':').map_or("0", |(_, received)| received);
         Some(Entry {
             waiting: u64::from_str_radix(waiting, 16).unwrap_or(0),
-            inode: fields.nth(4).unwrap_or_default().to_owned(),
+            uid: fields.nth(2).and_then(|uid| uid.parse().ok()),
+            inode: fields.nth(1).unwrap_or_default().to_owned(),
         })
     };
     table.lines().skip(1).filter_map(row).collect()
@@ -386,6 +396,8 @@ mod tests {
             let elses = std::process::Command::new("sleep").arg("60").spawn();
             let mut elses = elses.unwrap();
             let pid = i32::try_from(elses.id()).unwrap();
+            let user = nix::unistd::getuid().as_raw();
+            assert!(!is_another_users(listen, user) && is_another_users(listen, user + 1));
             assert!(!one_listens(pid, 0..3, listen), "{address}");
             assert_eq!(listens(pid, listen), Some(false), "{address}");
             elses.kill().unwrap();

@@ -3,7 +3,7 @@
 //! as a child process and as PID 1 of a PID namespace.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -457,6 +457,90 @@ fn another_firewall_on_its_port_does_not_make_it_ready() {
     );
     assert_eq!(first.status()["state"], "ready");
     assert_eq!(first.stop().0.code, 0);
+}
+
+/// For an ordinary user, who may not look into a process that is about to be gone, and for root
+/// without the right to look into any, as in most containers.
+#[test]
+fn what_answers_on_anothers_port_is_never_taken_for_its_own_daemon() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("other users", "to become one needs root");
+    }
+    let user = [
+        "setpriv",
+        "--reuid=12345",
+        "--regid=12345",
+        "--clear-groups",
+    ];
+    let blind = ["setpriv", "--bounding-set", "-sys_ptrace"];
+    for who in [&user[..], &blind] {
+        let new = || {
+            let bed = Bed::new().with_any_daemon();
+            for path in ["", "pipelock", "manifest.yaml"] {
+                std::os::unix::fs::chown(bed.path(path), Some(12345), Some(12345)).unwrap();
+            }
+            bed
+        };
+        let mut first = new().start_under(Place::Child, Console::Read, who);
+        first.wait_for("it is ready", |status| status["state"] == "ready");
+        in_parallel(&[(); 12], |()| {
+            let mut bed = new();
+            bed.address.clone_from(&first.bed.address);
+            bed.allow(&["a.example"]);
+            let end = bed.start_under(Place::Child, Console::Read, who).wait_end();
+            let console = end.console_text();
+            assert!(
+                !console.contains("sidecar-init: ready"),
+                "{who:?}: {console}"
+            );
+            assert_eq!(end.code, 69, "{who:?}: {console}");
+            let says = end.result.to_string().to_lowercase();
+            assert!(
+                says.contains("address already in use"),
+                "{who:?}: {console}"
+            );
+        });
+        assert_eq!(first.status()["state"], "ready");
+        assert_eq!(first.stop().0.code, 0);
+    }
+}
+
+/// Answers everybody with this status, as something does that is no firewall.
+fn answer_everybody(listener: &TcpListener, status: u16) {
+    let listener = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nno");
+        }
+    });
+}
+
+#[test]
+fn a_server_of_anothers_on_the_port_is_not_what_is_told_but_that_it_is_taken() {
+    for (status, around) in [
+        (404, &[][..]),
+        (200, &[]),
+        (404, &["setpriv", "--bounding-set", "-sys_ptrace"]),
+    ] {
+        if !around.is_empty() && !nix::unistd::geteuid().is_root() {
+            continue;
+        }
+        let bed = Bed::new().with_any_daemon();
+        let taken = TcpListener::bind(&bed.address).unwrap();
+        answer_everybody(&taken, status);
+        let end = bed
+            .start_under(Place::Child, Console::Read, around)
+            .wait_end();
+        assert_eq!(end.code, 69);
+        assert!(!end.error().contains("/health"), "{}", end.console_text());
+        let says = end.result.to_string().to_lowercase();
+        assert!(
+            says.contains("address already in use"),
+            "{}",
+            end.console_text()
+        );
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::exit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, fs, thread};
 
@@ -243,6 +244,11 @@ fn serve(mut connection: TcpStream, faults: &Faults, name: &str) {
         if config.contains(&format!("  - \"{host}\"\n")) {
             connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n")
         } else {
+            // As pipelock, before it answers; once is enough for whoever wants to know it.
+            static SAID: AtomicBool = AtomicBool::new(false);
+            if host == "canary.invalid" && !SAID.swap(true, Ordering::Relaxed) {
+                say(&refusal(host));
+            }
             let words = format!("CONNECT blocked: domain not in allowlist: {host}\n");
             respond(&mut connection, 403, &words)
         }

@@ -24,7 +24,7 @@ use crate::status::teller::{self, Teller};
 use crate::status::{last_words, report};
 use crate::sys::claim::Claim;
 use crate::sys::console::{Stream, console};
-use crate::sys::files::{Access, FileError, Room};
+use crate::sys::files::{Access, FileError, Mark, Room};
 
 /// The export has so long to forget what an earlier start had left there.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ pub struct Reporter {
     claim: Option<Claim>,
     told: Option<String>,
     /// What was told, as the file that it became.
-    written: Option<(u64, u64, i64, i64)>,
+    written: Option<Mark>,
     retry: Option<Instant>,
 }
 
@@ -248,7 +248,9 @@ impl Reporter {
         let Some(run) = &self.run else {
             return false;
         };
-        let lost = self.told.is_some() && run.mark(FILE) != self.written;
+        // None: it was gone before it could be looked at, or is now.
+        let mark = run.mark(FILE);
+        let lost = self.told.is_some() && (mark.is_none() || mark != self.written);
         if lost {
             self.told = None;
         }

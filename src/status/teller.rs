@@ -3,15 +3,16 @@
 //! one at a time, with the newest content of each name, given up after a while and sent
 //! again. Touches the kernel through [`crate::sys::errand`].
 
+use std::borrow::Cow;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use crate::boot::clock;
-use crate::ca;
+use crate::ca::{self, NoRoots};
 use crate::status::export::{self, Content};
 use crate::status::{self, denials, report};
 use crate::sys::errand::{self, Errand};
-use crate::sys::files::{Access, FileError, Room};
+use crate::sys::files::{Access, FileError, Mark, Room};
 
 /// The export has this long to take what it is told.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -47,6 +48,8 @@ pub struct Teller {
     /// What each of [`NAMES`] is to be.
     current: [Content; NAMES.len()],
     look_at: Instant,
+    /// Each of [`NAMES`] as it was last found to be what it is to be.
+    seen: [Option<Mark>; NAMES.len()],
     /// Nobody has come back yet, so an earlier boot's status may be there.
     fresh: bool,
     /// Somebody was killed, and may have left half a file behind.
@@ -82,6 +85,7 @@ impl Teller {
             news: std::array::from_fn(|_| Some(Content::Gone)),
             current: std::array::from_fn(|_| Content::Gone),
             look_at: Instant::now() + LOOK_EVERY,
+            seen: [None; NAMES.len()],
             fresh: true,
             littered: true,
             stays: String::new(),
@@ -106,6 +110,7 @@ impl Teller {
     /// Sends somebody to look, where it is time and nobody is away.
     pub fn look(&mut self, now: Instant) {
         if self.away.is_none() && !self.has_news() && now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
             self.send(now);
         }
     }
@@ -214,9 +219,10 @@ impl Teller {
     }
 
     fn send(&mut self, now: Instant) {
+        let only_looks = !self.has_news();
         let carries = std::mem::take(&mut self.news);
         let (room, fresh, littered) = (&self.room, self.fresh, self.littered);
-        let (parent, name, current) = (&self.parent, self.name, &self.current);
+        let (parent, name, current, seen) = (&self.parent, self.name, &self.current, &self.seen);
         let keep = [parent, room].map(|room| room.descriptor().as_raw_fd());
         let sent = errand::send(&keep, || {
             let stay = if littered { room.sweep() } else { 0 };
@@ -224,7 +230,13 @@ impl Teller {
             if stay > 0 {
                 answer.extend(format!("d{}\0", in_the_way("the export", stay)).bytes());
             }
-            answer.extend(lost(parent, name, room, current));
+            if parent.identity(name) != room.identity("") {
+                answer.extend(b"m\0");
+            } else if only_looks {
+                answer.extend(changed(room, current, seen));
+            } else {
+                answer.extend(lost(room, current));
+            }
             answer
         });
         match sent {
@@ -256,7 +268,6 @@ impl Teller {
         self.late = false;
         self.fresh = false;
         self.littered = false;
-        self.look_at = now + LOOK_EVERY;
         let (mut warnings, mut failures, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         let (mut moved, mut lost) = (false, Vec::new());
         for part in String::from_utf8_lossy(&answer).split_terminator('\0') {
@@ -269,6 +280,7 @@ impl Teller {
                 (Some("d"), _) => {}
                 (Some("m"), _) => moved = true,
                 (Some("l"), Some(place)) => lost.extend(place.parse::<usize>()),
+                (Some("s"), Some(text)) => self.found_as_told(text),
                 (Some(place), Some(text)) => {
                     refused.extend(place.parse::<usize>());
                     failures.push(text.to_owned());
@@ -291,6 +303,19 @@ impl Teller {
             self.follow(now);
         }
         warnings
+    }
+
+    /// A place, and the mark by which it is known from now on.
+    fn found_as_told(&mut self, text: &str) {
+        let mut numbers = text.split(',').map(str::parse::<i64>);
+        let place = numbers.next().and_then(Result::ok);
+        let seen = place
+            .and_then(|place| usize::try_from(place).ok())
+            .and_then(|place| self.seen.get_mut(place));
+        let mark: Vec<i64> = numbers.map_while(Result::ok).collect();
+        if let (Some(seen), Ok(mark)) = (seen, mark.try_into()) {
+            *seen = Some(mark);
+        }
     }
 
     /// Somebody put another directory, or a mount, where the export was.
@@ -347,12 +372,8 @@ pub fn in_the_way(place: &str, count: usize) -> String {
     )
 }
 
-/// What is not where it was told: an `m` where the export itself is another, else an `l` and
-/// its place for each name that is gone.
-fn lost(parent: &Room, name: &str, room: &Room, current: &[Content; NAMES.len()]) -> Vec<u8> {
-    if parent.identity(name) != room.identity("") {
-        return b"m\0".to_vec();
-    }
+/// What is not where it was told: an `l` and its place for each name that is gone.
+fn lost(room: &Room, current: &[Content; NAMES.len()]) -> Vec<u8> {
     let mut answer = String::new();
     for (place, (content, name)) in current.iter().zip(NAMES).enumerate() {
         if !matches!(content, Content::Gone) && room.identity(name).is_none() {
@@ -360,6 +381,67 @@ fn lost(parent: &Room, name: &str, room: &Room, current: &[Content; NAMES.len()]
         }
     }
     answer.into_bytes()
+}
+
+/// What is not as it was told: an `l` and its place for each name that is gone, is there and
+/// should not be, or has another content, of which a `w` warns. What is as it was told has an
+/// `s` with its place and mark, where that is not the one that is known: as long as it stays
+/// the same, nobody reads that file again.
+fn changed(
+    room: &Room,
+    current: &[Content; NAMES.len()],
+    seen: &[Option<Mark>; NAMES.len()],
+) -> Vec<u8> {
+    let mut answer = String::new();
+    for (place, ((content, name), seen)) in current.iter().zip(NAMES).zip(seen).enumerate() {
+        // Before it is read: what is changed meanwhile has another the next time.
+        let mark = room.mark(name);
+        let is_to_be = !matches!(content, Content::Gone);
+        let Some(mark) = mark.filter(|_| is_to_be) else {
+            if mark.is_some() || is_to_be {
+                answer += &format!("l{place}\0");
+            }
+            continue;
+        };
+        if *seen == Some(mark) {
+            continue;
+        }
+        if is_there(room, name, content) {
+            let mark = mark.map(|number| number.to_string()).join(",");
+            answer += &format!("s{place},{mark}\0");
+        } else {
+            answer += &format!(
+                "l{place}\0wsomebody else changed {name} in the export; it was put back\0"
+            );
+        }
+    }
+    answer.into_bytes()
+}
+
+fn is_there(room: &Room, name: &str, content: &Content) -> bool {
+    bytes_of(content).is_some_and(|(wanted, _)| {
+        let found = room.read(name, wanted.len());
+        found.is_ok_and(|found| found == *wanted)
+    })
+}
+
+/// What is to stand in a file that is to be there; and why there are no public roots in it,
+/// where those belong.
+fn bytes_of(content: &Content) -> Option<(Cow<'_, [u8]>, Option<NoRoots>)> {
+    let (trust, ca) = match content {
+        Content::Gone => return None,
+        Content::Text(text) => return Some((text.as_bytes().into(), None)),
+        Content::Bundle { trust, ca } => (trust, ca),
+    };
+    let (mut bundle, none) = match trust {
+        Some(trust) => (trust.to_vec(), None),
+        None => match ca::public_roots() {
+            Ok(roots) => (roots.into_bytes(), None),
+            Err(none) => (Vec::new(), Some(none)),
+        },
+    };
+    bundle.extend_from_slice(ca.as_bytes());
+    Some((bundle.into(), none))
 }
 
 /// The errand: everything is tried, whatever fails before. The answer has a part for each
@@ -380,24 +462,15 @@ fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
         }
     }
     for (place, (content, name)) in with_names() {
-        let written = match content {
-            None | Some(Content::Gone) => Ok(()),
-            Some(Content::Text(text)) => write(room, name, text.as_bytes()),
-            Some(Content::Bundle { trust, ca }) => {
-                let public = || match ca::public_roots() {
-                    Ok(roots) => roots.into_bytes(),
-                    Err(none) => {
-                        answer += &format!(
-                            "w{name} holds no public roots, so clients cannot check passthrough hosts: {none}\0"
-                        );
-                        Vec::new()
-                    }
-                };
-                let mut bundle = trust.as_ref().map_or_else(public, |trust| trust.to_vec());
-                bundle.extend_from_slice(ca.as_bytes());
-                write(room, name, &bundle)
-            }
+        let Some((bytes, none)) = content.as_ref().and_then(bytes_of) else {
+            continue;
         };
+        if let Some(none) = none {
+            answer += &format!(
+                "w{name} holds no public roots, so clients cannot check passthrough hosts: {none}\0"
+            );
+        }
+        let written = write(room, name, &bytes);
         if let Err(error) = written {
             answer += &format!("{place}{error}\0");
         }
@@ -412,4 +485,102 @@ pub fn write(room: &Room, name: &str, bytes: &[u8]) -> Result<(), FileError> {
         let _ = room.remove(name);
         room.publish(name, bytes, Access::PUBLIC)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::path::PathBuf;
+    use std::rc::Rc;
+
+    /// An export in which `client.env` is to have this text, `report.json` is not to be, and
+    /// of the others nobody knows.
+    struct Bench {
+        directory: PathBuf,
+        teller: Teller,
+    }
+
+    const TEXT: &str = "HTTPS_PROXY=http://pipelock:8888\n";
+
+    impl Bench {
+        fn new() -> Self {
+            let own = format!("sidecar-teller-{}", std::process::id());
+            let directory = std::env::temp_dir().join(own);
+            fs::create_dir_all(directory.join("export")).unwrap();
+            let parent = Room::open(&directory).unwrap();
+            let room = parent.enter("export").unwrap().unwrap();
+            let mut teller = Teller::new(&parent, "export", room).unwrap();
+            teller.tell(export::ENVIRONMENT, Content::Text(Rc::from(TEXT)));
+            let told = teller.finish(Duration::from_secs(60));
+            assert_eq!(told, Vec::<String>::new());
+            Self { directory, teller }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.join("export").join(name)
+        }
+
+        /// What somebody finds who looks now, taken up as from who comes back.
+        fn look(&mut self) -> String {
+            let Teller {
+                room,
+                current,
+                seen,
+                ..
+            } = &self.teller;
+            let found = String::from_utf8(changed(room, current, seen)).unwrap();
+            for part in found.split_terminator('\0') {
+                if let Some(text) = part.strip_prefix('s') {
+                    self.teller.found_as_told(text);
+                }
+            }
+            found
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    #[test]
+    fn reads_a_file_again_only_where_it_is_not_the_one_that_was_found_as_told() {
+        let mut bench = Bench::new();
+        let (own, alien) = (bench.path(export::ENVIRONMENT), bench.path(report::FILE));
+        let place = NAMES
+            .iter()
+            .position(|it| *it == export::ENVIRONMENT)
+            .unwrap();
+        let first = bench.look();
+        assert!(first.starts_with(&format!("s{place},")), "{first}");
+        assert_eq!(bench.look(), "", "it is the same file");
+
+        // Another with the same content is as good.
+        fs::write(own.with_extension("new"), TEXT).unwrap();
+        fs::rename(own.with_extension("new"), &own).unwrap();
+        let other = bench.look();
+        assert!(
+            other.starts_with(&format!("s{place},")) && other != first,
+            "{other}"
+        );
+        assert_eq!(bench.look(), "");
+
+        // Of the same length, and made to look as old.
+        let modified = fs::metadata(&own).unwrap().modified().unwrap();
+        fs::write(&own, TEXT.replace("pipelock", "elsewher")).unwrap();
+        let file = File::options().write(true).open(&own).unwrap();
+        file.set_modified(modified).unwrap();
+        let found = bench.look();
+        let said = "wsomebody else changed client.env in the export; it was put back\0";
+        assert_eq!(found, format!("l{place}\0{said}"));
+
+        fs::remove_file(&own).unwrap();
+        assert_eq!(bench.look(), format!("l{place}\0"));
+        fs::write(&own, TEXT).unwrap();
+        fs::write(alien, "{}").unwrap();
+        let place = NAMES.iter().position(|it| *it == report::FILE).unwrap();
+        assert!(bench.look().contains(&format!("l{place}\0")));
+    }
 }

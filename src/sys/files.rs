@@ -97,6 +97,9 @@ impl std::error::Error for FileError {
     }
 }
 
+/// Device, number and size of a file, and when it and what is known of it were changed last.
+pub type Mark = [i64; 7];
+
 /// A directory that was opened once. Others may write in it too, so what is done in it is
 /// done below this descriptor, to a name of one component that is never followed where it
 /// is a link, under temporary names that nobody can guess or have planted before: nothing
@@ -216,17 +219,20 @@ impl Room {
         created.map_err(|errno| FileError::new("write a file in", &self.path, errno.into()))
     }
 
-    /// What tells the file of that name from another in its place; `None` where none can
-    /// be looked at.
+    /// What tells the file of that name, and its content, from another in its place; `None`
+    /// where none can be looked at.
     #[must_use]
-    pub fn mark(&self, name: &str) -> Option<(u64, u64, i64, i64)> {
+    pub fn mark(&self, name: &str) -> Option<Mark> {
         let status = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-        Some((
-            status.st_dev,
-            status.st_ino,
+        Some([
+            status.st_dev.cast_signed(),
+            status.st_ino.cast_signed(),
             status.st_size,
             status.st_mtime,
-        ))
+            status.st_mtime_nsec,
+            status.st_ctime,
+            status.st_ctime_nsec,
+        ])
     }
 
     /// Device and number of what has this name here, or of this directory for an empty one;

@@ -758,6 +758,79 @@ fn an_export_that_is_emptied_or_replaced_is_told_everything_again() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+/// Changes a file where it stands, and has it look as old as before.
+fn forge(path: &Path) {
+    let modified = fs::metadata(path).unwrap().modified().unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() = b'!';
+    fs::write(path, bytes).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(modified).unwrap();
+}
+
+/// A file, and what somebody does to it.
+type Spoil = (&'static str, fn(&Path));
+
+#[test]
+fn a_file_of_the_export_that_somebody_changed_is_put_back() {
+    const NAMES: [&str; 5] = [
+        "status.json",
+        "denials.json",
+        "pipelock-ca.pem",
+        "ca-bundle.pem",
+        "client.env",
+    ];
+    let mut init = new_bed().with_export().start(Place::Child);
+    init.wait_ready();
+    init.wait_until("the export has it", |init| {
+        told(init).filter(|told| told["state"] == "ready")
+    });
+    let export = init.bed.path("run/export");
+    let before = NAMES.map(|name| exported(&init, name).unwrap());
+    // In place or by another file, of the same length or another, and what a link leads to may
+    // be changed later; one that is none of ours is not ours to tell.
+    let spoil: [Spoil; 6] = [
+        ("status.json", |path| fs::write(path, "{}").unwrap()),
+        ("denials.json", |path| forge(path)),
+        ("pipelock-ca.pem", |path| {
+            fs::copy(path, path.with_extension("copy")).unwrap();
+            fs::remove_file(path).unwrap();
+            symlink("pipelock-ca.copy", path).unwrap();
+        }),
+        ("ca-bundle.pem", |path| forge(path)),
+        ("client.env", |path| {
+            let new = path.with_extension("new");
+            fs::write(&new, "HTTPS_PROXY=http://elsewhere.example:8888\n").unwrap();
+            fs::rename(new, path).unwrap();
+        }),
+        ("report.json", |path| fs::write(path, "{}").unwrap()),
+    ];
+    for (name, spoil) in spoil {
+        spoil(&export.join(name));
+    }
+    for (name, before) in NAMES.into_iter().zip(&before) {
+        init.wait_until(&format!("{name} is put back"), |init| {
+            let is_file = fs::symlink_metadata(export.join(name)).ok()?.is_file();
+            let text = exported(init, name)?;
+            // It tells of the others.
+            let is_whole = match name {
+                "status.json" => told(init).is_some_and(|told| told["state"] == "ready"),
+                _ => text == *before,
+            };
+            (is_file && is_whole).then_some(())
+        });
+    }
+    init.wait_until("the report that is none of ours is gone", |_| {
+        (!export.join("report.json").exists()).then_some(())
+    });
+    let warnings = init.status()["warnings"].to_string();
+    for name in NAMES {
+        let said = format!("somebody else changed {name} in the export; it was put back");
+        assert!(warnings.contains(&said), "{name}: {warnings}");
+    }
+    assert_eq!(init.stop().0.code, 0);
+}
+
 /// A minute by the clock: `scripts/test quick` leaves it out.
 mod at_length {
     use super::*;

@@ -8,11 +8,10 @@ use sha2::{Digest as _, Sha256};
 use x509_cert::SubjectPublicKeyInfo;
 use x509_cert::certificate::{CertificateInner, Raw, Version};
 use x509_cert::der::asn1::{Any, AnyRef, ObjectIdentifier};
-use x509_cert::der::oid::AssociatedOid;
 use x509_cert::der::oid::db::{rfc4519, rfc5280, rfc5912, rfc8410};
 use x509_cert::der::pem::{self, LineEnding};
-use x509_cert::der::{self, Decode, Reader, SliceReader, Tag, Tagged};
-use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage, SubjectKeyIdentifier};
+use x509_cert::der::{self, Decode as _, Reader as _, SliceReader, Tag, Tagged};
+use x509_cert::ext::pkix::KeyUsage;
 use x509_cert::ext::{Extension, Extensions};
 use x509_cert::name::Name;
 
@@ -222,7 +221,7 @@ pub(super) fn parse_root(der: &[u8]) -> Result<Root, CertificateProblem> {
     let (certificate, rest) = CertificateInner::<Raw>::from_der_partial(der)?;
     let tbs = certificate.tbs_certificate();
     let subject = read_outline(&certificate)?;
-    tbs.get_extension::<BasicConstraints>()?;
+    basic_constraints(tbs.extensions())?;
     tbs.get_extension::<KeyUsage>()?;
     let unfit = unfit(tbs.extensions())?;
     if !rest.is_empty() {
@@ -298,10 +297,33 @@ fn unfit(extensions: Option<&Extensions>) -> der::Result<Option<CertificateProbl
         let identifier = extension.extn_id.to_string();
         return Ok(Some(CertificateProblem::UnknownCritical(identifier)));
     }
+    let Some(usage) = parts_of(extensions, rfc5280::ID_CE_EXT_KEY_USAGE)? else {
+        return Ok(None);
+    };
     // OpenSSL does not take "any" for it.
-    let usage = read::<ExtendedKeyUsage>(extensions)?;
-    let serves = usage.is_none_or(|usage| usage.0.contains(&rfc5280::ID_KP_SERVER_AUTH));
+    let serves = usage
+        .iter()
+        .any(|purpose| purpose.value() == rfc5280::ID_KP_SERVER_AUTH.as_bytes());
     Ok((!serves).then_some(CertificateProblem::NotForServers))
+}
+
+/// Whether it is an authority, and says so where it has to be heeded. `x509_cert` takes no path
+/// longer than 255; Go takes any that fits 63 bits.
+fn basic_constraints(extensions: Option<&Extensions>) -> der::Result<(bool, bool)> {
+    const KIND: ObjectIdentifier = rfc5280::ID_CE_BASIC_CONSTRAINTS;
+    let mut is_authority = false;
+    for part in parts_of(extensions, KIND)?.unwrap_or_default() {
+        match (part.tag(), part.value()) {
+            (Tag::Boolean, [0xff]) => is_authority = true,
+            (Tag::Boolean, [0]) => {}
+            // As short as it can be, and not negative.
+            (Tag::Integer, [0..=0x7f] | [1..=0x7f, _, ..] | [0, 0x80..=0xff, ..])
+                if part.value().len() <= size_of::<i64>() => {}
+            _ => return Err(part.tag().value_error().into()),
+        }
+    }
+    let critical = find(extensions, KIND).is_some_and(|extension| extension.critical);
+    Ok((is_authority, critical))
 }
 
 fn find(extensions: Option<&Extensions>, kind: ObjectIdentifier) -> Option<&Extension> {
@@ -309,93 +331,27 @@ fn find(extensions: Option<&Extensions>, kind: ObjectIdentifier) -> Option<&Exte
     all.find(|extension| extension.extn_id == kind)
 }
 
-/// The extension of that type, where there is one.
-fn read<'a, T: Decode<'a, Error = der::Error> + AssociatedOid>(
-    extensions: Option<&'a Extensions>,
-) -> der::Result<Option<T>> {
-    let found = find(extensions, T::OID);
+/// What the extension of this kind holds, where there is one.
+fn value_of(
+    extensions: Option<&Extensions>,
+    kind: ObjectIdentifier,
+) -> der::Result<Option<AnyRef<'_>>> {
+    let found = find(extensions, kind);
     found
-        .map(|extension| T::from_der(extension.extn_value.as_bytes()))
+        .map(|extension| AnyRef::from_der(extension.extn_value.as_bytes()))
         .transpose()
 }
 
-/// Whether it is an authority. `x509_cert` has one of its own that takes no path longer than
-/// 255, where Go takes any that fits 63 bits.
-struct BasicConstraints {
-    is_authority: bool,
-}
-
-impl AssociatedOid for BasicConstraints {
-    const OID: ObjectIdentifier = rfc5280::ID_CE_BASIC_CONSTRAINTS;
-}
-
-impl<'a> Decode<'a> for BasicConstraints {
-    type Error = der::Error;
-
-    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
-        reader.sequence(|reader| {
-            let is_authority = Option::decode(reader)?.unwrap_or(false);
-            let longest_path: Option<u64> = Option::decode(reader)?;
-            if longest_path.is_some_and(|longest| i64::try_from(longest).is_err()) {
-                return Err(Tag::Integer.value_error().into());
-            }
-            Ok(Self { is_authority })
-        })
-    }
-}
-
-/// The key that signed it, where it says so (RFC 5280, 4.2.1.1).
-struct AuthorityKey<'a>(Option<&'a [u8]>);
-
-impl AssociatedOid for AuthorityKey<'_> {
-    const OID: ObjectIdentifier = rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER;
-}
-
-impl<'a> Decode<'a> for AuthorityKey<'a> {
-    type Error = der::Error;
-
-    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
-        let parts = elements(AnyRef::decode(reader)?)?;
-        let mut identifiers = parts.iter().filter(|part| number(part) == Some(0));
-        Ok(Self(identifiers.next().map(|part| part.value())))
-    }
-}
-
-/// The names that it may sign for, or not, as far as a server has such (RFC 5280, 4.2.1.10).
-struct NameConstraints(Vec<String>);
-
-impl AssociatedOid for NameConstraints {
-    const OID: ObjectIdentifier = rfc5280::ID_CE_NAME_CONSTRAINTS;
-}
-
-impl<'a> Decode<'a> for NameConstraints {
-    type Error = der::Error;
-
-    fn decode<R: Reader<'a>>(reader: &mut R) -> der::Result<Self> {
-        let mut constraints = Vec::new();
-        for subtrees in elements(AnyRef::decode(reader)?)? {
-            let verb = match number(&subtrees) {
-                Some(0) => "permitted",
-                _ => "excluded",
-            };
-            let mut names = Vec::new();
-            for subtree in elements(subtrees)? {
-                let base = elements(subtree)?.into_iter().next();
-                let Some(base) = base else { continue };
-                match number(&base) {
-                    Some(2) => names.push(plain::line_of(base.value())),
-                    Some(4) => names.push("names of subjects".to_owned()),
-                    Some(7) => names.push("addresses".to_owned()),
-                    // No server has an address of mail, or a URI.
-                    _ => {}
-                }
-            }
-            if !names.is_empty() {
-                constraints.push(format!("{verb}: {}", names.join(", ")));
-            }
-        }
-        Ok(Self(constraints))
-    }
+/// As [`value_of`], of a sequence.
+fn parts_of(
+    extensions: Option<&Extensions>,
+    kind: ObjectIdentifier,
+) -> der::Result<Option<Vec<AnyRef<'_>>>> {
+    let Some(value) = value_of(extensions, kind)? else {
+        return Ok(None);
+    };
+    value.tag().assert_eq(Tag::Sequence)?;
+    elements(value).map(Some)
 }
 
 /// The values that a constructed one is made of.
@@ -414,15 +370,46 @@ fn number(value: &AnyRef<'_>) -> Option<u32> {
     tag.is_context_specific().then(|| tag.number().value())
 }
 
+/// The names that it may sign for, or not, as far as a server has such (RFC 5280, 4.2.1.10).
+fn name_constraints(extensions: Option<&Extensions>) -> der::Result<String> {
+    let mut text = String::new();
+    let subtrees = parts_of(extensions, rfc5280::ID_CE_NAME_CONSTRAINTS)?;
+    for subtrees in subtrees.unwrap_or_default() {
+        let mut before = match (number(&subtrees), text.as_str()) {
+            (Some(0), _) => "permitted: ",
+            (_, "") => "excluded: ",
+            (..) => "; excluded: ",
+        };
+        for subtree in elements(subtrees)? {
+            let base = elements(subtree)?.into_iter().next();
+            let name = match base.as_ref().and_then(number) {
+                Some(2) => plain::line_of(base.map(AnyRef::value).unwrap_or_default()),
+                Some(4) => "names of subjects".to_owned(),
+                Some(7) => "addresses".to_owned(),
+                // No server has an address of mail, or a URI.
+                _ => continue,
+            };
+            text += before;
+            text += &name;
+            before = ", ";
+        }
+    }
+    Ok(text)
+}
+
 /// What some clients do not take.
 fn warnings(
     certificate: &CertificateInner<Raw>,
     constraints_critical: bool,
 ) -> der::Result<Vec<Warning>> {
     let tbs = certificate.tbs_certificate();
-    let own = read::<SubjectKeyIdentifier>(tbs.extensions())?;
-    let own = own.as_ref().map(|own| own.0.as_bytes()).unwrap_or_default();
-    let signer = read::<AuthorityKey>(tbs.extensions())?.and_then(|signer| signer.0);
+    let extensions = tbs.extensions();
+    let own = value_of(extensions, rfc5280::ID_CE_SUBJECT_KEY_IDENTIFIER)?;
+    let own = own.map(AnyRef::value).unwrap_or_default();
+    // The key that signed it, where it says so (RFC 5280, 4.2.1.1).
+    let signer = parts_of(extensions, rfc5280::ID_CE_AUTHORITY_KEY_IDENTIFIER)?;
+    let signer = signer.unwrap_or_default();
+    let mut signer = signer.iter().filter(|part| number(part) == Some(0));
     let mut warnings = Vec::new();
     if own.is_empty() {
         warnings.push(Warning::NoSubjectKeyIdentifier);
@@ -430,14 +417,14 @@ fn warnings(
     if !constraints_critical {
         warnings.push(Warning::ConstraintsNotCritical);
     }
-    let by_another_key = !own.is_empty() && signer.is_some_and(|signer| signer != own);
-    if tbs.issuer() != tbs.subject() || by_another_key {
-        warnings.push(Warning::Intermediate(read_name(tbs.issuer())?));
+    let by_another_key = !own.is_empty() && signer.any(|signer| signer.value() != own);
+    let issuer = read_name(tbs.issuer())?;
+    if by_another_key || issuer != read_name(tbs.subject())? {
+        warnings.push(Warning::Intermediate(issuer));
     }
-    if let Some(NameConstraints(names)) = read(tbs.extensions())?
-        && !names.is_empty()
-    {
-        warnings.push(Warning::NameConstraints(names.join("; ")));
+    let constraints = name_constraints(extensions)?;
+    if !constraints.is_empty() {
+        warnings.push(Warning::NameConstraints(constraints));
     }
     Ok(warnings)
 }
@@ -450,13 +437,10 @@ pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
         return Err(CertificateProblem::Version);
     }
     let subject = read_outline(&certificate)?;
-    let constraints = tbs.get_extension::<BasicConstraints>()?;
+    let (is_authority, constraints_critical) = basic_constraints(tbs.extensions())?;
     let usage = tbs.get_extension::<KeyUsage>()?;
     let unfit = unfit(tbs.extensions())?;
-    let warnings = warnings(
-        &certificate,
-        constraints.as_ref().is_some_and(|(critical, _)| *critical),
-    )?;
+    let warnings = warnings(&certificate, constraints_critical)?;
     let (curve, public_point) = read_public_key(tbs.subject_public_key_info())?;
     if !rest.is_empty() {
         return Err(CertificateProblem::TrailingData);
@@ -468,7 +452,7 @@ pub(super) fn parse(der: &[u8]) -> Result<Certificate, CertificateProblem> {
         not_after: validity.not_after.to_unix_duration().as_secs(),
         curve,
         public_point,
-        is_authority: constraints.is_some_and(|(_, constraints)| constraints.is_authority),
+        is_authority,
         may_sign: usage.is_some_and(|(_, usage)| usage.key_cert_sign()),
         unfit,
         warnings,

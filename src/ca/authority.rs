@@ -60,7 +60,7 @@ pub fn prepare(
     owner: Option<(u32, u32)>,
     copy: &File,
 ) -> Result<Placed, StartError> {
-    let found = match find(paths, owner)? {
+    let found = match find(paths, owner, complete)? {
         Some(found) => found,
         None => keep_or_generate(paths, owner)?,
     };
@@ -75,7 +75,8 @@ pub fn judge_again(
     owner: Option<(u32, u32)>,
     copy: &File,
 ) -> Result<Placed, StartError> {
-    let Some(found) = find(paths, owner)? else {
+    let refused = |paths: &Paths, _: &[u8]| Err(half(&paths.key, &paths.cert));
+    let Some(found) = find(paths, owner, refused)? else {
         return Err(StartError::new(
             ExitCode::CaUnusable,
             format!(
@@ -185,8 +186,13 @@ fn placed(found: Found, paths: &Paths) -> Placed {
     }
 }
 
-/// The pair that somebody provided; `None` where neither file is there.
-fn find(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Option<Found>, StartError> {
+/// The pair that somebody provided; `None` where neither file is there. What becomes of a key
+/// alone is `half_made`'s.
+fn find(
+    paths: &Paths,
+    owner: Option<(u32, u32)>,
+    half_made: impl Fn(&Paths, &[u8]) -> Result<Facts, StartError>,
+) -> Result<Option<Found>, StartError> {
     insist_on_two_files(paths)?;
     // Before they are read: what changes meanwhile has other marks.
     let marks = marks(paths);
@@ -202,7 +208,16 @@ fn find(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Option<Found>, Start
         }
         (None, None) => Ok(None),
         (Some(_), None) => Err(half(&paths.cert, &paths.key)),
-        (None, Some(_)) => Err(half(&paths.key, &paths.cert)),
+        (None, Some(key)) => {
+            check_access(&paths.key, owner)?;
+            Ok(Some(Found {
+                facts: half_made(paths, &key)?,
+                key,
+                source: CaSource::Provided,
+                // Of the certificate that is there by now.
+                marks: self::marks(paths),
+            }))
+        }
     }
 }
 
@@ -255,16 +270,44 @@ pub fn generate() -> Result<ca::Pair, StartError> {
 
 /// Writes a pair where there is none: the key private, the certificate public. The key's
 /// file is created and never replaced, so of several that do this at once one has made
-/// both; the certificate goes last, and says that the pair is whole.
+/// both; the certificate goes last, and says that the pair is whole. It stands behind the key
+/// as well, where pipelock does not look: who is killed between the two has left a pair all
+/// the same, for [`complete`].
 pub fn install_pair(
     paths: &Paths,
     cert: &[u8],
     key: &[u8],
     owner: Option<(u32, u32)>,
 ) -> Result<(), StartError> {
-    create(&paths.key, key, Access::private(owner))
+    let mut both = Zeroizing::new(Vec::with_capacity(key.len() + cert.len()));
+    both.extend(key);
+    if ca::roots(key).pem.is_empty() {
+        both.extend(cert);
+    }
+    create(&paths.key, &both, Access::private(owner))
         .and_then(|()| install(&paths.cert, cert, Access::PUBLIC))
         .map_err(cannot_write)
+}
+
+/// Completes a pair whose certificate has no file of its own, where it stands behind the key.
+pub fn complete(paths: &Paths, key: &[u8]) -> Result<Facts, StartError> {
+    let cert = ca::roots(key).pem;
+    if cert.is_empty() {
+        return Err(half(&paths.key, &paths.cert));
+    }
+    let facts = check(cert.as_bytes(), key, &paths.key, &paths.key)?;
+    install(
+        &paths.cert,
+        facts.certificate_pem.as_bytes(),
+        Access::PUBLIC,
+    )
+    .map_err(cannot_write)?;
+    log::info!(
+        "{} was not there: it is the certificate that {} has behind the key",
+        paths.cert.display(),
+        paths.key.display()
+    );
+    Ok(facts)
 }
 
 fn cannot_write(error: FileError) -> StartError {

@@ -1,11 +1,13 @@
-//! `ca`: generates a pair where there is none, checks the one there.
+//! `ca`: generates a pair where there is none, checks the one there, completes one that was cut
+//! off.
 
 use super::print;
 use crate::ca::{self, authority};
 use crate::cli::Paths;
 use crate::exit::StartError;
 
-/// Generates a pair where there is none, checks the one there, refuses half a pair.
+/// Generates a pair where there is none, checks the one there, refuses half a pair that is not
+/// one of ours, cut off.
 pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
     authority::insist_on_two_files(paths)?;
     let (verb, facts) = match authority::read_pair(paths)? {
@@ -28,14 +30,8 @@ pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
                 },
             }
         }
-        (cert, _) => {
-            let (there, lacking) = if cert.is_some() {
-                (&paths.cert, &paths.key)
-            } else {
-                (&paths.key, &paths.cert)
-            };
-            return Err(authority::half(there, lacking));
-        }
+        (Some(_), None) => return Err(authority::half(&paths.cert, &paths.key)),
+        (None, Some(key)) => ("completed", authority::complete(paths, &key)?),
     };
     print(&format!(
         "{verb}: {}, SHA-256 {}, valid from {} until {}\n  certificate {}\n  key         {}\n",

@@ -210,6 +210,93 @@ fn one_file_is_not_taken_for_both_halves_of_a_pair() {
     }
 }
 
+/// `ca`, killed at this system call; `None` where strace cannot do that.
+fn killed_at(call: &str, pair: &[&Path; 2]) -> Option<Output> {
+    let output = Command::new("strace")
+        .args(["-qqq", "-o", "/dev/null", "-e"])
+        .arg(format!("inject={call}"))
+        .arg(env!("CARGO_BIN_EXE_sidecar-init"))
+        .arg("ca")
+        .args(["--cert".as_ref(), pair[0].as_os_str()])
+        .args(["--key".as_ref(), pair[1].as_os_str()])
+        .output()
+        .ok()?;
+    (!String::from_utf8_lossy(&output.stderr).contains("ptrace")).then_some(output)
+}
+
+#[test]
+fn a_command_that_is_killed_between_its_two_files_leaves_a_pair_that_is_completed() {
+    let mut completed = 0;
+    for call in ["openat", "write", "fchmod", "fsync", "renameat"] {
+        for number in 1.. {
+            let bed = new_bed();
+            let (cert, key) = (bed.path("ca.crt"), bed.path("ca.key"));
+            let inject = format!("{call}:signal=KILL:when={number}");
+            let Some(killed) = killed_at(&inject, &[&cert, &key]) else {
+                skipped("a pair that is cut off", "strace cannot kill here");
+                return;
+            };
+            if killed.status.success() {
+                // There were no more calls of that kind.
+                break;
+            }
+            let left = fs::read_to_string(&key).unwrap_or_default();
+            let cut_off = !cert.exists() && !left.is_empty();
+            let again = ca_command(&[&cert, &key]);
+            let said = String::from_utf8(again.stdout.clone()).unwrap();
+            if key.exists() && left.is_empty() && !again.status.success() {
+                // It had its name, and nothing in it: whose it is nobody can know.
+                let error = String::from_utf8(again.stderr.clone()).unwrap();
+                assert!(error.contains("cannot use half a CA pair"), "{error}");
+                continue;
+            }
+            assert!(again.status.success(), "{inject}: {again:?}");
+            assert_eq!(said.starts_with("completed: "), cut_off, "{inject}: {said}");
+            if cut_off {
+                assert_eq!(fs::read_to_string(&key).unwrap(), left, "the key is kept");
+                completed += 1;
+            }
+            let judged = ca_command(&[&cert, &key]);
+            assert!(
+                judged.stdout.starts_with(b"usable: "),
+                "{inject}: {judged:?}"
+            );
+        }
+    }
+    assert!(completed >= 3, "{completed}");
+}
+
+#[test]
+fn a_start_completes_a_pair_that_was_cut_off_and_refuses_half_of_anothers() {
+    let bed = new_bed().with_export();
+    let (cert, key) = (bed.path("run/ca.crt"), bed.path("run/ca.key"));
+    fs::create_dir_all(bed.path("run")).unwrap();
+    assert!(ca_command(&[&cert, &key]).status.success());
+    if is_root() {
+        std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
+    }
+    let whole = fs::read_to_string(&cert).unwrap();
+    fs::remove_file(&cert).unwrap();
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    assert_eq!(fs::read_to_string(&cert).unwrap(), whole);
+    assert_eq!(exported(&init, "pipelock-ca.pem"), Some(whole));
+    let (end, _) = init.stop();
+    // Half of a pair that somebody made otherwise.
+    fs::remove_file(&cert).unwrap();
+    let both = fs::read_to_string(&key).unwrap();
+    let (alone, _) = both.split_once("-----BEGIN CERTIFICATE").unwrap();
+    fs::write(&key, alone).unwrap();
+    let end = end.bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 78);
+    assert!(
+        end.error().contains("cannot use half a CA pair"),
+        "{}",
+        end.error()
+    );
+    assert!(!cert.exists());
+}
+
 #[test]
 fn several_that_make_a_pair_at_once_leave_one_that_matches() {
     for round in 0..12 {

@@ -314,7 +314,13 @@ fn an_intermediate_serves_who_wants_a_root_once_that_one_is_in_trust() {
             .success()
     };
     let mut init = bed.start(Place::Child);
-    init.wait_ready();
+    let status = init.wait_ready();
+    assert!(
+        status["warnings"]
+            .to_string()
+            .contains("ca.crt: the CA certificate is no root"),
+        "{status}"
+    );
     assert!(!verified(&init));
     let console = init.console();
     assert!(

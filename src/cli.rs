@@ -25,6 +25,8 @@ usage:
   sidecar-init render [FILE]        print the pipelock.yaml a manifest gives
   sidecar-init ca                   generate a CA pair, or check the one there
   sidecar-init status               what the running sidecar-init reports
+  sidecar-init watch                what happens, as it happens: states, manifests,
+                                    what is refused and the line that would allow it
   sidecar-init healthcheck          exit 0 when ready, for container probes
   sidecar-init halt                 let nothing through, whatever happens
   sidecar-init resume               end the halt
@@ -46,7 +48,8 @@ options:
   --require-sandbox                 run: fail where any part of the daemon's sandbox
                                     cannot be applied; a machine's init does anyway
   --json                            status: the whole status as JSON; check: every
-                                    problem with its line, column, field and hint
+                                    problem with its line, column, field and hint;
+                                    watch: an object a line
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status, healthcheck: give up after [5]; halt, resume,
                                     reload, stop, --wait-generation: after [60]; 1 is
@@ -130,6 +133,8 @@ pub enum Command {
         /// Give up after this many seconds.
         timeout_seconds: u64,
     },
+    /// Tell what happens.
+    Watch(WatchOptions),
     /// Have the running init do something, and wait until it is so.
     Control(ControlOptions),
     /// Print [`help`].
@@ -203,6 +208,15 @@ pub struct StatusOptions {
     pub timeout_seconds: u64,
 }
 
+/// What `watch` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchOptions {
+    /// Where `status.json` is.
+    pub run_dir: PathBuf,
+    /// An object a line.
+    pub json: bool,
+}
+
 /// What is asked of a running init.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlOptions {
@@ -241,12 +255,13 @@ const LONGEST_READING: u64 = 5;
 /// And a change that is not in force by then will not be.
 const LONGEST_RELOAD: u64 = 60;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "run",
     "check",
     "render",
     "ca",
     "status",
+    "watch",
     "healthcheck",
     "halt",
     "resume",
@@ -278,6 +293,7 @@ fn takes(command: &str, option: &str) -> bool {
         "run-dir" => &[
             "run",
             "status",
+            "watch",
             "healthcheck",
             "halt",
             "resume",
@@ -286,7 +302,7 @@ fn takes(command: &str, option: &str) -> bool {
         ],
         "cert" | "key" => &["run", "render", "ca"],
         "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
-        "json" => &["check", "status"],
+        "json" => &["check", "status", "watch"],
         "wait-generation" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
@@ -366,6 +382,10 @@ impl Options {
                     Some(_) => patient,
                     None => self.timeout.unwrap_or(LONGEST_READING),
                 },
+            }),
+            "watch" => Command::Watch(WatchOptions {
+                run_dir: self.paths.run_dir,
+                json: self.json,
             }),
             "healthcheck" => Command::Healthcheck {
                 run_dir: self.paths.run_dir,

@@ -36,9 +36,14 @@ pub const WATCHDOG_PID: Variable = Variable {
     name: "WATCHDOG_PID",
     means: &["run: whom WATCHDOG_USEC is for; nobody else heeds it"],
 };
+/// No colours (no-color.org).
+pub const NO_COLOR: Variable = Variable {
+    name: "NO_COLOR",
+    means: &["watch: if set, no colours on a terminal either"],
+};
 
 /// All that are read.
-pub const ALL: [Variable; 4] = [LOG, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID];
+pub const ALL: [Variable; 5] = [LOG, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, NO_COLOR];
 
 impl Variable {
     /// What it is set to.

@@ -8,6 +8,7 @@ mod healthcheck;
 mod patience;
 mod render;
 mod status;
+mod watch;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use control::control;
 pub use healthcheck::healthcheck;
 pub use render::render_config;
 pub use status::{describe, describe_denials, print_status};
+pub use watch::watch;
 
 /// Between two looks at a status file while something is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);

@@ -1,6 +1,8 @@
 //! `halt`, `resume`, `reload` and `stop`: each returns when it is so, or says why it is not.
+//! `watch`: what happens, as it happens.
 
-use std::process::{Command, Output};
+use std::fs::{self, File};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -150,5 +152,93 @@ fn nobody_s_process_is_signalled_by_a_number_of_another_namespace() {
     };
     let halted = "halted; nothing gets through until SIGUSR2\n".to_owned();
     assert_eq!(inside("halt"), (Some(0), halted));
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
+    let refused = r#"{"event":"blocked","method":"CONNECT","target":"pypi.example:443","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}"#;
+    let bed = Bed::new().with_export().with_lines(&format!("{refused}\n"));
+    let told = bed.path("told");
+    let mut watch = Command::new(init_program())
+        .args(["watch", "--run-dir"])
+        .arg(bed.path("run/export"))
+        .stdout(File::create(&told).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The kind of each event that begins a line, and its text.
+    let told_of = |path: &std::path::Path| -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("20"));
+        lines.map(|line| line[22..].to_owned()).collect()
+    };
+    let init = bed.start(Place::Child);
+    let hears = |wanted: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !told_of(&told).iter().any(|line| line.starts_with(wanted)) {
+            let lines = told_of(&told);
+            assert!(Instant::now() < deadline, "no {wanted:?}: {lines:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    hears("nothing   cannot read ");
+    hears("state     ready; what is not allowed is refused");
+    hears("manifest  generation 1 of the manifest is in force");
+    hears("refused   1 × pypi.example: not in the allowlist");
+    let text = fs::read_to_string(&told).unwrap();
+    assert!(text.contains("- host: pypi.example"), "{text}");
+    init.bed.allow(&["b.example"]);
+    hears("manifest  generation 2 of the manifest is in force");
+    hears("revoked   a.example");
+    // The daemon was restarted for it, and says its line again.
+    hears("refused   2 × pypi.example");
+    init.kill_daemon();
+    hears("daemon    pipelock ended: was killed by signal 9");
+    assert_eq!(answer(&init.bed.run(&["halt"])).0, Some(0));
+    hears("state     halted; nothing gets through");
+    let (end, _) = init.stop();
+    hears("state     stopped; nothing gets through");
+    let init = end.bed.start(Place::Child);
+    hears("started   sidecar-init was started again");
+    assert!(watch.try_wait().unwrap().is_none(), "it goes on");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    // Nothing is told twice that did not happen twice.
+    let lines = told_of(&told);
+    for once in [
+        "manifest  generation 2",
+        "refused   2 × pypi.example",
+        "daemon    pipelock ended: was killed by signal 9",
+    ] {
+        let times = lines.iter().filter(|line| line.starts_with(once)).count();
+        assert_eq!(times, 1, "{once}: {lines:#?}");
+    }
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn whoever_watches_ends_when_nobody_reads() {
+    let init = ready();
+    let mut watch = Command::new(init_program())
+        .args(["watch", "--json", "--run-dir"])
+        .arg(init.bed.path("run"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(watch.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&event["event"], &event["text"]),
+        (
+            &"state".into(),
+            &"ready; what is not allowed is refused".into()
+        )
+    );
+    drop(output);
+    init.bed.allow(&["new.example"]);
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
     assert_eq!(init.stop().0.code, 0);
 }

@@ -1,0 +1,456 @@
+//! `watch`: what happens, as it happens, one line for each event. What is an event is decided
+//! by a pure function of two looks.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::patience::Patience;
+use super::status::condition;
+use super::{LOOK_INTERVAL, below};
+use crate::boot::clock;
+use crate::ca::rfc3339;
+use crate::cli::WatchOptions;
+use crate::environment;
+use crate::exit::{ExitCode, StartError};
+use crate::plain;
+use crate::status::denials::{self, Denial, Tally};
+use crate::status::told::StatusFile;
+
+/// A file system that has not answered for so many seconds is said not to.
+const LONGEST_READING: u64 = 5;
+/// Of what was refused before anybody watched so much is told.
+const MOST_OLD: usize = 5;
+
+/// Tells what happens until nobody reads it.
+pub fn watch(options: &WatchOptions) -> Result<(), StartError> {
+    let style = Style::of(options.json);
+    let mut last = None;
+    loop {
+        let now = match Patience::of(LONGEST_READING).read(&options.run_dir) {
+            Ok((file, denials)) => Look::Told(Box::new((file, denials))),
+            Err(error) => Look::Nothing(error.to_string()),
+        };
+        let at = rfc3339(clock::now());
+        for event in events(last.as_ref(), &now) {
+            if !say(&style.line(&at, &event))? {
+                return Ok(());
+            }
+        }
+        last = Some(now);
+        std::thread::sleep(LOOK_INTERVAL * 5);
+    }
+}
+
+/// False once nobody reads.
+fn say(line: &str) -> Result<bool, StartError> {
+    let mut output = io::stdout().lock();
+    match output
+        .write_all(line.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(StartError::new(
+            ExitCode::CannotWrite,
+            format!("cannot write standard output: {error}"),
+        )),
+    }
+}
+
+/// What one look found.
+enum Look {
+    /// A status, and what was refused.
+    Told(Box<(StatusFile, Option<Tally>)>),
+    /// None, and why.
+    Nothing(String),
+}
+
+/// Something that happened between two looks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Happening {
+    #[serde(rename = "event")]
+    kind: &'static str,
+    text: String,
+    /// Of what was refused: the host, and how many times by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    /// What to do if it was wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl Happening {
+    fn new(kind: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+            host: None,
+            count: None,
+            advice: None,
+        }
+    }
+
+    /// A denial; the advice is told the first time.
+    fn refused(denial: &Denial, is_new: bool) -> Self {
+        Self {
+            host: denial.host.clone(),
+            count: Some(denial.count),
+            advice: denial.advice.clone().filter(|_| is_new),
+            ..Self::new(
+                if denial.verb == "cut" {
+                    "cut"
+                } else {
+                    "refused"
+                },
+                denials::explain(denial),
+            )
+        }
+    }
+}
+
+/// What happened between two looks; all that is true, where there was none before. Pure.
+fn events(before: Option<&Look>, now: &Look) -> Vec<Happening> {
+    let (file, tally) = match now {
+        Look::Told(told) => (&told.0, told.1.as_ref()),
+        Look::Nothing(why) => {
+            let known = matches!(before, Some(Look::Nothing(known)) if known == why);
+            return Vec::from_iter((!known).then(|| Happening::new("nothing", why.clone())));
+        }
+    };
+    let mut events = Vec::new();
+    let mut last = match before {
+        Some(Look::Told(told)) => Some((&told.0, told.1.as_ref())),
+        _ => None,
+    };
+    if let Some((known, _)) = last
+        && known.status.boot_id != file.status.boot_id
+    {
+        events.push(Happening::new("started", "sidecar-init was started again"));
+        last = None;
+    }
+    let before = last.map(|(file, _)| file);
+    events.extend(of_status(before, file));
+    // Another start's are none of this one's.
+    if let Some(tally) = tally
+        && tally.boot_id == file.status.boot_id
+    {
+        events.extend(of_denials(
+            last.map(|(_, tally)| tally.map_or(&[][..], |tally| &tally.denials)),
+            tally,
+        ));
+    }
+    events
+}
+
+fn of_status(before: Option<&StatusFile>, file: &StatusFile) -> Vec<Happening> {
+    let mut events = Vec::new();
+    let status = &file.status;
+    // What is told where it is another than before.
+    let mut tell = |event, text: Option<String>, was: Option<String>| {
+        if let Some(text) = text.filter(|text| Some(text) != was.as_ref()) {
+            events.push(Happening::new(event, text));
+        }
+    };
+    let last = before.map(|before| &before.status);
+    tell("state", Some(condition(file)), before.map(condition));
+    tell(
+        "error",
+        status.error.clone(),
+        last.and_then(|last| last.error.clone()),
+    );
+    let in_force = |generation: u64| {
+        (generation > 0).then(|| format!("generation {generation} of the manifest is in force"))
+    };
+    tell(
+        "manifest",
+        in_force(status.config.applied_generation),
+        last.and_then(|last| in_force(last.config.applied_generation)),
+    );
+    let not_used = |error: &Option<String>| {
+        let error = error.as_ref()?;
+        Some(format!("the newest is not used: {error}"))
+    };
+    tell(
+        "manifest",
+        not_used(&status.manifest_error),
+        last.and_then(|last| not_used(&last.manifest_error)),
+    );
+    let revoked = |status: &crate::status::Status| {
+        let revocation = status.revocation.as_ref()?;
+        let at = revocation.done_at.as_ref()?;
+        let all: Vec<&str> = revocation
+            .hosts
+            .iter()
+            .chain(&revocation.scanned)
+            .map(String::as_str)
+            .collect();
+        let more = revocation.more.saturating_add(revocation.scanned_more);
+        let more = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "{}{more}, with every tunnel, at {at}",
+            all.join(", ")
+        ))
+    };
+    tell("revoked", revoked(status), last.and_then(revoked));
+    let ended = |status: &crate::status::Status| {
+        let exit = status.last_exit.as_ref()?;
+        Some(format!("pipelock ended: {} at {}", exit.text, exit.at))
+    };
+    tell("daemon", ended(status), last.and_then(ended));
+    let troubled = |status: &crate::status::Status| {
+        let trouble = status.daemon.trouble.as_ref()?;
+        // How long it has lasted is told by the line's own time.
+        let kind = trouble.split(':').next().unwrap_or_default();
+        Some(format!("pipelock is {kind}"))
+    };
+    tell("daemon", troubled(status), last.and_then(troubled));
+    for warning in &status.warnings {
+        let known = last.is_some_and(|last| last.warnings.contains(warning));
+        tell("warning", (!known).then(|| warning.clone()), None);
+    }
+    events
+}
+
+/// Each that is new or has grown. Of those from before anybody watched only the first.
+fn of_denials(before: Option<&[Denial]>, tally: &Tally) -> Vec<Happening> {
+    fn key(denial: &Denial) -> (&Option<String>, &str, &str) {
+        (&denial.host, &denial.scanner, &denial.reason)
+    }
+    let known: HashMap<_, u64> = before
+        .unwrap_or_default()
+        .iter()
+        .map(|denial| (key(denial), denial.count))
+        .collect();
+    let grown = tally.denials.iter().filter_map(|denial| {
+        let count = known.get(&key(denial));
+        (count.copied().unwrap_or_default() < denial.count)
+            .then(|| Happening::refused(denial, count.is_none()))
+    });
+    if before.is_some() {
+        return grown.collect();
+    }
+    let mut events: Vec<Happening> = grown.take(MOST_OLD).collect();
+    let shown: u64 = events.iter().filter_map(|event| event.count).sum();
+    let more = tally.total.saturating_sub(shown);
+    if more > 0 {
+        let text = format!("{more} more before this: see {}", denials::FILE);
+        events.push(Happening::new("refused", text));
+    }
+    events
+}
+
+/// How an event looks.
+enum Style {
+    Plain,
+    Coloured,
+    Json,
+}
+
+impl Style {
+    fn of(json: bool) -> Self {
+        let plain = !io::stdout().is_terminal() || environment::NO_COLOR.value().is_some();
+        match (json, plain) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Plain,
+            (false, false) => Self::Coloured,
+        }
+    }
+
+    fn line(&self, at: &str, event: &Happening) -> String {
+        #[derive(Serialize)]
+        struct Dated<'a> {
+            at: &'a str,
+            #[serde(flatten)]
+            event: &'a Happening,
+        }
+        const INDENT: &str = "                                ";
+        if matches!(self, Self::Json) {
+            let dated = Dated { at, event };
+            return format!("{}\n", plain::json(&dated, 256));
+        }
+        let mut text = below(&plain::lines(&event.text), INDENT);
+        if let Some(advice) = &event.advice {
+            text.push_str(&format!(
+                "\n{INDENT}{}",
+                below(&plain::lines(advice), INDENT)
+            ));
+        }
+        let (begin, end) = match (self, event.kind) {
+            (Self::Coloured, "refused" | "cut" | "error" | "nothing") => {
+                ("\u{1b}[31m", "\u{1b}[0m")
+            }
+            (Self::Coloured, "warning" | "revoked" | "daemon") => ("\u{1b}[33m", "\u{1b}[0m"),
+            (Self::Coloured, "state" | "started" | "manifest") => ("\u{1b}[32m", "\u{1b}[0m"),
+            _ => ("", ""),
+        };
+        format!("{at}  {begin}{:<9}{end} {text}\n", event.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(status: &str, denials: &[(&str, u64)]) -> Look {
+        let status = format!(r#"{{"schema":1,"boot_id":"one",{status}}}"#);
+        let file = StatusFile::parse(status.as_bytes()).unwrap();
+        let denials = denials.iter().map(|(host, count)| {
+            serde_json::json!({
+                "host": host, "scanner": "allowlist", "reason": "not in it", "count": count,
+                "verb": "refused", "means": "not in the allowlist", "advice": format!("allow {host}"),
+                "kind": null,
+            })
+        });
+        let denials: Vec<_> = denials.collect();
+        let total: u64 = denials.iter().filter_map(|it| it["count"].as_u64()).sum();
+        let tally = serde_json::json!({"boot_id": "one", "total": total, "denials": denials});
+        let tally = denials::parse(tally.to_string().as_bytes());
+        Look::Told(Box::new((file, tally)))
+    }
+
+    fn told(before: Option<&Look>, now: &Look) -> Vec<(&'static str, String)> {
+        let events = events(before, now).into_iter();
+        events.map(|event| (event.kind, event.text)).collect()
+    }
+
+    const READY: &str = r#""state":"ready","config":{"generation":1,"applied_generation":1}"#;
+
+    #[test]
+    fn nothing_that_is_as_before_is_told_again() {
+        let ready = look(READY, &[("a.example", 2)]);
+        let first = told(None, &ready);
+        assert_eq!(
+            first,
+            [
+                ("state", "ready; what is not allowed is refused".to_owned()),
+                (
+                    "manifest",
+                    "generation 1 of the manifest is in force".to_owned()
+                ),
+                ("refused", "2 × a.example: not in the allowlist".to_owned()),
+            ]
+        );
+        assert_eq!(told(Some(&ready), &look(READY, &[("a.example", 2)])), []);
+        let nothing = Look::Nothing("why".to_owned());
+        assert_eq!(
+            told(Some(&ready), &nothing),
+            [("nothing", "why".to_owned())]
+        );
+        assert_eq!(told(Some(&nothing), &Look::Nothing("why".to_owned())), []);
+        // What was told before it was away is told once more: it may be another machine.
+        assert_eq!(told(Some(&nothing), &ready), first);
+    }
+
+    #[test]
+    fn a_refusal_is_told_when_it_is_new_with_advice_and_when_it_grows_without() {
+        let before = look(READY, &[("a.example", 2)]);
+        let now = look(READY, &[("a.example", 3), ("b.example", 1)]);
+        let found = events(Some(&before), &now);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].count, &found[0].advice), (Some(3), &None));
+        let advice = Some("allow b.example".to_owned());
+        assert_eq!((found[1].count, &found[1].advice), (Some(1), &advice));
+        // Of many from before the first few, and how many more.
+        let many: Vec<(String, u64)> = (0..9).map(|it| (format!("{it}.example"), 2)).collect();
+        let many: Vec<(&str, u64)> = many.iter().map(|(host, it)| (host.as_str(), *it)).collect();
+        let found = told(None, &look(READY, &many));
+        assert_eq!(found.len(), 2 + MOST_OLD + 1);
+        let last = found.last().unwrap().1.as_str();
+        assert_eq!(last, "8 more before this: see denials.json");
+        // A look without any is no look at none.
+        let without = Look::Told(match look(READY, &[]) {
+            Look::Told(mut told) => {
+                told.1 = None;
+                told
+            }
+            Look::Nothing(_) => unreachable!(),
+        });
+        assert_eq!(told(Some(&without), &look(READY, &many)).len(), 9);
+    }
+
+    #[test]
+    fn each_change_of_the_status_is_an_event() {
+        let before = look(READY, &[]);
+        for (status, event, text) in [
+            (
+                r#""state":"halted","port":{"closed":true}"#,
+                "state",
+                "halted; nothing gets through until SIGUSR2",
+            ),
+            (
+                r#""state":"ready","manifest_error":"m:1: why""#,
+                "manifest",
+                "the newest is not used: m:1: why",
+            ),
+            (
+                r#""state":"ready","revocation":{"hosts":["a"],"scanned":["b"],"more":1,"done_at":"now"}"#,
+                "revoked",
+                "a, b and 1 more, with every tunnel, at now",
+            ),
+            (
+                r#""state":"ready","last_exit":{"code":137,"text":"killed","at":"now"}"#,
+                "daemon",
+                "pipelock ended: killed at now",
+            ),
+            (
+                r#""state":"ready","daemon":{"trouble":"busy: for 3 s"}"#,
+                "daemon",
+                "pipelock is busy",
+            ),
+            (r#""state":"ready","warnings":["one"]"#, "warning", "one"),
+            (r#""state":"ready","error":"why""#, "error", "why"),
+        ] {
+            assert_eq!(
+                told(Some(&before), &look(status, &[])),
+                [(event, text.to_owned())]
+            );
+        }
+        let revoking = look(r#""state":"ready","revocation":{"hosts":["a"]}"#, &[]);
+        assert_eq!(told(Some(&before), &revoking), [], "it is not done");
+        let Look::Told(mut other) = look(READY, &[]) else {
+            unreachable!()
+        };
+        other.0.status.boot_id = "two".to_owned();
+        let found = told(Some(&before), &Look::Told(other));
+        assert_eq!(
+            found[0],
+            ("started", "sidecar-init was started again".to_owned())
+        );
+        assert_eq!(found[1].0, "state");
+    }
+
+    #[test]
+    fn an_event_is_one_object_or_lines_that_stand_under_each_other() {
+        let denial = look(READY, &[("a.example", 2)]);
+        let event = events(None, &denial).pop().unwrap();
+        assert_eq!(
+            Style::Json.line("now", &event),
+            "{\"at\":\"now\",\"event\":\"refused\",\"text\":\"2 × a.example: not in the allowlist\",\
+             \"host\":\"a.example\",\"count\":2,\"advice\":\"allow a.example\"}\n"
+        );
+        let plain = Style::Plain.line("2026-01-01T00:00:00Z", &event);
+        let (first, second) = plain.trim_end().split_once('\n').unwrap();
+        assert_eq!(
+            first,
+            "2026-01-01T00:00:00Z  refused   2 × a.example: not in the allowlist"
+        );
+        assert_eq!(second.trim_start(), "allow a.example");
+        assert_eq!(first.find('2'), Some(0));
+        assert_eq!(
+            second.len() - second.trim_start().len(),
+            first.find("2 ×").unwrap()
+        );
+        assert!(
+            Style::Coloured
+                .line("now", &event)
+                .contains("\u{1b}[31mrefused")
+        );
+    }
+}

@@ -62,6 +62,8 @@ pub fn configure(network: &Network, ip: Option<&StaticAddress>) -> Result<(), Ne
     if let Some((address, prefix)) = network.address.or(ip.map(|ip| ip.address)) {
         if address.is_ipv6() {
             bring_up(INTERFACE)?;
+            // Where it cannot be left out, the address can be used a second later.
+            let _ = interfaces::leave_out_duplicate_detection(INTERFACE);
         }
         interfaces::set_address(INTERFACE, address, prefix).map_err(|errno| {
             let what = format!("give {INTERFACE} the address {address}/{prefix}");

@@ -1,8 +1,10 @@
-//! A machine's interfaces: addresses, routes, up. Touches the kernel: ioctls (netdevice(7)).
+//! A machine's interfaces: addresses, routes, up. Touches the kernel: ioctls (netdevice(7)),
+//! and a file of `/proc/sys`.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -79,6 +81,13 @@ fn interface_index(socket: &OwnedFd, name: &str) -> Result<i32, Errno> {
     #[allow(unsafe_code)]
     // SAFETY: SIOCGIFINDEX has just filled this member of the union.
     Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+}
+
+/// Has addresses of version 6 serve at once. For a second the kernel asks whether another has
+/// the same one (RFC 4862, 5.4), and nothing can be bound to it meanwhile; of an address of
+/// version 4, which somebody chose as well, nobody asks that.
+pub fn leave_out_duplicate_detection(name: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0")
 }
 
 /// Gives an interface an address. One of version 6 is accepted only if it is up.

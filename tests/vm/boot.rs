@@ -166,6 +166,37 @@ fn assert_exported_certificate_is_the_reported_one(status: &Value, export: &Path
 }
 
 #[test]
+fn is_ready_with_an_address_of_ipv6_whatever_it_listens_on() {
+    for listen in ["0.0.0.0:8888", "[::]:8888", "[fd00::15]:8888"] {
+        let manifest = format!(
+            "slug: booted\nbottle: {{}}\npipelock: {{listen: \"{listen}\"}}\n\
+             network: {{address: \"fd00::15/64\", gateway: \"fd00::2\"}}\n"
+        );
+        let bed = Bed::with(manifest.as_bytes());
+        let running = bed.shared().boot().unwrap();
+        let status = bed.wait_ready();
+        assert_eq!(status["state"], "ready", "{listen}: {status}");
+        assert_eq!(status["failures"], 0, "{listen}: {status}");
+        let variables = fs::read_to_string(bed.scratch.join("export/client.env")).unwrap();
+        let proxy = "HTTPS_PROXY=http://[fd00::15]:8888\n";
+        assert!(variables.contains(proxy), "{listen}: {variables}");
+        drop(running);
+    }
+}
+
+#[test]
+fn serves_where_the_kernel_has_no_ipv6() {
+    for listen in ["0.0.0.0:8888", "[::]:8888"] {
+        let manifest = format!("{}pipelock: {{listen: \"{listen}\"}}\n", manifest());
+        let bed = Bed::with(manifest.as_bytes());
+        let running = bed.shared().kernel_arg("ipv6.disable=1").boot().unwrap();
+        let status = bed.wait_ready();
+        assert_eq!(status["state"], "ready", "{listen}: {status}");
+        assert_serves_and_refuses(&running);
+    }
+}
+
+#[test]
 fn boots_from_a_block_device_of_either_file_system() {
     for kind in [FileSystem::Erofs, FileSystem::Ext4] {
         let bed = Bed::with(manifest().as_bytes());

@@ -90,7 +90,9 @@ install_bundle_packages() {
 install_container_packages() {
     install_packages podman:podman runc:runc /usr/lib/podman/netavark:netavark \
         /usr/lib/podman/aardvark-dns:aardvark-dns catatonit:catatonit \
-        podman-compose:podman-compose ip:iproute2 iptables:iptables zstd:zstd
+        podman-compose:podman-compose ip:iproute2 iptables:iptables zstd:zstd dockerd:docker.io
+    # A package of its own since Debian 13, a part of the other before.
+    ! has_package docker-cli || install_packages docker:docker-cli
 }
 
 # What the container image is built with, and without a daemon: buildah.

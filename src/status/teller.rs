@@ -4,6 +4,7 @@
 //! again. Touches the kernel through [`crate::sys::errand`].
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -269,8 +270,9 @@ impl Teller {
         self.fresh = false;
         self.littered = false;
         let (mut warnings, mut failures, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut moved, mut lost) = (false, Vec::new());
-        for part in String::from_utf8_lossy(&answer).split_terminator('\0') {
+        let (mut moved, mut lost, mut hint) = (false, Vec::new(), None);
+        let answer = String::from_utf8_lossy(&answer);
+        for part in answer.split_terminator('\0') {
             match (part.get(..1), part.get(1..)) {
                 (Some("w"), Some(text)) => warnings.push(text.to_owned()),
                 (Some("d"), Some(text)) if self.stays != text => {
@@ -279,6 +281,7 @@ impl Teller {
                 }
                 (Some("d"), _) => {}
                 (Some("m"), _) => moved = true,
+                (Some("h"), Some(text)) => hint = Some(text),
                 (Some("l"), Some(place)) => lost.extend(place.parse::<usize>()),
                 (Some("s"), Some(text)) => self.found_as_told(text),
                 (Some(place), Some(text)) => {
@@ -293,7 +296,10 @@ impl Teller {
             self.pause = FIRST_PAUSE;
             self.next = None;
         } else {
-            let why = failures.join("; ");
+            let mut why = failures.join("; ");
+            if let Some(hint) = hint {
+                why += &format!(": {hint}");
+            }
             lost.retain(|place| !refused.contains(place));
             self.failed(away.carries, |place| refused.contains(&place), &why, now);
         }
@@ -445,9 +451,9 @@ fn bytes_of(content: &Content) -> Option<(Cow<'_, [u8]>, Option<NoRoots>)> {
 }
 
 /// The errand: everything is tried, whatever fails before. The answer has a part for each
-/// failure, the number of the name before it, and for each warning.
+/// failure, the number of the name before it, for each warning, and for a hint.
 fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
-    let mut answer = String::new();
+    let (mut answer, mut is_denied) = (String::new(), false);
     let with_names = || news.iter().zip(NAMES).enumerate();
     if fresh {
         // First of all: nobody may read an old certificate beside a new boot id, or an old
@@ -472,8 +478,13 @@ fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
         }
         let written = write(room, name, &bytes);
         if let Err(error) = written {
+            is_denied |= error.kind() == ErrorKind::PermissionDenied;
             answer += &format!("{place}{error}\0");
         }
+    }
+    if is_denied {
+        let own = nix::unistd::geteuid();
+        answer += &format!("h{}\nhint: chown {own} it on the host\0", room.whose());
     }
     answer.into_bytes()
 }

@@ -1,5 +1,6 @@
 //! The stage of the mounts: the places where everything is read and told.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::boot::cmdline::{Arguments, Source};
@@ -34,10 +35,13 @@ pub(super) fn mount_all(
             ));
         }
     }
-    ensure_directory(&paths.run_dir).map_err(cannot_write)?;
-    let room = Room::open(&paths.run_dir).map_err(cannot_write)?;
+    let unusable = |error| cannot_use(error, mode, &paths.run_dir, None);
+    ensure_directory(&paths.run_dir).map_err(unusable)?;
+    let room = Room::open(&paths.run_dir).map_err(unusable)?;
     let claim = claim_run_directory(&paths.run_dir, &room, reporter)?;
-    reporter.tell_in(&room, claim).map_err(cannot_write)?;
+    reporter
+        .tell_in(&room, claim)
+        .map_err(|error| cannot_use(error, mode, &paths.run_dir, Some(&room)))?;
     if mode == Mode::Machine {
         if let Some(state) = &arguments.state {
             mounts::mount_source(state, Path::new(authority::STATE_DIRECTORY), true)
@@ -93,6 +97,33 @@ pub(super) fn config_path(paths: &Paths) -> PathBuf {
 
 pub(super) fn cannot_write(error: FileError) -> StartError {
     StartError::new(ExitCode::CannotWrite, error)
+}
+
+/// The run directory is what is written first: here it turns out that nothing can be, and the
+/// reader may be able to change that.
+fn cannot_use(error: FileError, mode: Mode, run_dir: &Path, room: Option<&Room>) -> StartError {
+    let (is_denied, is_read_only) = match error.kind() {
+        ErrorKind::PermissionDenied => (true, false),
+        ErrorKind::ReadOnlyFilesystem => (false, true),
+        _ => return cannot_write(error),
+    };
+    let mut text = error.to_string();
+    if let Some(room) = room.filter(|_| is_denied) {
+        text += &format!(": {}", room.whose());
+    }
+    text += &match mode {
+        Mode::Container if is_read_only => format!(
+            "\nhint: have a file system that can be written mounted there: --tmpfs {}",
+            run_dir.parent().unwrap_or(run_dir).display()
+        ),
+        Mode::Container => format!(
+            "\nhint: engines make the parent of a mount so; give it a file system of its own: --tmpfs {}:mode=1777",
+            run_dir.display()
+        ),
+        Mode::Child => "\nhint: name another directory with --run-dir".to_owned(),
+        Mode::Machine => String::new(),
+    };
+    StartError::new(ExitCode::CannotWrite, text)
 }
 
 /// Mounts the manifest's directory where nothing has brought it: machine mode only, and by

@@ -72,6 +72,12 @@ impl FileError {
         )
     }
 
+    /// What the kernel said, as the standard library sorts it.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
     /// Whether there is more of it than was to be read.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
@@ -142,6 +148,22 @@ impl Room {
     #[must_use]
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whose it is and who we are, for where it cannot be written: a clause without a subject's
+    /// name.
+    #[must_use]
+    pub fn whose(&self) -> String {
+        let (own, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        match nix::sys::stat::fstat(&self.fd) {
+            Ok(status) => format!(
+                "it belongs to {}:{}, its mode is {:04o}, and this init is {own}:{group}",
+                status.st_uid,
+                status.st_gid,
+                status.st_mode & 0o7777
+            ),
+            Err(errno) => errno.desc().to_owned(),
+        }
     }
 
     /// The same directory by another descriptor.

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::podman::{self, Engine, PATIENCE, engine, result, write_manifest};
+use crate::support::podman::{
+    self, Engine, IMAGE, PATIENCE, engine, engine_of, result, write_manifest,
+};
 use crate::support::skipped;
 use crate::surroundings::Group;
 
+const ENGINES: [&str; 2] = ["podman", "docker"];
 const MANIFEST: &str = "bottle: {egress: {routes: [{host: a.example}]}}\n";
 
 /// Starts a container of a bottle with these further options; its name is the bottle's.
@@ -17,16 +20,21 @@ fn start(engine: &Engine, name: &str, manifest: &str, options: &[&str]) {
     let bottle = engine.bottle(name, manifest);
     let volume = format!("{}:/etc/sidecar:ro", bottle.join("sidecar").display());
     let run = ["run", "--detach", "--name", name, "--volume", &volume];
-    engine.podman(&[&run, options, &["sidecar-init"]].concat());
+    // As its own interval is five seconds.
+    let sooner: &[&str] = match engine.program {
+        "docker" => &["--health-interval=1s"],
+        _ => &[],
+    };
+    engine.run(&[&run, sooner, options, &[IMAGE]].concat());
 }
 
-/// Stops it, which must not take the time until podman kills, nor be anything but a stop.
+/// Stops it, which must not take the time until the engine kills, nor be anything but a stop.
 fn assert_stops_clean(engine: &Engine, name: &str) -> Value {
     let begin = Instant::now();
-    let said = engine.try_podman(&["stop", name]);
+    let said = engine.try_run(&["stop", name]);
     let took = begin.elapsed();
     assert!(said.status.success(), "{}", podman::both(&said));
-    // podman kills after ten seconds, and says so.
+    // It kills after ten seconds, and podman says so.
     assert!(took < Duration::from_secs(10), "{name}: {took:?}");
     assert!(!podman::both(&said).contains("SIGKILL"), "{said:?}");
     assert_eq!(engine.wait_end(name), 0, "{}", engine.logs(name));
@@ -73,7 +81,11 @@ const POSTURES: [Posture; 5] = [
         &[
             "--read-only",
             "--cap-drop=all",
-            "--cap-add=CHOWN,KILL,SETGID,SETPCAP,SETUID",
+            "--cap-add=CHOWN",
+            "--cap-add=KILL",
+            "--cap-add=SETGID",
+            "--cap-add=SETPCAP",
+            "--cap-add=SETUID",
             "--security-opt=no-new-privileges",
             "--tmpfs=/run",
         ],
@@ -82,12 +94,10 @@ const POSTURES: [Posture; 5] = [
     ),
 ];
 
-#[test]
-fn is_ready_healthy_and_stops_clean_however_it_is_started() {
-    let Some(engine) = engine() else { return };
+fn assert_ready_healthy_and_stops_clean(engine: &Engine) {
     for (name, options, uid, missing) in POSTURES {
         start(
-            &engine,
+            engine,
             name,
             MANIFEST,
             &[&["--network=none"], options].concat(),
@@ -99,8 +109,22 @@ fn is_ready_healthy_and_stops_clean_however_it_is_started() {
         assert_eq!(status["daemon"]["sandbox_verified"], true, "{name}");
         let said = status["daemon"]["sandbox_missing"].as_array().unwrap();
         assert_eq!(said.len(), missing, "{name}: {said:?}");
-        assert_stops_clean(&engine, name);
+        assert_stops_clean(engine, name);
     }
+}
+
+#[test]
+fn is_ready_healthy_and_stops_clean_however_it_is_started() {
+    let Some(engine) = engine() else { return };
+    assert_ready_healthy_and_stops_clean(&engine);
+}
+
+#[test]
+fn is_ready_healthy_and_stops_clean_however_docker_starts_it() {
+    let Some(engine) = engine_of("docker") else {
+        return;
+    };
+    assert_ready_healthy_and_stops_clean(&engine);
 }
 
 /// The environment that its daemon was given.
@@ -115,14 +139,22 @@ fn environment_of_daemon(engine: &Engine, name: &str, status: &Value) -> String 
 
 #[test]
 fn counts_with_the_memory_of_its_container_and_of_what_is_around_that() {
-    let Some(engine) = engine() else { return };
+    for program in ENGINES {
+        let Some(engine) = engine_of(program) else {
+            continue;
+        };
+        assert_counts_with_its_memory(&engine);
+    }
+}
+
+fn assert_counts_with_its_memory(engine: &Engine) {
     let counts = |name: &str, option: &str, wanted: &str| {
-        start(&engine, name, MANIFEST, &["--network=none", option]);
+        start(engine, name, MANIFEST, &["--network=none", option]);
         let status = engine.wait_healthy(name);
-        let environment = environment_of_daemon(&engine, name, &status);
+        let environment = environment_of_daemon(engine, name, &status);
         assert_eq!(environment, wanted, "{name}");
         // It is removed with the container, and a group that is not empty cannot be.
-        engine.podman(&["rm", "--force", name]);
+        engine.run(&["rm", "--force", name]);
     };
     counts("small", "--memory=128m", "GOMEMLIMIT=96MiB");
     // No limit of its own, in a group that has one and that it does not see.
@@ -160,13 +192,7 @@ fn says_what_is_wrong_and_exits_by_its_code() {
     );
     assert!(log.contains("hint: did you mean \"bottle\"?"), "{log}");
 
-    engine.podman(&[
-        "run",
-        "--detach",
-        "--name=bare",
-        "--network=none",
-        "sidecar-init",
-    ]);
+    engine.run(&["run", "--detach", "--name=bare", "--network=none", IMAGE]);
     assert_eq!(engine.wait_end("bare"), 66);
     let log = engine.logs("bare");
     assert!(
@@ -205,7 +231,7 @@ fn every_line_of_the_daemon_arrives_in_the_log() {
     engine.wait_healthy("talkative");
     // One line for each refusal; curl's own globbing makes the names.
     let url = format!("http://host[1-{REFUSED}].example/");
-    engine.podman(&[
+    engine.run(&[
         "run",
         "--rm",
         "--network=container:talkative",
@@ -246,14 +272,14 @@ fn follows_a_manifest_that_is_replaced_by_a_symlink_as_kubernetes_does() {
     lay_out(1);
     std::os::unix::fs::symlink("..data/manifest.yaml", volume.join("manifest.yaml")).unwrap();
     let mount = format!("{}:/etc/sidecar:ro", volume.display());
-    engine.podman(&[
+    engine.run(&[
         "run",
         "--detach",
         "--name=linked",
         "--network=none",
         "--volume",
         &mount,
-        "sidecar-init",
+        IMAGE,
     ]);
     engine.wait_healthy("linked");
     write_manifest(&bottle, "bottle: {}\n");
@@ -322,7 +348,7 @@ fn start_upstream(engine: &Engine, network: &str) {
     fs::write(page.join("index.html"), "the page\n").unwrap();
     let volume = format!("{}:/page:ro", page.display());
     let server = "exec /usr/bin/python3 -u -m http.server --directory /page 80";
-    engine.podman(&[
+    engine.run(&[
         "run",
         "--detach",
         "--name=upstream.test",
@@ -344,9 +370,16 @@ fn start_upstream(engine: &Engine, network: &str) {
     });
 }
 
-const ONE_HOST: &str = "bottle: {egress: {routes: [{host: upstream.test}]}}
-network: {internal_cidr: 10.0.0.0/8}
-";
+/// Of a bottle that may reach one host, on a network as the engine makes them.
+fn one_host(engine: &Engine) -> String {
+    let networks = match engine.program {
+        "docker" => "172.16.0.0/12",
+        _ => "10.0.0.0/8",
+    };
+    format!(
+        "bottle: {{egress: {{routes: [{{host: upstream.test}}]}}}}\nnetwork: {{internal_cidr: {networks}}}\n"
+    )
+}
 
 /// That an agent gets what is allowed, nothing else, and has no other way.
 fn assert_agent_is_confined(ask: impl Fn(&str) -> String) {
@@ -360,43 +393,148 @@ fn assert_agent_is_confined(ask: impl Fn(&str) -> String) {
     assert!(trust.parse::<u32>().unwrap() > 100, "{trust}");
 }
 
-#[test]
-fn the_documented_commands_confine_an_agent() {
-    let Some(engine) = engine() else { return };
+/// The commands that the README prints for a container, as they stand: to start it, and to
+/// start its agent. For Docker each `podman` is a `docker`, as it says there.
+fn commands_of_the_readme(engine: &Engine) -> [String; 2] {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, section) = text.split_once("**In a container**").unwrap();
+    let (section, _) = section.split_once("**On smolmachines**").unwrap();
+    let blocks: Vec<String> = section
+        .split("```sh\n")
+        .skip(1)
+        .map(|block| block.split("```").next().unwrap())
+        .map(|block| block.replace("podman", engine.program))
+        .collect();
+    blocks.try_into().unwrap()
+}
+
+fn assert_the_readme_confines_an_agent(engine: &Engine) {
     engine.make_agent_image();
-    let here = directory(&engine, "documented", ONE_HOST);
-    engine.shell(&here, &commands("docs/containers.md", "## One container"));
-    start_upstream(&engine, "outside");
+    let here = directory(engine, "documented", &one_host(engine));
+    let [pipelock, agent] = commands_of_the_readme(engine);
+    engine.shell(&here, &pipelock);
+    let logged = engine.logs("pipelock");
+    assert!(!logged.contains("running outside a container"), "{logged}");
+    start_upstream(engine, "outside");
     assert_agent_is_confined(|script| {
-        let agent = commands("docs/containers.md", "### The agent");
-        let quoted = format!("sh -c '{script}'");
-        let asked = engine.shell(
-            &here,
-            &agent.replace("my-agent", &format!("my-agent {quoted}")),
-        );
-        asked.trim().to_owned()
+        let asked = agent.replace("my-agent", &format!("my-agent sh -c '{script}'"));
+        engine.shell(&here, &asked).trim().to_owned()
     });
-    let end = engine.shell(&here, &commands("docs/containers.md", "### The end"));
+    let end = commands("docs/containers.md", "### The end");
+    let end = engine.shell(&here, &end.replace("podman", engine.program));
     assert!(end.contains("pipelock"), "{end}");
     assert_eq!(engine.wait_end("pipelock"), 0);
+}
+
+#[test]
+fn the_commands_of_the_readme_confine_an_agent() {
+    let Some(engine) = engine() else { return };
+    assert_the_readme_confines_an_agent(&engine);
+}
+
+#[test]
+fn the_commands_of_the_readme_confine_an_agent_of_docker() {
+    let Some(engine) = engine_of("docker") else {
+        return;
+    };
+    assert_the_readme_confines_an_agent(&engine);
+}
+
+/// What docs/containers.md adds for another user, to the commands that stand in the README.
+const AS_ANOTHER: &str = "--user 65534";
+const ITS_OWN: &str = "--tmpfs /run/sidecar:mode=1777";
+
+fn assert_another_user_is_told_what_it_lacks(engine: &Engine) {
+    let here = directory(engine, "another", &one_host(engine));
+    let [pipelock, _] = commands_of_the_readme(engine);
+    let (create, rest) = pipelock.split_once("--read-only").unwrap();
+    let (rest, _) = rest.split_once("until ").unwrap();
+    let script = |options: &str| format!("{create}{options} --read-only{rest}");
+    engine.shell(&here, &script(AS_ANOTHER));
+    assert_eq!(engine.wait_end("pipelock"), 73);
+    let error = result(&engine.logs("pipelock"))["error"].clone();
+    assert_eq!(
+        error,
+        "cannot write /run/sidecar/status.json: Permission denied: it belongs to 0:0, its mode is 0755, and this \
+         init is 65534:65534\nhint: engines make the parent of a mount so; give it a file system of its own: \
+         --tmpfs /run/sidecar:mode=1777"
+    );
+    engine.run(&["rm", "pipelock"]);
+    for network in ["inside", "outside"] {
+        engine.run(&["network", "rm", network]);
+    }
+    // What is advised helps, and what is then missing is said.
+    engine.shell(&here, &script(&format!("{AS_ANOTHER} {ITS_OWN}")));
+    let status = engine.wait_until("pipelock", "it is ready", || {
+        let status = engine.status("pipelock");
+        (status["state"] == "ready").then_some(status)
+    });
+    assert_eq!(status["mode"], "container", "{status}");
+    let export = here.join("export");
+    let logs = engine.wait_until("pipelock", "it says so", || {
+        let logs = engine.logs("pipelock");
+        logs.contains("the export is not up to date")
+            .then_some(logs)
+    });
+    let hint = "it belongs to 0:0, its mode is 0755, and this init is 65534:65534";
+    assert!(logs.contains(hint), "{logs}");
+    assert!(logs.contains("hint: chown 65534 it on the host"), "{logs}");
+    std::os::unix::fs::chown(&export, Some(65534), None).unwrap();
+    engine.wait_until("pipelock", "the export is told", || {
+        export.join("client.env").exists().then_some(())
+    });
+    assert_stops_clean(engine, "pipelock");
+}
+
+#[test]
+fn another_user_is_told_what_the_mounts_of_the_readme_lack() {
+    for program in ENGINES {
+        if let Some(engine) = engine_of(program) {
+            assert_another_user_is_told_what_it_lacks(&engine);
+        }
+    }
+    let document =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/containers.md")).unwrap();
+    for told in [AS_ANOTHER, ITS_OWN, "chown 65534 export"] {
+        assert!(document.contains(&format!("`{told}`")), "{told}");
+    }
+}
+
+#[test]
+fn a_root_that_cannot_be_written_is_told_with_what_it_takes() {
+    let Some(engine) = engine_of("docker") else {
+        return;
+    };
+    // podman mounts a tmpfs there unasked.
+    start(
+        &engine,
+        "bare",
+        MANIFEST,
+        &["--network=none", "--read-only"],
+    );
+    assert_eq!(engine.wait_end("bare"), 73);
+    let error = result(&engine.logs("bare"))["error"].clone();
+    assert_eq!(
+        error,
+        "cannot create directory /run/sidecar: Read-only file system\nhint: have a file system that can be written \
+         mounted there: --tmpfs /run"
+    );
 }
 
 #[test]
 fn the_compose_file_confines_its_agent() {
     let Some(engine) = engine() else { return };
     engine.make_agent_image();
-    let here = directory(&engine, "composed", ONE_HOST);
+    let here = directory(&engine, "composed", &one_host(&engine));
     engine.shell(&here, &commands("docs/containers.md", "## Compose"));
     start_upstream(&engine, "image_outside");
-    assert_agent_is_confined(|script| {
-        engine.podman(&["exec", "image_agent_1", "sh", "-c", script])
-    });
+    assert_agent_is_confined(|script| engine.run(&["exec", "image_agent_1", "sh", "-c", script]));
     let status = engine.status("image_pipelock_1");
     let missing = status["daemon"]["sandbox_missing"].as_array().unwrap();
     assert!(missing.is_empty(), "{missing:?}");
     // The CA outlives the container.
     let before = status["ca"]["fingerprint_sha256"].clone();
-    engine.podman(&["restart", "image_pipelock_1"]);
+    engine.run(&["restart", "image_pipelock_1"]);
     let status = engine.wait_healthy("image_pipelock_1");
     assert_eq!(status["ca"]["fingerprint_sha256"], before);
     assert_eq!(status["ca"]["source"], "kept");

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::podman::{both, engine};
+use crate::support::podman::{IMAGE, both, engine};
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/image/kubernetes");
 
@@ -144,14 +144,14 @@ fn the_agent_has_the_variables_of_client_env() {
         ("export", "/run/sidecar/export"),
     ]
     .map(|(from, to)| format!("--volume={}:{to}", bottle.join(from).display()));
-    engine.podman(&[
+    engine.run(&[
         "run",
         "--detach",
         "--name=variables",
         "--network=none",
         &volumes[0],
         &volumes[1],
-        "sidecar-init",
+        IMAGE,
     ]);
     engine.wait_healthy("variables");
     let variables = fs::read_to_string(bottle.join("export/client.env")).unwrap();
@@ -178,7 +178,7 @@ fn pipelock_s_pod_is_ready_when_podman_plays_it() {
     // Without the Secret, which podman's play does not mount with a mode: the init makes
     // its own CA. The Service is passed over, and so is the readiness probe.
     let pod = object("base/pipelock.yaml")
-        .replace("image: sidecar-init", "image: localhost/sidecar-init:latest\n          imagePullPolicy: Never")
+        .replace("image: sidecar-init", &format!("image: {IMAGE}\n          imagePullPolicy: Never"))
         .replace(
             "          args: [run, --cert, /etc/pipelock-ca/ca.pem, --key, /etc/pipelock-ca/ca-key.pem]\n",
             "          args: [run, --require-sandbox]\n",
@@ -199,22 +199,22 @@ fn pipelock_s_pod_is_ready_when_podman_plays_it() {
     );
     let file = engine.scratch.join("pod.yaml");
     fs::write(&file, objects).unwrap();
-    engine.podman(&["network", "create", "--internal", "inside"]);
-    engine.podman(&["play", "kube", "--network=inside", file.to_str().unwrap()]);
+    engine.run(&["network", "create", "--internal", "inside"]);
+    engine.run(&["play", "kube", "--network=inside", file.to_str().unwrap()]);
     // Older podmans number the Pods of a Deployment.
-    let names = engine.podman(&["ps", "--format={{.Names}}"]);
+    let names = engine.run(&["ps", "--format={{.Names}}"]);
     let name = names
         .lines()
         .find(|name| name.ends_with("-pipelock"))
         .unwrap();
     let probe = ["exec", name, "/sbin/sidecar-init", "healthcheck"];
     engine.wait_until(name, "its probe passes", || {
-        engine.try_podman(&probe).status.success().then_some(())
+        engine.try_run(&probe).status.success().then_some(())
     });
     let status = engine.status(name);
     assert_eq!(status["slug"], "dev-agent", "{status}");
     assert_eq!(status["daemon"]["uid"], 65534, "{status}");
     assert_eq!(status["daemon"]["sandbox_verified"], true, "{status}");
-    engine.podman(&["stop", name]);
+    engine.run(&["stop", name]);
     assert_eq!(engine.wait_end(name), 0, "{}", engine.logs(name));
 }

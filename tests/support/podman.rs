@@ -1,6 +1,6 @@
-//! A container engine of a test's own: podman in a PID, mount and network namespace, with
-//! its own storage and networks. Nothing of it is left when the test ends, however it ends,
-//! and nothing in it reaches anything outside.
+//! A container engine of a test's own: podman, or Docker's, in a PID, mount and network
+//! namespace, with its own storage and networks. Nothing of it is left when the test ends,
+//! however it ends, and nothing in it reaches anything outside.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -50,33 +50,41 @@ graphroot = "@/storage"
 runroot = "@/running"
 "#;
 
+/// What the archive of `image/oci` is called once it is loaded.
+pub const IMAGE: &str = concat!("localhost/sidecar-init:", env!("CARGO_PKG_VERSION"));
+
 /// What an agent is here: a shell, curl, and the public roots.
 const AGENT_PROGRAMS: [&str; 5] = ["sh", "cat", "curl", "grep", "sleep"];
+
+/// What podman takes; `scripts/common.sh` installs it.
+const PODMAN: &[&str] = &["podman", "runc", "netavark", "aardvark-dns"];
+/// What Docker takes.
+const DOCKER: &[&str] = &["dockerd", "docker", "containerd", "runc", "iptables"];
 
 /// The engine, ended on drop with every container.
 pub struct Engine {
     pub scratch: ScratchDir,
+    /// What its commands begin with: `podman` or `docker`.
+    pub program: &'static str,
     holder: Child,
     /// PID 1 of its namespaces, as seen from here.
     inside: i32,
+    /// Docker's, which podman has none of.
+    daemon: Option<Child>,
 }
 
 impl Engine {
-    /// An engine with the image under test as `sidecar-init`, or why there can be none here.
-    pub fn start() -> Result<Self, String> {
+    /// An engine with the image under test as [`IMAGE`], or why there can be none here.
+    pub fn start(program: &'static str) -> Result<Self, String> {
         if !geteuid().is_root() {
-            return Err("containers, for want of root".to_owned());
+            return Err(format!("containers of {program}, for want of root"));
         }
-        let needed = [
-            "podman",
-            "runc",
-            "netavark",
-            "aardvark-dns",
-            "nsenter",
-            "ip",
-        ];
-        if let Some(missing) = needed.iter().find(|program| !is_here(program)) {
-            return Err(format!("containers: {missing} is not here"));
+        let own = if program == "podman" { PODMAN } else { DOCKER };
+        let mut needed = own.iter().chain(&["nsenter", "ip"]);
+        if let Some(missing) = needed.find(|program| !is_here(program)) {
+            return Err(format!(
+                "containers of {program}: {missing} is not here, and scripts/test installs it"
+            ));
         }
         let scratch = ScratchDir::new().unwrap();
         let here = scratch.path().to_str().unwrap();
@@ -99,26 +107,62 @@ impl Engine {
         assert_eq!(line, "up\n", "the engine's namespaces");
         let pid = holder.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let engine = Self {
+        let mut engine = Self {
             scratch,
+            program,
             holder,
             inside: children.trim().parse().unwrap(),
+            daemon: None,
         };
-        engine.load_image();
+        if program == "docker" {
+            engine.daemon = Some(engine.start_daemon());
+        }
+        // As the README has it.
+        engine.shell(
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+            &format!("{program} load --input target/bundle/oci/sidecar-init.tar"),
+        );
         Ok(engine)
     }
 
-    fn load_image(&self) {
-        let archive =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bundle/oci/sidecar-init.tar");
-        assert!(
-            archive.is_file(),
-            "cannot find {}\nhint: image/oci builds it",
-            archive.display()
-        );
-        let said = self.podman(&["load", "--quiet", "--input", archive.to_str().unwrap()]);
-        let name = said.rsplit(' ').next().unwrap();
-        self.podman(&["tag", name, "sidecar-init"]);
+    /// Docker's daemon, which listens once this returns.
+    fn start_daemon(&self) -> Child {
+        let place = |name: &str| self.scratch.join(name).display().to_string();
+        let mut daemon = self
+            .command("dockerd")
+            .args(["--bridge=none", "--storage-driver=vfs", "--host"])
+            .arg(self.docker_host())
+            .arg(format!("--data-root={}", place("data")))
+            .arg(format!("--exec-root={}", place("exec")))
+            .arg(format!("--pidfile={}", place("dockerd.pid")))
+            .arg(format!("--cgroup-parent=/{}", self.control_group()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = Vec::new();
+        let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines();
+        while said
+            .last()
+            .is_none_or(|line: &String| !line.contains("API listen on"))
+        {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("{}", said.join("\n")));
+            said.push(line.unwrap());
+        }
+        // Read on: a full pipe would stop it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        daemon
+    }
+
+    fn docker_host(&self) -> String {
+        format!("unix://{}", self.scratch.join("docker.sock").display())
+    }
+
+    /// Of Docker's containers, below each mount of control groups.
+    fn control_group(&self) -> String {
+        format!("sidecar-init-docker-{}", self.holder.id())
     }
 
     /// A command in the engine's namespaces.
@@ -131,21 +175,23 @@ impl Engine {
             .stdin(Stdio::null())
             .env("CONTAINERS_CONF", self.scratch.join("containers.conf"))
             .env("CONTAINERS_STORAGE_CONF", self.scratch.join("storage.conf"))
+            .env("DOCKER_HOST", self.docker_host())
             .env("HOME", self.scratch.path());
         command
     }
 
-    /// What podman does with these arguments.
-    pub fn try_podman(&self, arguments: &[&str]) -> Output {
-        self.command("podman").args(arguments).output().unwrap()
+    /// What the engine does with these arguments.
+    pub fn try_run(&self, arguments: &[&str]) -> Output {
+        self.command(self.program).args(arguments).output().unwrap()
     }
 
-    /// What podman prints; it has to succeed.
-    pub fn podman(&self, arguments: &[&str]) -> String {
-        let output = self.try_podman(arguments);
+    /// What the engine prints; it has to succeed.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.try_run(arguments);
         assert!(
             output.status.success(),
-            "podman {}: {}",
+            "{} {}: {}",
+            self.program,
             arguments.join(" "),
             both(&output)
         );
@@ -186,9 +232,8 @@ impl Engine {
         assert!(copied.status.success(), "{}", both(&copied));
         let archive = self.scratch.join("agent.tar");
         let archive = archive.to_str().unwrap();
-        self.podman(&[
+        self.run(&[
             "import",
-            "--quiet",
             "--change",
             "CMD [\"sleep\", \"infinity\"]",
             archive,
@@ -198,20 +243,26 @@ impl Engine {
 
     /// Everything a container has said.
     pub fn logs(&self, container: &str) -> String {
-        both(&self.try_podman(&["logs", container]))
+        both(&self.try_run(&["logs", container]))
     }
 
     /// The status that the container's own command prints; `Null` before there is one.
     pub fn status(&self, container: &str) -> Value {
-        let asked = self.try_podman(&["exec", container, "/sbin/sidecar-init", "status", "--json"]);
+        let asked = self.try_run(&["exec", container, "/sbin/sidecar-init", "status", "--json"]);
         serde_json::from_slice(&asked.stdout).unwrap_or(Value::Null)
     }
 
-    /// Waits until podman's own health check passes.
+    /// Waits until the engine's own health check passes: Docker does them by itself, podman
+    /// where somebody asks for one.
     pub fn wait_healthy(&self, container: &str) -> Value {
         self.wait_until(container, "it is healthy", || {
-            let check = self.try_podman(&["healthcheck", "run", container]);
-            check.status.success().then(|| self.status(container))
+            let passes = if self.program == "podman" {
+                let check = self.try_run(&["healthcheck", "run", container]);
+                check.status.success()
+            } else {
+                self.inspect(container, "{{.State.Health.Status}}") == "healthy"
+            };
+            passes.then(|| self.status(container))
         })
     }
 
@@ -224,7 +275,7 @@ impl Engine {
     }
 
     pub fn inspect(&self, container: &str, format: &str) -> String {
-        self.podman(&[
+        self.run(&[
             "inspect",
             "--type",
             "container",
@@ -260,7 +311,30 @@ impl Drop for Engine {
         // The namespace ends with its PID 1, and everything in it before `unshare` returns.
         let _ = kill(Pid::from_raw(self.inside), Signal::SIGKILL);
         let _ = self.holder.wait();
+        let Some(daemon) = &mut self.daemon else {
+            return;
+        };
+        let _ = daemon.wait();
+        let name = self.control_group();
+        for controller in fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            remove_control_group(&controller.path().join(&name));
+        }
+        remove_control_group(&Path::new("/sys/fs/cgroup").join(&name));
     }
+}
+
+/// With those in it; the processes have ended.
+fn remove_control_group(group: &Path) {
+    for inner in fs::read_dir(group).into_iter().flatten().flatten() {
+        if inner.path().is_dir() {
+            remove_control_group(&inner.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
 }
 
 /// Whether a program is in `PATH`, or where podman keeps its own.
@@ -304,9 +378,14 @@ pub fn both(output: &Output) -> String {
     )
 }
 
-/// The engine, or a plain word that nothing is checked.
+/// podman, or a plain word that nothing is checked.
 pub fn engine() -> Option<Engine> {
-    match Engine::start() {
+    engine_of("podman")
+}
+
+/// podman or docker, or a plain word that nothing is checked.
+pub fn engine_of(program: &'static str) -> Option<Engine> {
+    match Engine::start(program) {
         Ok(engine) => Some(engine),
         Err(why) => {
             // Not eprintln: the harness hides that of a test that passes.

@@ -76,6 +76,15 @@ fn is_loopback(host: &str) -> bool {
         .map_or(!host.is_empty(), |a| a.is_loopback())
 }
 
+/// By what pipelock goes: Docker's file, the kubelet's variable, the group of PID 1.
+fn is_containerized() -> bool {
+    let runtimes = ["docker", "containerd", "podman", "cri-o"];
+    std::path::Path::new("/.dockerenv").exists()
+        || std::env::var("KUBERNETES_SERVICE_HOST").is_ok_and(|host| !host.is_empty())
+        || std::fs::read_to_string("/proc/1/cgroup")
+            .is_ok_and(|groups| runtimes.iter().any(|name| groups.contains(name)))
+}
+
 fn warn_of_exposure(listen: &str) {
     let Some(host) = host_of(listen) else { return };
     let warn =
@@ -207,6 +216,11 @@ pub fn said_hash(faults: &Faults, hash: &str) -> String {
 
 fn announce(arguments: &Run, config: &Config) {
     let listen = &config.listen;
+    if !is_containerized() {
+        eprintln!(
+            "WARNING: running outside a container - consider using Docker/Podman for network isolation"
+        );
+    }
     eprintln!("Pipelock v{VERSION} starting");
     eprintln!("  Mode:   {}", config.mode);
     eprintln!("  Listen: {listen}");

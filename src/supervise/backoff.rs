@@ -28,6 +28,8 @@ pub struct RestartPolicy {
     recent: VecDeque<Instant>,
     since_health: u32,
     never_ready_in_a_row: usize,
+    /// How long daemons had been ready since the last failure that were ended on purpose.
+    healthy: Duration,
 }
 
 impl RestartPolicy {
@@ -58,8 +60,16 @@ impl RestartPolicy {
         now + self.next_delay()
     }
 
+    /// A daemon that had been ready for so long was ended because that was wanted, which is no
+    /// news about its health: the next one's counts on from there.
+    pub fn record_health(&mut self, ready_for: Duration) {
+        self.healthy = self.healthy.saturating_add(ready_for);
+        self.never_ready_in_a_row = 0;
+    }
+
     fn forget_after_health(&mut self, ready_for: Option<Duration>) {
-        if ready_for.is_some_and(|healthy| healthy >= WINDOW) {
+        let before = std::mem::take(&mut self.healthy);
+        if before.saturating_add(ready_for.unwrap_or_default()) >= WINDOW {
             *self = Self::default();
         }
     }
@@ -134,6 +144,34 @@ mod tests {
             now += 100 * SECOND;
         }
         assert_eq!(policy.record_failure(now, None), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_minute_of_health_may_have_wanted_restarts_in_it_but_no_failure() {
+        let start = Instant::now();
+        let mut policy = RestartPolicy::default();
+        // Each waits longer than the one before, for nothing else is heard.
+        assert_eq!(
+            policy.record_failure(start, Some(SECOND)),
+            Verdict::RestartAt(start)
+        );
+        let second = start + 50 * SECOND;
+        policy.record_health(49 * SECOND);
+        let verdict = policy.record_failure(second, Some(SECOND));
+        assert_eq!(verdict, Verdict::RestartAt(second + FIRST_DELAY));
+        // What was before the failure is over with it.
+        let third = second + 120 * SECOND;
+        policy.record_health(40 * SECOND);
+        let verdict = policy.record_failure(third, None);
+        assert_eq!(verdict, Verdict::RestartAt(third + 2 * FIRST_DELAY));
+        for ready_for in [None, Some(10 * SECOND)] {
+            let later = third + 200 * SECOND;
+            for _ in 0..25 {
+                policy.record_health(4 * SECOND);
+            }
+            let verdict = policy.record_failure(later, ready_for);
+            assert_eq!(verdict, Verdict::RestartAt(later), "{ready_for:?}");
+        }
     }
 
     #[test]

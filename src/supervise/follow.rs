@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Supervisor;
-use super::machine::{Change, Event};
+use super::machine::{Change, Event, Phase};
 use crate::bottle::looker::News;
 use crate::bottle::{self, Desired};
 use crate::daemon::pipelock::reload::{self, Plan};
@@ -135,7 +135,8 @@ impl Supervisor<'_> {
                 }
             }
             Plan::Reload => {
-                log::info!("generation {generation}: the allowlist changed; reloading pipelock");
+                let next = self.what_follows("reloading pipelock");
+                log::info!("generation {generation}: the allowlist changed; {next}");
                 self.roster.push(&Event::ConfigChanged(Change::Grow));
             }
             Plan::Restart { revoked, scanned } => {
@@ -143,10 +144,24 @@ impl Supervisor<'_> {
                 if revokes {
                     self.revoke(generation, revoked, scanned);
                 }
-                log::info!("generation {generation}: restarting pipelock");
+                log::info!(
+                    "generation {generation}: {}",
+                    self.what_follows("restarting pipelock")
+                );
                 self.roster
                     .push(&Event::ConfigChanged(Change::Restart { revokes }));
             }
+        }
+    }
+
+    /// What comes of a change: `this`, where there is a daemon to do it to.
+    pub(super) fn what_follows(&self, this: &'static str) -> &'static str {
+        if self.reporter.status().halted || self.roster.any_is(Phase::Halted) {
+            "for when pipelock is resumed"
+        } else if self.roster.any_runs() {
+            this
+        } else {
+            "for pipelock's next start"
         }
     }
 

@@ -947,6 +947,7 @@ impl Machine {
         if self.timing.drain.is_zero() {
             return self.bring_down(self.timing.grace, None, now);
         }
+        self.note_health(now);
         self.state = State::Draining {
             until: now + self.timing.drain,
             next_count: None,
@@ -955,7 +956,17 @@ impl Machine {
         vec![Action::InstallDenyAll]
     }
 
+    /// A ready daemon is about to go, and has not failed.
+    fn note_health(&mut self, now: Instant) {
+        if let Some(ready_for) = self.ready_for(now) {
+            self.policy.record_health(ready_for);
+        }
+    }
+
     fn bring_down(&mut self, grace: Duration, cause: Cause, now: Instant) -> Vec<Action> {
+        if cause.is_none() {
+            self.note_health(now);
+        }
         let killed = grace.is_zero();
         self.state = State::Stopping {
             kill_at: (!killed).then(|| now + grace),

@@ -109,7 +109,8 @@ impl Supervisor<'_> {
             self.pair.in_force.placed.marks = kept.placed.marks;
             return;
         }
-        log::info!("the CA pair changed, SHA-256 {sha256}; restarting pipelock");
+        let next = self.what_follows("restarting pipelock");
+        log::info!("the CA pair changed, SHA-256 {sha256}; {next}");
         self.pair.next = Some(kept);
         let change = Change::Restart { revokes: false };
         self.roster.push(&Event::ConfigChanged(change));

@@ -628,6 +628,35 @@ fn a_halt_kills_at_once_and_keeps_it_down_until_resumed() {
 }
 
 #[test]
+fn wanted_restarts_are_no_news_about_a_daemons_health() {
+    for timing in [TIMING, DRAINING] {
+        let mut bench = Bench::ready(timing);
+        for _ in 0..3 {
+            assert_eq!(
+                bench.exit(),
+                [Action::Spawn],
+                "the last failure is minutes ago"
+            );
+            bench.become_ready();
+            for _ in 0..30 {
+                bench.now += Duration::from_secs(4);
+                bench.step(Event::ConfigChanged(Change::Restart { revokes: false }));
+                assert_eq!(bench.exit(), [Action::Spawn]);
+                bench.become_ready();
+            }
+        }
+        // What has just failed waits, whatever is wanted meanwhile.
+        assert_eq!(bench.exit(), [Action::Spawn]);
+        bench.become_ready();
+        bench.step(Event::ConfigChanged(Change::Restart { revokes: false }));
+        assert_eq!(bench.exit(), [Action::Spawn]);
+        bench.become_ready();
+        assert_eq!(bench.exit(), []);
+        assert_eq!(bench.machine.phase(), Phase::Backoff);
+    }
+}
+
+#[test]
 fn a_halt_during_backoff_cancels_the_next_start() {
     let mut bench = Bench::ready(TIMING);
     bench.exit();

@@ -806,6 +806,33 @@ fn processes_of_the_daemon(bed: &Bed) -> Vec<i32> {
 }
 
 #[test]
+fn what_changes_while_halted_is_said_to_wait_for_the_resume() {
+    let mut init = ready(Bed::new());
+    init.signal(Signal::SIGUSR1);
+    init.wait_for("it is halted", |status| status["state"] == "halted");
+    for (generation, hosts) in [(2, &["b.example"][..]), (3, &["b.example", "c.example"])] {
+        init.bed.allow(hosts);
+        init.wait_for("it was read", |status| {
+            status["config"]["generation"] == generation
+        });
+    }
+    let console = init.console();
+    assert!(!console.contains("starting pipelock"), "{console}");
+    assert!(!console.contains("reloading pipelock"), "{console}");
+    assert_eq!(
+        console.matches("for when pipelock is resumed").count(),
+        2,
+        "{console}"
+    );
+    init.signal(Signal::SIGUSR2);
+    init.wait_applied(3);
+    init.bed.allow(&["b.example"]);
+    init.wait_applied(4);
+    assert!(init.console().contains("generation 4: restarting pipelock"));
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_halt_during_start_up_holds_and_a_stop_ends_it() {
     let mut init = Bed::new().with_faults("never-bind").start(Place::Child);
     init.wait_for("the daemon runs", |status| {

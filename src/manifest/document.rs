@@ -5,10 +5,11 @@ use saphyr_parser::Event;
 use super::events::Events;
 use super::problem::{Problems, Rejection};
 use super::reader::Reader;
-use super::schema::{Manifest, section_with};
+use super::schema::{Manifest, is_key, section_with};
 use super::section::Section;
 use super::text::decode;
 use super::value::Value;
+use super::wanted::Advise;
 
 /// What reading a manifest found.
 #[derive(Clone, Debug, Default)]
@@ -25,9 +26,9 @@ pub struct Reading {
 }
 
 /// Reads a manifest: YAML 1.2, or JSON. Never fails: what is wrong is in
-/// [`Reading::problems`].
+/// [`Reading::problems`], with the hints that `advise` gives.
 #[must_use]
-pub fn parse(bytes: &[u8]) -> Reading {
+pub fn parse(bytes: &[u8], advise: Advise) -> Reading {
     let text = match decode(bytes) {
         Ok(text) => text,
         Err(problem) => {
@@ -41,6 +42,8 @@ pub fn parse(bytes: &[u8]) -> Reading {
         problems: Problems::default(),
         foreign: Problems::default(),
         section_with,
+        is_key,
+        advise,
     };
     let manifest = document(&mut reader).unwrap_or_default();
     Reading {
@@ -94,7 +97,7 @@ mod tests {
             mut problems,
             foreign,
             ..
-        } = parse(text.as_bytes());
+        } = parse(text.as_bytes(), |_, _| None);
         problems.append(foreign);
         let shown = |problem: &super::super::Problem| problem.display("m").to_string();
         problems.into_sorted().iter().map(shown).collect()
@@ -126,7 +129,7 @@ mod tests {
         );
         let Reading {
             manifest, complete, ..
-        } = parse(text.as_bytes());
+        } = parse(text.as_bytes(), |_, _| None);
         assert!(complete);
         let text = |scalar: &Scalar| scalar.text.to_string();
         let hosts = manifest.bottle.unwrap().egress.routes;
@@ -159,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_below_bottle_is_not_ours_to_judge_unless_it_merges() {
-        let reading = parse(b"x: 1\n<<: {}\nbottle: {y: 1, <<: {}}\n");
+        let reading = parse(b"x: 1\n<<: {}\nbottle: {y: 1, <<: {}}\n", |_, _| None);
         let fields = |problems: Problems| -> Vec<String> {
             let problems = problems.into_sorted().into_iter();
             problems.map(|problem| problem.field).collect()
@@ -184,9 +187,9 @@ mod tests {
             ),
         ] {
             assert_eq!(problems(text), [wanted], "{text:?}");
-            assert!(!parse(text.as_bytes()).complete, "{text:?}");
+            assert!(!parse(text.as_bytes(), |_, _| None).complete, "{text:?}");
         }
-        assert!(parse(b"{}").complete);
+        assert!(parse(b"{}", |_, _| None).complete);
     }
 
     #[test]
@@ -197,6 +200,6 @@ mod tests {
             problems(&nested(MAX_DEPTH + 1)),
             ["m:3: nested deeper than 255 levels"]
         );
-        assert!(!parse(nested(MAX_DEPTH + 1).as_bytes()).complete);
+        assert!(!parse(nested(MAX_DEPTH + 1).as_bytes(), |_, _| None).complete);
     }
 }

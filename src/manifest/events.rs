@@ -15,12 +15,19 @@ use super::text::start_of_collection;
 /// a hundred bytes for each; this bounds them.
 const MAX_LOOKAHEAD: usize = 256 * 1024;
 
+/// What the parser says of an alias to an anchor that is not there, having read it.
+const UNKNOWN_ALIAS: &str = "while parsing node, found unknown anchor";
+
+/// The number of an anchor that is not there; the parser counts from 1.
+pub(super) const UNKNOWN: usize = 0;
+
 /// How deeply a value may be nested. The parser's own limit for brackets; it has
 /// none for indentation, and remembers every level.
 pub(super) const MAX_DEPTH: usize = 255;
 
 /// The events of a text. After a syntax error, or once it was ended, there are none.
 pub(super) struct Events<'a> {
+    text: &'a str,
     parser: Parser<'a, BufferedInput<Input<'a>>>,
     taken: Rc<Cell<usize>>,
     /// What was passed over before the parser's first line, and put into it.
@@ -40,6 +47,7 @@ impl<'a> Events<'a> {
             Some(start) => ("--- ", start),
             None => ("", 0),
         };
+        let whole = text;
         let (before, text) = text.split_at_checked(skipped).unwrap_or(("", text));
         let taken = Rc::new(Cell::new(0));
         let source = Input {
@@ -48,6 +56,7 @@ impl<'a> Events<'a> {
         };
         let last_line = before.rsplit('\n').next().unwrap_or_default();
         Self {
+            text: whole,
             parser: Parser::new_from_iter(source),
             taken,
             lines_before: before.matches('\n').count(),
@@ -65,6 +74,37 @@ impl<'a> Events<'a> {
 
     pub(super) fn have_ended(&self) -> bool {
         self.ended
+    }
+
+    /// The line, from 1, as it stands in the text; none where there is none.
+    pub(super) fn line(&self, line: usize) -> &'a str {
+        let before = line.saturating_sub(1);
+        let line = match before.checked_sub(1) {
+            None => self.text,
+            Some(nth) => memchr::memchr_iter(b'\n', self.text.as_bytes())
+                .nth(nth)
+                .and_then(|end| self.text.get(end + 1..))
+                .unwrap_or_default(),
+        };
+        line.lines().next().unwrap_or_default()
+    }
+
+    /// What begins there, to the end of the line.
+    pub(super) fn rest_of_line(&self, at: Position) -> &'a str {
+        let line = self.line(at.line as usize);
+        let start = line
+            .char_indices()
+            .nth(at.column.saturating_sub(1) as usize);
+        start
+            .and_then(|(start, _)| line.get(start..))
+            .unwrap_or_default()
+    }
+
+    /// The word that begins there, as YAML ends an alias.
+    pub(super) fn word(&self, at: Position) -> &'a str {
+        let rest = self.rest_of_line(at);
+        let ends = |c: char| c.is_whitespace() || ",[]{}".contains(c);
+        rest.split(ends).next().unwrap_or_default()
     }
 
     fn place(&self, at: Marker) -> Position {
@@ -93,6 +133,11 @@ impl<'a> Iterator for Events<'a> {
             Some(Ok((event, span))) => {
                 self.last = span.start;
                 return Some(Ok((event, self.place(span.start))));
+            }
+            // The parser has passed over it, and goes on.
+            Some(Err(error)) if error.info() == UNKNOWN_ALIAS => {
+                self.last = *error.marker();
+                return Some(Ok((Event::Alias(UNKNOWN), self.place(self.last))));
             }
             Some(Err(error)) => (*error.marker(), syntax(&error)),
             None => {
@@ -134,8 +179,16 @@ fn too_long_for_one_event() -> Rejection {
 fn syntax(error: &ScanError) -> Rejection {
     match error.info() {
         "recursion limit exceeded" => too_deep(),
+        "while scanning an anchor or alias, did not find expected alphabetic or numeric character" => {
+            Rejection::new("not YAML: a single \"*\" or \"&\" without quotes")
+                .hint("name each host, or a domain as \"*.domain.example\"")
+        }
         info => Rejection::new(format!("not YAML: {}", escaped(info))),
     }
+}
+
+pub(super) fn unknown_alias() -> Rejection {
+    Rejection::new(format!("not YAML: {UNKNOWN_ALIAS}"))
 }
 
 pub(super) fn too_deep() -> Rejection {
@@ -174,6 +227,24 @@ mod tests {
                 .find(|(event, _)| matches!(event, Event::MappingStart(..)));
             assert_eq!(start.unwrap().1, Position::new(line, column), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_word_is_found_where_it_stands() {
+        let events = Events::of("a: 1\r\nb: [*\u{fc}.x, *y]\n\nc: *.z # d");
+        for (line, column, word, rest) in [
+            (1, 1, "a:", "a: 1"),
+            (2, 5, "*\u{fc}.x", "*\u{fc}.x, *y]"),
+            (2, 11, "*y", "*y]"),
+            (3, 1, "", ""),
+            (4, 4, "*.z", "*.z # d"),
+            (4, 40, "", ""),
+            (9, 1, "", ""),
+        ] {
+            let at = Position::new(line, column);
+            assert_eq!((events.word(at), events.rest_of_line(at)), (word, rest));
+        }
+        assert_eq!(events.line(2), "b: [*\u{fc}.x, *y]");
     }
 
     #[test]

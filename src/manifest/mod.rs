@@ -15,6 +15,7 @@ mod section;
 mod suggest;
 mod text;
 mod value;
+mod wanted;
 
 pub use document::{Reading, parse};
 pub use problem::{
@@ -24,6 +25,7 @@ pub use scalar::{Kind, Scalar};
 pub use schema::{Bottle, Egress, Manifest, Network, Pipelock, Route, Supervisor};
 pub use section::Section;
 pub use suggest::nearest;
+pub use wanted::{Advise, Element, Wanted};
 
 /// The largest manifest that is read, in bytes.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;

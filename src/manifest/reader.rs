@@ -3,25 +3,28 @@
 
 use saphyr_parser::{Event, ScalarStyle};
 
-use super::events::{Events, MAX_DEPTH, too_deep};
-use super::problem::{Position, Problems, Rejection, quoted};
+use super::events::{Events, MAX_DEPTH, UNKNOWN, too_deep, unknown_alias};
+use super::problem::{Position, Problem, Problems, Rejection, quoted};
 use super::scalar::Scalar;
 use super::section::Section;
+use super::wanted::{Advise, Wanted};
 
 /// A node of the document, entered but not read.
 pub(super) enum Node {
     Scalar(Scalar),
     Sequence(Position),
     Mapping(Position),
-    /// An alias or a tagged node, passed over already.
-    Refused(Position, Rejection),
+    /// An alias.
+    Alias(Position),
+    /// A node with this tag, passed over already.
+    Tagged(Position, String),
 }
 
 impl Node {
     fn at(&self) -> Position {
         match self {
             Self::Scalar(scalar) => scalar.at,
-            Self::Sequence(at) | Self::Mapping(at) | Self::Refused(at, _) => *at,
+            Self::Sequence(at) | Self::Mapping(at) | Self::Alias(at) | Self::Tagged(at, _) => *at,
         }
     }
 }
@@ -35,21 +38,50 @@ pub(super) struct Reader<'a> {
     pub(super) foreign: Problems,
     /// The section that has a key: the schema's answer, for who wrote it in another.
     pub(super) section_with: fn(&str) -> Option<Section>,
+    /// Whether it is one of any section: the schema's answer.
+    pub(super) is_key: fn(&str) -> bool,
+    /// What to write instead of what stands in a wrong shape.
+    pub(super) advise: Advise,
 }
 
 impl<'a> Reader<'a> {
-    /// Reports a node that is not what is wanted there, and passes over what is in it. An
+    /// Reports a node that is not what is `wanted` there, and passes over what is in it. An
     /// alias or a tag says itself what is wrong.
     pub(super) fn refuse(
         &mut self,
-        node: Node,
+        node: &Node,
         field: impl FnOnce() -> String,
+        wanted: Option<Wanted>,
         why: impl FnOnce(&Node) -> Rejection,
     ) {
         let entered = matches!(node, Node::Sequence(_) | Node::Mapping(_));
-        self.problem(node.at(), field, || match node {
-            Node::Refused(_, refusal) => refusal,
-            node => why(&node),
+        let (events, is_key) = (&self.events, self.is_key);
+        let advise = |text: &str| (self.advise)(wanted?, text);
+        self.problems.add(|| {
+            let refusal = match node {
+                Node::Alias(at) => {
+                    let word = events.word(*at);
+                    alias(word, advise(word))
+                }
+                Node::Tagged(_, tag) => {
+                    Rejection::new(format!("the tag {} is not read", quoted(tag)))
+                        .hint("remove it; a quoted value is text")
+                }
+                Node::Scalar(scalar) => {
+                    let mut refusal = why(node);
+                    let hint = match wanted {
+                        Some(Wanted::List(_) | Wanted::Route) => advise(&scalar.text),
+                        // One more of what is there already.
+                        Some(Wanted::Quoted(_)) => None,
+                        None => missing_blank(events.rest_of_line(scalar.at), is_key)
+                            .and_then(|(_, missing)| missing.hint),
+                    };
+                    refusal.hint = refusal.hint.or(hint);
+                    refusal
+                }
+                node => why(node),
+            };
+            refusal.at(Some(node.at()), field())
         });
         if entered {
             self.skip_inside();
@@ -70,10 +102,7 @@ impl<'a> Reader<'a> {
             }
             Event::SequenceStart(_, tag) => (Node::Sequence(at), tag),
             Event::MappingStart(_, tag) => (Node::Mapping(at), tag),
-            Event::Alias(_) => {
-                let refusal = Rejection::new("aliases (*name) are not read");
-                return Some(Node::Refused(at, refusal.hint("write the value out")));
-            }
+            Event::Alias(_) => return Some(Node::Alias(at)),
             _ => return None,
         };
         let Some(tag) = tag else {
@@ -87,17 +116,15 @@ impl<'a> Reader<'a> {
         } else {
             format!("{}{}", tag.handle, tag.suffix)
         };
-        let refusal = Rejection::new(format!("the tag {} is not read", quoted(&tag)));
-        Some(Node::Refused(
-            at,
-            refusal.hint("remove it; a quoted value is text"),
-        ))
+        Some(Node::Tagged(at, tag))
     }
 
     /// Passes over the next node, whatever it is.
     pub(super) fn skip(&mut self) {
-        if let Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) = self.next() {
-            self.skip_inside();
+        match self.next() {
+            Some((Event::SequenceStart(..) | Event::MappingStart(..), _)) => self.skip_inside(),
+            Some((Event::Alias(UNKNOWN), at)) => self.problem(at, String::new, unknown_alias),
+            _ => {}
         }
     }
 
@@ -115,6 +142,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 Some((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
+                Some((Event::Alias(UNKNOWN), at)) => self.problem(at, String::new, unknown_alias),
                 Some(_) => {}
                 None => return,
             }
@@ -126,7 +154,8 @@ impl<'a> Reader<'a> {
         match self.events.next()? {
             Ok(event) => Some(event),
             Err(problem) => {
-                self.problems.add(|| problem);
+                let (events, is_key) = (&self.events, self.is_key);
+                self.problems.add(|| explained(events, is_key, problem));
                 None
             }
         }
@@ -139,5 +168,51 @@ impl<'a> Reader<'a> {
         refusal: impl FnOnce() -> Rejection,
     ) {
         self.problems.add(|| refusal().at(Some(at), field()));
+    }
+}
+
+/// Why an alias is refused. One that would be what is wanted if it stood in quotes was not
+/// meant for one.
+fn alias(word: &str, hint: Option<String>) -> Rejection {
+    match hint {
+        Some(hint) => Rejection::new(format!(
+            "{} is an alias to YAML, because it begins with \"*\" and stands without quotes",
+            quoted(word)
+        ))
+        .hint(hint),
+        None => Rejection::new("aliases (*name) are not read").hint("write the value out"),
+    }
+}
+
+/// A key of ours with something right behind its colon, where a line begins with it: the
+/// characters before it, what is wrong, and what to write.
+fn missing_blank(line: &str, is_key: fn(&str) -> bool) -> Option<(usize, Rejection)> {
+    let trimmed = line.trim_start_matches([' ', '-']);
+    let (key, rest) = trimmed.split_once(':')?;
+    let rest = rest.split(" #").next().unwrap_or_default().trim_end();
+    let starts = |c: char| c.is_ascii_alphanumeric() || c == '[';
+    let sound = |c: char| c != '"' && c != '\\' && !c.is_control();
+    if !is_key(key) || !rest.starts_with(starts) || !rest.chars().all(sound) {
+        return None;
+    }
+    let before = line.chars().count() - trimmed.chars().count();
+    let refusal = Rejection::new(format!("a blank is missing behind \"{key}:\""));
+    Some((before, refusal.hint(format!("write \"{key}: {rest}\""))))
+}
+
+/// A syntax error, or what brought it about: the parser meets it at the next key or later.
+fn explained(events: &Events, is_key: fn(&str) -> bool, problem: Problem) -> Problem {
+    const LINES: usize = 3;
+    let last = problem.line.unwrap_or_default();
+    let lines = (1..=last).rev().take(LINES);
+    let found = lines
+        .into_iter()
+        .find_map(|line| Some((line, missing_blank(events.line(line), is_key)?)));
+    match found {
+        Some((line, (before, refusal))) => {
+            let at = Position::new(line, before + 1);
+            refusal.at(Some(at), String::new())
+        }
+        None => problem,
     }
 }

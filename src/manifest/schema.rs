@@ -4,6 +4,7 @@ use super::problem::Position;
 use super::scalar::Scalar;
 use super::section::Section;
 use super::value::{Key, Mapping};
+use super::wanted::Element;
 
 /// A struct whose fields are the keys of a mapping: name, type, and the method of [`Value`]
 /// that reads it.
@@ -77,7 +78,7 @@ mapping! {
         hosts: Vec<(Scalar, Scalar)> = pairs(Section::Hosts),
         address: Option<Scalar> = scalar(),
         gateway: Option<Scalar> = scalar(),
-        dns: Vec<Scalar> = list("an IP address"),
+        dns: Vec<Scalar> = list(Element::Address),
     }
 }
 
@@ -86,7 +87,7 @@ mapping! {
     Pipelock {
         listen: Option<Scalar> = scalar(),
         /// In the order of the file.
-        passthrough: Vec<Scalar> = list("a host name"),
+        passthrough: Vec<Scalar> = list(Element::Host),
         scan_limit_mib: Option<Scalar> = scalar(),
         requests_per_minute: Option<Scalar> = scalar(),
         max_tunnel_seconds: Option<Scalar> = scalar(),
@@ -117,6 +118,12 @@ pub(super) fn section_with(key: &str) -> Option<Section> {
     ]
     .into_iter()
     .find_map(|(section, has)| has.then_some(section))
+}
+
+/// Whether this is a key, of whichever section.
+pub(super) fn is_key(text: &str) -> bool {
+    let more = Manifest::names().chain(Route::names());
+    more.into_iter().any(|name| name == text) || section_with(text).is_some()
 }
 
 #[cfg(test)]
@@ -159,7 +166,7 @@ supervisor:
 
     #[test]
     fn every_key_is_read_into_its_own_field() {
-        let reading = parse(EVERY_KEY.as_bytes());
+        let reading = parse(EVERY_KEY.as_bytes(), |_, _| None);
         assert!(reading.problems.is_empty(), "{:?}", reading.problems);
         assert!(reading.foreign.is_empty(), "{:?}", reading.foreign);
         let shown = format!("{:?}", reading.manifest);

@@ -1,10 +1,11 @@
 //! A key's value: what the schema may ask for, and what is said where something else stands.
 
-use super::problem::{Position, Rejection, escaped, quoted};
+use super::problem::{MAX_REPORTED, Position, Rejection, quoted};
 use super::reader::{Node, Reader};
 use super::scalar::{Kind, Scalar};
 use super::section::Section;
 use super::suggest::nearest;
+use super::wanted::{Element, Wanted};
 
 /// The most entries that a list of single values may have: `a,` is two bytes of text and
 /// sixty of memory, more than [`super::SHARE_OF_MEMORY`] reckons with.
@@ -51,7 +52,7 @@ impl<'r, 'a> Value<'r, 'a> {
         match self.reader.item()? {
             Node::Scalar(scalar) => Some(scalar),
             node => {
-                self.refuse(node, Shape::Value);
+                self.refuse(&node, Shape::Value);
                 None
             }
         }
@@ -79,7 +80,7 @@ impl<'r, 'a> Value<'r, 'a> {
         section: fn(usize) -> Section,
     ) -> Vec<(Position, T)> {
         let mut mappings = Vec::new();
-        if !self.enter(Shape::List) {
+        if !self.enter(Shape::List(Element::Route)) {
             return mappings;
         }
         while let Some(node) = self.reader.item() {
@@ -87,7 +88,9 @@ impl<'r, 'a> Value<'r, 'a> {
             mappings.push(match node {
                 Node::Mapping(at) => (at, self.reader.mapping(section)),
                 node => {
-                    self.reader.refuse(node, || section.path(), no_route);
+                    let wanted = Some(Wanted::Route);
+                    self.reader
+                        .refuse(&node, || section.path(), wanted, no_route);
                     Default::default()
                 }
             });
@@ -109,27 +112,33 @@ impl<'r, 'a> Value<'r, 'a> {
         pairs
     }
 
-    /// A list of single values, at most [`MAX_LISTED`]; another entry is reported as not what
-    /// is `wanted`.
-    pub(super) fn list(mut self, wanted: &str) -> Vec<Scalar> {
+    /// A list of single values, at most [`MAX_LISTED`]; another entry is reported as none.
+    pub(super) fn list(mut self, element: Element) -> Vec<Scalar> {
         let mut scalars = Vec::new();
-        if !self.enter(Shape::List) {
+        if !self.enter(Shape::List(element)) {
             return scalars;
         }
+        let wanted = match element {
+            Element::Address => "an IP address",
+            Element::Host => "a host name",
+            Element::Route => "a mapping with a host",
+        };
         let mut index = 0;
         while let Some(node) = self.reader.item() {
             let field = || format!("{}[{index}]", self.section.key(self.key));
             match node {
                 Node::Scalar(scalar) if index < MAX_LISTED => scalars.push(scalar),
                 Node::Scalar(_) if index > MAX_LISTED => {}
-                node => self.reader.refuse(node, field, |node| {
-                    Rejection::new(match node {
-                        Node::Scalar(_) => {
-                            format!("a list may have {MAX_LISTED} entries, and here are more")
-                        }
-                        _ => format!("not {wanted}"),
-                    })
-                }),
+                node => self
+                    .reader
+                    .refuse(&node, field, Some(Wanted::Quoted(element)), |node| {
+                        Rejection::new(match node {
+                            Node::Scalar(_) => {
+                                format!("a list may have {MAX_LISTED} entries, and here are more")
+                            }
+                            _ => format!("not {wanted}"),
+                        })
+                    }),
             }
             index += 1;
         }
@@ -139,11 +148,10 @@ impl<'r, 'a> Value<'r, 'a> {
     /// Whether what is wanted stands here; if so, it is entered.
     fn enter(&mut self, wanted: Shape) -> bool {
         match (self.reader.item(), wanted) {
-            (Some(Node::Mapping(_)), Shape::Mapping) | (Some(Node::Sequence(_)), Shape::List) => {
-                true
-            }
+            (Some(Node::Mapping(_)), Shape::Mapping)
+            | (Some(Node::Sequence(_)), Shape::List(_)) => true,
             (Some(node), _) => {
-                self.refuse(node, wanted);
+                self.refuse(&node, wanted);
                 false
             }
             (None, _) => false,
@@ -151,11 +159,17 @@ impl<'r, 'a> Value<'r, 'a> {
     }
 
     /// Reports what stands here instead, unless it is nothing.
-    fn refuse(&mut self, node: Node, wanted: Shape) {
-        if !matches!(&node, Node::Scalar(scalar) if scalar.kind() == Kind::Null) {
+    fn refuse(&mut self, node: &Node, wanted: Shape) {
+        if !matches!(node, Node::Scalar(scalar) if scalar.kind() == Kind::Null) {
             let field = || self.section.key(self.key);
+            let is_host = matches!(self.section, Section::Route(_));
+            let text = match wanted {
+                Shape::List(element) => Some(Wanted::List(element)),
+                Shape::Value => is_host.then_some(Wanted::Quoted(Element::Host)),
+                Shape::Mapping => None,
+            };
             self.reader
-                .refuse(node, field, |node| misplaced(node, wanted));
+                .refuse(node, field, text, |node| misplaced(node, wanted));
         }
     }
 }
@@ -167,11 +181,16 @@ impl Reader<'_> {
     pub(super) fn mapping<T: Mapping>(&mut self, section: Section) -> T {
         let mut read = T::default();
         let mut seen = 0_u32;
+        let mut unknown = Vec::new();
         while let Some(key) = self.key(section) {
             let known = T::KEYS.iter().zip(0_u32..);
             let found = known.into_iter().find(|((name, _), _)| **name == *key.text);
             let Some(((name, into), place)) = found else {
-                self.unknown_key(section, &key, || nearest(&key.text, T::names()));
+                unknown.push(key);
+                // What was meant may still come; more than these are only counted.
+                if unknown.len() > MAX_REPORTED {
+                    self.unknown_keys::<T>(section, &std::mem::take(&mut unknown), seen);
+                }
                 self.skip();
                 continue;
             };
@@ -185,7 +204,20 @@ impl Reader<'_> {
             seen |= bit;
             into(&mut read, Value::of(self, section, name));
         }
+        self.unknown_keys::<T>(section, &unknown, seen);
         read
+    }
+
+    /// Reports keys that are none, each with the nearest that is one. `seen` has a bit for
+    /// every one that is there.
+    fn unknown_keys<T: Mapping>(&mut self, section: Section, keys: &[Scalar], seen: u32) {
+        for key in keys {
+            self.unknown_key(section, key, || {
+                let near = nearest(&key.text, T::names())?;
+                let place = T::names().position(|name| name == near)?;
+                Some((near, seen >> place & 1 == 1))
+            });
+        }
     }
 
     /// The next key of the mapping that was entered; what is no key is skipped with its value.
@@ -196,7 +228,7 @@ impl Reader<'_> {
                 node => {
                     let no_key =
                         |_: &_| Rejection::new("a list or mapping stands where a key is wanted");
-                    self.refuse(node, || section.path(), no_key);
+                    self.refuse(&node, || section.path(), None, no_key);
                     self.skip();
                 }
             }
@@ -207,7 +239,7 @@ impl Reader<'_> {
         &mut self,
         section: Section,
         key: &Scalar,
-        near: impl FnOnce() -> Option<&'static str>,
+        near: impl FnOnce() -> Option<(&'static str, bool)>,
     ) {
         let section_with = self.section_with;
         let is_merge = &*key.text == "<<";
@@ -236,25 +268,23 @@ impl Reader<'_> {
 enum Shape {
     Value,
     Mapping,
-    List,
+    List(Element),
 }
 
 fn misplaced(node: &Node, wanted: Shape) -> Rejection {
     let wanted_there = match wanted {
         Shape::Value => "one value",
         Shape::Mapping => "a mapping",
-        Shape::List => "a list",
+        Shape::List(_) => "a list",
     };
     let stands =
         |what: &str| Rejection::new(format!("{what} stands where {wanted_there} is wanted"));
     match node {
-        Node::Scalar(scalar) if wanted == Shape::List => {
-            stands(&quoted(&scalar.text)).hint(format!("write [{}]", escaped(&scalar.text)))
-        }
         Node::Scalar(scalar) => stands(&quoted(&scalar.text)),
         Node::Sequence(_) => stands("a list"),
         Node::Mapping(_) => stands("a mapping"),
-        Node::Refused(_, refusal) => refusal.clone(),
+        // Those say what is wrong themselves.
+        Node::Alias(_) | Node::Tagged(..) => stands("something else"),
     }
 }
 
@@ -267,16 +297,25 @@ fn no_route(node: &Node) -> Rejection {
         Node::Scalar(scalar) => Rejection::new(format!(
             "{} is not a mapping with a host",
             quoted(&scalar.text)
-        ))
-        .hint(format!("write \"- host: {}\"", escaped(&scalar.text))),
+        )),
         _ => Rejection::new("a list is not a mapping with a host"),
     }
 }
 
+/// Keys that people write in a route, and what to do about them.
+const NO_KEYS_OF_ROUTES: [(&[&str], &str); 2] = [
+    (&["port", "ports"], "remove it; every port is allowed"),
+    (
+        &["scheme", "protocol", "path", "paths", "method", "methods"],
+        "remove it; a host is allowed with all that is there",
+    ),
+];
+
+/// `near`: the nearest known key, and whether that is there already.
 fn unknown(
     section: Section,
     key: &str,
-    near: Option<&str>,
+    near: Option<(&str, bool)>,
     section_with: fn(&str) -> Option<Section>,
 ) -> Rejection {
     let refusal = Rejection::new(if section.is_bottle() {
@@ -284,11 +323,22 @@ fn unknown(
     } else {
         "unknown key"
     });
+    if let Section::Route(_) = section {
+        let mut known = NO_KEYS_OF_ROUTES.iter();
+        if let Some((_, hint)) = known.find(|(keys, _)| keys.contains(&key)) {
+            return refusal.hint(*hint);
+        }
+    }
     let elsewhere = || {
-        let right = section_with(key).filter(|_| section == Section::Manifest)?;
-        Some(right.key(key))
+        let right = section_with(key)?;
+        let belongs = section == Section::Manifest || section.is_bottle() && right.is_bottle();
+        belongs.then(|| right.key(key))
     };
-    match near.map(str::to_owned).or_else(elsewhere) {
+    let is_there = near.is_some_and(|(_, is_there)| is_there);
+    match near.map(|(near, _)| near.to_owned()).or_else(elsewhere) {
+        Some(near) if is_there => {
+            refusal.hint(format!("did you mean \"{near}\"? that is there already"))
+        }
         Some(near) => refusal.hint(format!("did you mean \"{near}\"?")),
         None => refusal,
     }
@@ -300,9 +350,12 @@ mod tests {
     use super::super::{Problem, parse};
     use super::*;
 
+    /// Advises what stands there already.
+    const ECHO: super::super::Advise = |_, text| Some(format!("{text}?"));
+
     fn problems(text: &str) -> Vec<String> {
         let shown = |problem: &Problem| problem.display("m").to_string();
-        let problems = parse(text.as_bytes()).problems.into_sorted();
+        let problems = parse(text.as_bytes(), ECHO).problems.into_sorted();
         problems.iter().map(shown).collect()
     }
 
@@ -313,13 +366,13 @@ mod tests {
                 "x",
                 "",
                 "\"x\" stands where a mapping is wanted",
-                "\"x\" stands where a list is wanted\nhint: write [x]",
+                "\"x\" stands where a list is wanted\nhint: x?",
             ),
             (
                 "'~'",
                 "",
                 "\"~\" stands where a mapping is wanted",
-                "\"~\" stands where a list is wanted\nhint: write [~]",
+                "\"~\" stands where a list is wanted\nhint: ~?",
             ),
             ("~", "", "", ""),
             ("", "", "", ""),
@@ -367,12 +420,9 @@ mod tests {
             ("~", empty),
             (
                 "a.example",
-                "\"a.example\" is not a mapping with a host\nhint: write \"- host: a.example\"",
+                "\"a.example\" is not a mapping with a host\nhint: a.example?",
             ),
-            (
-                "''",
-                "\"\" is not a mapping with a host\nhint: write \"- host: \"",
-            ),
+            ("''", "\"\" is not a mapping with a host\nhint: ?"),
             ("[x]", "a list is not a mapping with a host"),
         ] {
             let wanted = format!("m:4: bottle.egress.routes[0]: {wanted}");
@@ -383,7 +433,13 @@ mod tests {
     #[test]
     fn a_list_has_as_many_entries_as_are_allowed_and_says_once_that_there_are_more() {
         let listed = |count| format!("network: {{dns: [{}]}}", "a,".repeat(count));
-        let kept = |count| parse(listed(count).as_bytes()).manifest.network.dns.len();
+        let kept = |count| {
+            parse(listed(count).as_bytes(), ECHO)
+                .manifest
+                .network
+                .dns
+                .len()
+        };
         assert_eq!(problems(&listed(MAX_LISTED)), [""; 0]);
         assert_eq!(kept(MAX_LISTED), MAX_LISTED);
         for more in [1, 2] {
@@ -436,10 +492,41 @@ mod tests {
                 Some("git"),
             ),
         ] {
-            let refusal = unknown(section, key, near, section_with);
+            let refusal = unknown(section, key, near.map(|near| (near, false)), section_with);
             assert_eq!(refusal.message, message);
             let hint = hint.map(|hint| format!("did you mean \"{hint}\"?"));
             assert_eq!(refusal.hint, hint, "{section:?} {key}");
+        }
+        for (section, key, near, hint) in [
+            (
+                Section::Route(0),
+                "hots",
+                Some(("host", true)),
+                Some("did you mean \"host\"? that is there already"),
+            ),
+            (
+                Section::Route(0),
+                "port",
+                Some(("host", false)),
+                Some("remove it; every port is allowed"),
+            ),
+            (
+                Section::Route(0),
+                "path",
+                None,
+                Some("remove it; a host is allowed with all that is there"),
+            ),
+            (Section::Egress, "port", None, None),
+            (
+                Section::Bottle,
+                "routes",
+                None,
+                Some("did you mean \"bottle.egress.routes\"?"),
+            ),
+            (Section::Bottle, "listen", None, None),
+        ] {
+            let refusal = unknown(section, key, near, section_with);
+            assert_eq!(refusal.hint.as_deref(), hint, "{section:?} {key}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! could never match, and what could leave its quotes in YAML, is refused here.
 
 use std::fmt::{self, Display};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::manifest::{Rejection, quoted};
 
@@ -21,6 +21,51 @@ pub const CANARY_HOST: &str = "canary.invalid";
 /// A route's host in the one form that is rendered: lower case, without a final
 /// dot. DNS names, `*.` before them, and IP literals are accepted.
 pub fn normalize(text: &str) -> Result<String, Rejection> {
+    judge(text).map_err(|refusal| match (&refusal.hint, meant(text)) {
+        (Some(_), _) => refusal,
+        (None, Some(host)) => refusal.hint(format!("write \"{host}\"")),
+        (None, None) => match Foreign::found_in(text) {
+            Some(Foreign::Port) => refusal.hint("write the name alone; every port is allowed"),
+            Some(Foreign::Network) => refusal.hint(
+                "name each host; a private network that hosts may be in is network.internal_cidr",
+            ),
+            None if !text.is_ascii() => {
+                refusal.hint("write its A-label, the form that starts with \"xn--\"")
+            }
+            _ => refusal,
+        },
+    })
+}
+
+/// The host that was meant with what is none, where that can be told without a guess; of a
+/// host its one form.
+pub fn meant(text: &str) -> Option<String> {
+    let accept = |text: &str| judge(text).ok();
+    if let Some(host) = accept(text) {
+        return Some(host);
+    }
+    if Foreign::found_in(text).is_none() && !text.is_ascii() {
+        return to_a_labels(text);
+    }
+    let trimmed = text.trim_matches(is_around);
+    // The key again, as where the blank behind it is missing.
+    let key = ["host:", "Host:"];
+    let value = key.into_iter().find_map(|key| trimmed.strip_prefix(key));
+    value
+        .and_then(|value| accept(host_inside(value)?))
+        .or_else(|| {
+            let inside = host_inside(trimmed)?;
+            if let Ok(address) = inside.parse::<IpAddr>() {
+                return accept(&address.to_canonical().to_string());
+            }
+            // A dot before a domain is Squid's for it and all below it.
+            let squid = || accept(&format!("*{}", inside.strip_prefix('.').map(|_| inside)?));
+            accept(inside.trim_end_matches('.')).or_else(squid)
+        })
+}
+
+/// As [`normalize`], without a hint where [`meant`] has one.
+fn judge(text: &str) -> Result<String, Rejection> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return ipv6(text, address);
     }
@@ -77,7 +122,13 @@ pub fn normalize(text: &str) -> Result<String, Rejection> {
 
 /// A name for `/etc/hosts`: as a route's host, but neither wildcard nor address.
 pub fn host_name(text: &str) -> Result<String, Rejection> {
-    let name = normalize(text)?;
+    let name = judge(text).map_err(|refusal| {
+        let name = meant(text).filter(|name| !name.starts_with('*') && !is_address(name));
+        match (&refusal.hint, name) {
+            (None, Some(name)) => refusal.hint(format!("write \"{name}\"")),
+            _ => refusal,
+        }
+    })?;
     if name.starts_with('*') {
         return Err(refuse(text, "a hosts entry cannot have a wildcard"));
     }
@@ -89,7 +140,7 @@ pub fn host_name(text: &str) -> Result<String, Rejection> {
 
 /// Whether a normalized host is an IP literal.
 pub fn is_address(host: &str) -> bool {
-    host.parse::<std::net::IpAddr>().is_ok()
+    host.parse::<IpAddr>().is_ok()
 }
 
 fn refuse(text: &str, cause: impl Display) -> Rejection {
@@ -125,6 +176,7 @@ enum Foreign {
     Quote,
     Backslash,
     UserName,
+    Network,
     Path,
     PercentSign,
     BracketsOrPort,
@@ -141,6 +193,7 @@ impl Foreign {
             (has(&['"', '\'', '`']), Self::Quote),
             (has(&['\\']), Self::Backslash),
             (has(&['@']), Self::UserName),
+            (network(text).is_some(), Self::Network),
             (has(&['/', '?', '#']), Self::Path),
             (has(&['%']), Self::PercentSign),
             (has(&['[', ']']) && has(&[':']), Self::BracketsOrPort),
@@ -160,6 +213,7 @@ impl Display for Foreign {
             Self::Quote => "it has a quote",
             Self::Backslash => "it has a backslash",
             Self::UserName => "it has a user name",
+            Self::Network => "it is a network, and hosts are allowed one by one",
             Self::Path => "it has a path",
             Self::PercentSign => "it has a zone or a percent sign",
             Self::BracketsOrPort => "it has brackets or a port",
@@ -171,30 +225,38 @@ impl Display for Foreign {
 /// Refuses what cannot be in a host name.
 fn characters(text: &str) -> Result<(), Rejection> {
     if let Some(foreign) = Foreign::found_in(text) {
-        let refusal = refuse(text, foreign);
-        return Err(match host_inside(text) {
-            Some(host) => refusal.hint(format!("write \"{host}\"")),
-            None if foreign == Foreign::Port => {
-                refusal.hint("write the name alone; every port is allowed")
-            }
-            None => refusal,
-        });
+        return Err(refuse(text, foreign));
     }
     if text.is_ascii() {
         return Ok(());
     }
-    let refusal = refuse(text, "it is not ASCII, and names are compared as A-labels");
-    Err(match to_a_labels(text) {
-        Some(name) => refusal.hint(format!("write \"{name}\"")),
-        None => refusal.hint("write its A-label, the form that starts with \"xn--\""),
-    })
+    Err(refuse(
+        text,
+        "it is not ASCII, and names are compared as A-labels",
+    ))
 }
 
-/// The host within a URL, a `host:port`, or blanks and quotes; `None` if what is
-/// left is no host either.
-fn host_inside(text: &str) -> Option<String> {
-    let clean = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`');
-    let text = text.trim_matches(clean);
+/// Blanks and quotes.
+fn is_around(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`')
+}
+
+/// The address in a CIDR, and how many bits of it are free.
+fn network(text: &str) -> Option<(IpAddr, u32)> {
+    let (address, prefix) = text.trim_matches(is_around).split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let width: u32 = if address.is_ipv4() { 32 } else { 128 };
+    let prefix: u32 = prefix.parse().ok()?;
+    Some((address, width.checked_sub(prefix)?))
+}
+
+/// What is left of a URL, a `host:port`, or blanks and quotes, if it has no more than a
+/// host's characters.
+fn host_inside(text: &str) -> Option<&str> {
+    let text = text.trim_matches(is_around);
+    if network(text).is_some_and(|(_, others)| others > 0) {
+        return None;
+    }
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let text = text.split(['/', '?', '#']).next()?;
     let text = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
@@ -210,7 +272,7 @@ fn host_inside(text: &str) -> Option<String> {
             && host
                 .chars()
                 .all(|c| is_name_character(c) || matches!(c, '.' | '*'));
-    if sound { normalize(host).ok() } else { None }
+    sound.then_some(host)
 }
 
 /// The underscore is no host name's character in RFC 1123, but names with it are
@@ -293,7 +355,7 @@ fn to_a_labels(text: &str) -> Option<String> {
             return None;
         }
     }
-    normalize(&labels.join(".")).ok()
+    judge(&labels.join(".")).ok()
 }
 
 /// Letters on which all versions of IDNA agree: composed, lower case, neither
@@ -501,6 +563,9 @@ mod tests {
             ("a\\b@c", Some(Foreign::Backslash)),
             ("a@b/c", Some(Foreign::UserName)),
             ("a/b%", Some(Foreign::Path)),
+            ("10.0.0.0/8", Some(Foreign::Network)),
+            ("10.0.0.0/33", Some(Foreign::Path)),
+            ("fd00::/8", Some(Foreign::Network)),
             ("a?b:1", Some(Foreign::Path)),
             ("a#b:1", Some(Foreign::Path)),
             ("a%b:1", Some(Foreign::PercentSign)),
@@ -534,6 +599,31 @@ mod tests {
             (":80", Some("write the name alone; every port is allowed")),
             ("10.1/8", None),
             ("b\u{fc}cher/x", None),
+            (".corp.example", Some("write \"*.corp.example\"")),
+            ("https://.corp.example/", Some("write \"*.corp.example\"")),
+            ("a.example..", Some("write \"a.example\"")),
+            ("host:a.example", Some("write \"a.example\"")),
+            ("host: https://a.example/", Some("write \"a.example\"")),
+            ("Host:a.example", Some("write \"a.example\"")),
+            ("host:8080", Some("write \"host\"")),
+            ("[2001:db8:0::1]:80", Some("write \"2001:db8::1\"")),
+            ("10.0.0.1/32", Some("write \"10.0.0.1\"")),
+            ("2001:db8::1/128", Some("write \"2001:db8::1\"")),
+            (
+                "10.0.0.0/8",
+                Some(
+                    "name each host; a private network that hosts may be in is network.internal_cidr",
+                ),
+            ),
+            (
+                "fd00::/8",
+                Some(
+                    "name each host; a private network that hosts may be in is network.internal_cidr",
+                ),
+            ),
+            (".10.0.0.1", None),
+            ("..corp.example", None),
+            (".", None),
         ] {
             assert_eq!(hint(text).as_deref(), wanted, "{text:?}");
         }
@@ -544,6 +634,18 @@ mod tests {
         assert_eq!(host_name("A.example.").as_deref(), Ok("a.example"));
         for text in ["*.a", "10.0.0.1", "::1", "a b"] {
             assert!(host_name(text).is_err(), "{text}");
+        }
+        // What is told to be written is one as well.
+        for (text, wanted) in [
+            ("a.example:1", Some("write \"a.example\"")),
+            (".a.example", None),
+            ("10.0.0.1:1", None),
+        ] {
+            assert_eq!(
+                host_name(text).unwrap_err().hint.as_deref(),
+                wanted,
+                "{text}"
+            );
         }
         assert!(is_address("10.0.0.1") && is_address("::1") && !is_address("a.example"));
     }

@@ -233,7 +233,7 @@ impl Known {
     pub(super) fn look_at(&mut self, host: &str, at: Position, section: Section) {
         self.looked_at += 1;
         // Whoever has a companion is known too.
-        if self.looked_at <= MOST && usage(host).is_some() {
+        if self.looked_at <= MOST && (usage(host).is_some() || is_wide(host)) {
             self.listed.push(Listed {
                 at,
                 section,
@@ -246,13 +246,21 @@ impl Known {
     pub(super) fn notes(&self, policy: &Policy) -> Problems {
         let mut notes = Problems::default();
         let mut seen = BTreeSet::new();
+        // With what the notes before have passed through: the key may be written once.
+        let mut passthrough = policy.passthrough.clone();
         for Listed { at, section, host } in &self.listed {
             if !seen.insert(host) {
                 continue;
             }
             let scanned = !matching::passes_entry(&policy.passthrough, host);
-            let note = usage(host).and_then(|usage| advice(host, usage, scanned, policy));
-            for refusal in note.into_iter().chain(lacking(host, &policy.allowlist)) {
+            let note =
+                usage(host).and_then(|usage| advice(host, usage, scanned, policy, &passthrough));
+            if scanned && note.is_some() {
+                passthrough.push(host.clone());
+            }
+            let wide = is_wide(host).then(|| wide(host));
+            let lacking = lacking(host, &policy.allowlist);
+            for refusal in wide.into_iter().chain(note).chain(lacking) {
                 notes.add(|| refusal.at(Some(*at), section.key("host")));
             }
         }
@@ -295,6 +303,47 @@ fn is_word(part: &str, word: &str) -> bool {
         .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()) || ENDINGS.contains(&rest))
 }
 
+/// Names without a dot that people have for their own domains, where nobody else has any
+/// (RFC 2606, RFC 6761, RFC 6762, ICANN's `internal`).
+const OWN_DOMAINS: &[&str] = &[
+    "internal",
+    "local",
+    "localhost",
+    "lan",
+    "corp",
+    "home",
+    "intranet",
+    "private",
+    "test",
+    "example",
+    "invalid",
+];
+
+/// Second labels below a country's domain that are no single owner's.
+const SECOND_LABELS: &[&str] = &["ac", "co", "com", "edu", "gov", "net", "org"];
+
+/// Whether a wildcard stands for all that a registry gives away, such as `*.com`.
+fn is_wide(host: &str) -> bool {
+    let labels = host
+        .strip_prefix("*.")
+        .map(|base| base.split('.').collect::<Vec<_>>());
+    match labels.as_deref() {
+        Some([top]) => !OWN_DOMAINS.contains(top),
+        Some([second, top]) => top.len() == 2 && SECOND_LABELS.contains(second),
+        _ => false,
+    }
+}
+
+/// The note about such a wildcard.
+fn wide(host: &str) -> Rejection {
+    let base = host.strip_prefix("*.").unwrap_or(host);
+    Rejection::new(format!(
+        "{} allows every host below {base}, whosever it is",
+        quoted(host)
+    ))
+    .hint("name the domains that are meant")
+}
+
 fn companions(host: &str) -> Option<(&'static [&'static str], &'static str)> {
     COMPANIONS
         .iter()
@@ -303,7 +352,13 @@ fn companions(host: &str) -> Option<(&'static [&'static str], &'static str)> {
 }
 
 /// What scanning and limits do to a host, and the keys that help; `None` where they are set.
-fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Rejection> {
+fn advice(
+    host: &str,
+    usage: Use,
+    scanned: bool,
+    policy: &Policy,
+    passthrough: &[String],
+) -> Option<Rejection> {
     let tuning = &policy.tuning;
     let (what, many_requests, long_tunnels) = match usage {
         Packages => ("serves packages", true, false),
@@ -344,7 +399,7 @@ fn advice(host: &str, usage: Use, scanned: bool, policy: &Policy) -> Option<Reje
         if usage == System {
             troubles.push("over plain HTTP it is scanned in any case".to_owned());
         }
-        hints.push(one_more_passed(&policy.passthrough, host));
+        hints.push(one_more_passed(passthrough, host));
     }
     if many_requests && tuning.requests_per_minute.is_none() {
         // A tunnel that is passed through counts as one; Yarn opens one for each package.
@@ -390,10 +445,11 @@ fn lacking(host: &str, allowlist: &[String]) -> Option<Rejection> {
     if missing.is_empty() {
         return None;
     }
-    let hint = match missing.as_slice() {
-        [name] => format!("add below bottle.egress.routes: - host: {}", in_yaml(name)),
-        _ => "add below bottle.egress.routes an entry for each, as \"- host: NAME\"".to_owned(),
-    };
+    let entries = missing
+        .iter()
+        .map(|name| format!("- host: {}", in_yaml(name)));
+    let entries = entries.collect::<Vec<_>>().join(", ");
+    let hint = format!("add below bottle.egress.routes: {entries}");
     Some(
         Rejection::new(format!(
             "{} is allowed without {}, {why}",
@@ -584,6 +640,56 @@ mod tests {
             "{told:?}"
         );
         assert_eq!(notes(&["api.anthropic.com"], set), [""; 0]);
+    }
+
+    #[test]
+    fn a_wildcard_for_what_anybody_can_register_is_worth_a_note() {
+        for host in ["*.com", "*.dev", "*.co.uk", "*.xn--p1ai"] {
+            let base = host.strip_prefix("*.").unwrap();
+            assert_eq!(
+                notes(&[host], ""),
+                [format!(
+                    "m:6: bottle.egress.routes[0].host: \"{host}\" allows every host below {base}, whosever it is\n\
+                     hint: name the domains that are meant"
+                )]
+            );
+        }
+        for host in [
+            "*.internal",
+            "*.corp",
+            "*.a.com",
+            "*.abc.uk",
+            "*.corp.example",
+            "com",
+            "co.uk",
+        ] {
+            assert_eq!(notes(&[host], ""), [""; 0], "{host}");
+        }
+    }
+
+    #[test]
+    fn notes_can_be_followed_together() {
+        let told = notes(&["npm.a.example", "*.npm.b.example", "npm.c.example"], "");
+        let keys: Vec<&str> = told
+            .iter()
+            .filter_map(|note| note.split_once("under pipelock: ")?.1.split(" and ").next())
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "write passthrough: [npm.a.example]",
+                "add \"*.npm.b.example\" to passthrough",
+                "add npm.c.example to passthrough"
+            ]
+        );
+        let told = notes(&["docker.io"], "");
+        assert!(
+            told.iter().any(|note| note.ends_with(
+                "hint: add below bottle.egress.routes: - host: auth.docker.io, - host: registry-1.docker.io, - host: \
+                 production.cloudflare.docker.com"
+            )),
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use known::Known;
 
 pub use crate::manifest::Problem;
 use crate::manifest::{
-    self, Bottle, Kind, Manifest, Position, Problems, Reading, Rejection, Route, Scalar, Section,
-    quoted,
+    self, Bottle, Element, Kind, Manifest, Position, Problems, Reading, Rejection, Route, Scalar,
+    Section, Wanted, quoted,
 };
 pub use host::CANARY_HOST;
 
@@ -152,7 +152,7 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
         problems,
         foreign,
         complete,
-    } = manifest::parse(bytes);
+    } = manifest::parse(bytes, advise);
     let mut judge = Judge {
         complete,
         problems,
@@ -593,6 +593,49 @@ fn in_yaml(host: &str) -> String {
     }
 }
 
+/// What to write instead of what stands in a wrong shape: something that is accepted there.
+fn advise(wanted: Wanted, text: &str) -> Option<String> {
+    const LISTED: usize = 8;
+    let host = |text: &str| host::meant(text).map(|host| in_yaml(&host));
+    match wanted {
+        Wanted::List(element) => {
+            let separate = |c: char| c.is_whitespace() || c == ',';
+            let parts = text.split(separate).filter(|part| !part.is_empty());
+            let parts: Option<Vec<String>> = parts
+                .map(|part| match element {
+                    Element::Address => {
+                        let address = network::address(part).ok()?;
+                        Some(in_yaml(&address.to_string()))
+                    }
+                    Element::Host => host(part),
+                    Element::Route => Some(format!("{{host: {}}}", host(part)?)),
+                })
+                .collect();
+            let most = if element == Element::Address {
+                MAX_DNS
+            } else {
+                LISTED
+            };
+            let parts = parts.filter(|parts| (1..=most).contains(&parts.len()))?;
+            Some(format!("write [{}]", parts.join(", ")))
+        }
+        // Within the hint's own quotes.
+        Wanted::Route | Wanted::Quoted(Element::Route) => Some(format!(
+            "write \"- host: {}\"",
+            host(text)?.replace('"', "'")
+        )),
+        Wanted::Quoted(Element::Host) => {
+            let host = host::meant(text)?;
+            Some(if host == text {
+                format!("put it in quotes: \"{host}\"")
+            } else {
+                format!("write \"{host}\"")
+            })
+        }
+        Wanted::Quoted(Element::Address) => None,
+    }
+}
+
 /// What stands in a route for a host that a client asked for, as YAML has it; else why no line
 /// of a manifest can allow it. pipelock compares hosts as their clients write them.
 pub(crate) fn route_for(asked: &str) -> Result<String, String> {
@@ -737,16 +780,17 @@ fn integer(scalar: &Scalar, min: u32, max: u32) -> Result<u32, Rejection> {
         return Ok(value);
     }
     let refusal = Rejection::new(format!("{shown} is not {range}"));
+    let is_in_range = |text: &str| {
+        text.bytes().all(|b| b.is_ascii_digit())
+            && text.parse().is_ok_and(|n: u32| (min..=max).contains(&n))
+    };
     Err(match kind {
-        Kind::Text
-            if scalar
-                .text
-                .parse::<u32>()
-                .is_ok_and(|n| (min..=max).contains(&n)) =>
-        {
+        Kind::Text if is_in_range(&scalar.text) => {
             refusal.hint("write it without quotes and leading zeros")
         }
-        Kind::Text if scalar.text.ends_with('s') => refusal.hint("write the number without a unit"),
+        Kind::Text if scalar.text.strip_suffix('s').is_some_and(is_in_range) => {
+            refusal.hint("write the number without a unit")
+        }
         _ => refusal,
     })
 }

@@ -11,7 +11,10 @@ pub type Prefixed = (IpAddr, u8);
 /// pipelock accepts (`net.ParseCIDR`, no host bits, no `/0`), in the one form that
 /// it would print itself. Returned as text, which is what gets rendered.
 pub fn cidr(text: &str) -> Result<String, Rejection> {
-    let (address, prefix) = prefixed(text, "CIDR", |ip| format!("write \"{ip}/{}\"", width(ip)))?;
+    let (address, prefix) = prefixed(text, "CIDR", |ip| {
+        let ip = ip.to_canonical();
+        Some(format!("write \"{ip}/{}\"", width(ip)))
+    })?;
     if prefix == 0 {
         return Err(Rejection::new(format!(
             "{} is every address, and would turn pipelock's SSRF protection off",
@@ -39,9 +42,11 @@ pub fn cidr(text: &str) -> Result<String, Rejection> {
 
 /// An interface's own address with its prefix length; host bits are wanted.
 pub fn interface(text: &str) -> Result<Prefixed, Rejection> {
-    let (address, prefix) = prefixed(text, "address with a prefix length", |ip| match ip {
-        IpAddr::V4(_) => format!("add the prefix length, such as \"{ip}/24\""),
-        IpAddr::V6(_) => format!("add the prefix length, such as \"{ip}/64\""),
+    let (address, prefix) = prefixed(text, "address with a prefix length", |ip| {
+        let usual = if ip.is_ipv4() { 24 } else { 64 };
+        let such = format!("{ip}/{usual}");
+        let hint = format!("add the prefix length, such as \"{such}\"");
+        interface(&such).is_ok().then_some(hint)
     })?;
     usable(text, address)?;
     if prefix == 0 {
@@ -76,8 +81,8 @@ pub fn address(text: &str) -> Result<IpAddr, Rejection> {
         let refusal = Rejection::new(format!("{} is not an IP address", quoted(text)));
         let bare = text.split(['/', '%']).next().unwrap_or_default();
         return Err(match bare.parse::<IpAddr>() {
-            Ok(ip) => refusal.hint(format!("write \"{ip}\"")),
-            Err(_) => refusal,
+            Ok(ip) if usable(bare, ip).is_ok() => refusal.hint(format!("write \"{ip}\"")),
+            _ => refusal,
         });
     };
     usable(text, address)?;
@@ -96,7 +101,7 @@ pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
     let refusal = Rejection::new(format!("{} is not an IP address and a port", quoted(text)));
     let Ok(socket) = text.parse::<SocketAddr>() else {
         let hint = if let Ok(ip) = text.parse::<IpAddr>() {
-            SocketAddr::new(ip, 8888).to_string()
+            SocketAddr::new(ip.to_canonical(), 8888).to_string()
         } else {
             let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
             match (host, port.parse::<u16>()) {
@@ -127,7 +132,7 @@ pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
 fn prefixed(
     text: &str,
     wanted: &str,
-    bare: impl FnOnce(IpAddr) -> String,
+    bare: impl FnOnce(IpAddr) -> Option<String>,
 ) -> Result<Prefixed, Rejection> {
     let refuse = |cause: &str| {
         let article = if wanted.starts_with('a') { "an" } else { "a" };
@@ -138,7 +143,13 @@ fn prefixed(
     };
     let Some((address, prefix)) = text.split_once('/') else {
         return Err(match text.parse::<IpAddr>() {
-            Ok(ip) => refuse("it has no prefix length").hint(bare(ip)),
+            Ok(ip) => {
+                let refusal = refuse("it has no prefix length");
+                match bare(ip) {
+                    Some(hint) => refusal.hint(hint),
+                    None => refusal,
+                }
+            }
             Err(_) => refuse("an address, a slash and a prefix length are wanted"),
         });
     };

@@ -99,10 +99,43 @@ refuses! {
         => "manifest.yaml:5: bottle.egress.routes[0].host: \"a..example\" is not a host name: it has an empty label";
     refuses_a_leading_dot:
         "slug: a\nbottle:\n  egress:\n    routes:\n    - host: .example\n"
-        => "manifest.yaml:5: bottle.egress.routes[0].host: \".example\" is not a host name: it has an empty label";
+        => "manifest.yaml:5: bottle.egress.routes[0].host: \".example\" is not a host name: it has an empty label\nhint: write \"*.example\"";
+    refuses_squid_s_dot_before_a_domain:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - host: .corp.example\n    - .corp.example\n"
+        => "manifest.yaml:5: bottle.egress.routes[0].host: \".corp.example\" is not a host name: it has an empty label\nhint: write \"*.corp.example\"\nmanifest.yaml:6: bottle.egress.routes[1]: \".corp.example\" is not a mapping with a host\nhint: write \"- host: '*.corp.example'\"";
+    refuses_a_network_for_a_host:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - host: 10.0.0.0/8\n    - host: 10.0.0.1/32\n"
+        => "manifest.yaml:5: bottle.egress.routes[0].host: \"10.0.0.0/8\" is not a host name: it is a network, and hosts are allowed one by one\nhint: name each host; a private network that hosts may be in is network.internal_cidr\nmanifest.yaml:6: bottle.egress.routes[1].host: \"10.0.0.1/32\" is not a host name: it is a network, and hosts are allowed one by one\nhint: write \"10.0.0.1\"";
+    refuses_the_key_in_the_value:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - host: host:a.com\n    - host:a.com\n"
+        => "manifest.yaml:5: bottle.egress.routes[0].host: \"host:a.com\" is not a host name: it has a port\nhint: write \"a.com\"\nmanifest.yaml:6: bottle.egress.routes[1]: \"host:a.com\" is not a mapping with a host\nhint: write \"- host: a.com\"";
+    refuses_a_port_beside_a_host:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - port: 443\n      host: a.com\n"
+        => "manifest.yaml:5: bottle.egress.routes[0].port: not a key that is read here\nhint: remove it; every port is allowed";
+    refuses_wildcards_without_quotes_all_at_once:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - host: *.example.org\n    - *.example.net\n    - host: *.example.com:443 # c\npipelock:\n  passthrough: [*.example.org]\n"
+        => "manifest.yaml:5: bottle.egress.routes[0].host: \"*.example.org\" is an alias to YAML, because it begins with \"*\" and stands without quotes\nhint: put it in quotes: \"*.example.org\"\nmanifest.yaml:6: bottle.egress.routes[1]: \"*.example.net\" is an alias to YAML, because it begins with \"*\" and stands without quotes\nhint: write \"- host: '*.example.net'\"\nmanifest.yaml:7: bottle.egress.routes[2].host: \"*.example.com:443\" is an alias to YAML, because it begins with \"*\" and stands without quotes\nhint: write \"*.example.com\"\nmanifest.yaml:9: pipelock.passthrough[0]: \"*.example.org\" is an alias to YAML, because it begins with \"*\" and stands without quotes\nhint: put it in quotes: \"*.example.org\"";
+    refuses_a_single_star_without_quotes:
+        "slug: a\nbottle:\n  egress:\n    routes:\n    - host: *\n"
+        => "manifest.yaml:5: not YAML: a single \"*\" or \"&\" without quotes\nhint: name each host, or a domain as \"*.domain.example\"";
+    refuses_a_key_without_a_blank_behind_it:
+        "version: 1\nslug:x\nbottle: {}\n"
+        => "manifest.yaml:2: a blank is missing behind \"slug:\"\nhint: write \"slug: x\"";
+    refuses_a_first_key_without_a_blank_behind_it:
+        "slug:x\nbottle: {}\n"
+        => "manifest.yaml:1: \"slug:x bottle\" stands where a mapping is wanted\nhint: write \"slug: x\"";
+    refuses_a_last_key_without_a_blank_behind_it:
+        "slug: a\nbottle: {}\npipelock:\n  listen:8888 # c\n"
+        => "manifest.yaml:4: pipelock: \"listen:8888\" stands where a mapping is wanted\nhint: write \"listen: 8888\"";
+    refuses_an_unknown_anchor_in_what_is_not_ours:
+        "slug: a\nbottle: {git: [*nowhere]}\n"
+        => "manifest.yaml:2: not YAML: while parsing node, found unknown anchor";
+    names_the_place_of_a_key_of_another_part_of_the_bottle:
+        "slug: a\nbottle:\n  routes: []\n"
+        => "manifest.yaml:3: bottle.routes: not a key that is read here\nhint: did you mean \"bottle.egress.routes\"?";
     refuses_two_final_dots:
         "slug: a\nbottle:\n  egress:\n    routes:\n    - host: a.example..\n"
-        => "manifest.yaml:5: bottle.egress.routes[0].host: \"a.example..\" is not a host name: it has an empty label";
+        => "manifest.yaml:5: bottle.egress.routes[0].host: \"a.example..\" is not a host name: it has an empty label\nhint: write \"a.example\"";
     refuses_a_label_of_64_characters:
         "slug: a\nbottle:\n  egress:\n    routes:\n    - host: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"
         => "manifest.yaml:5: bottle.egress.routes[0].host: \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\" is not a host name: a label has 64 characters, more than 63";
@@ -156,7 +189,13 @@ refuses! {
         => "manifest.yaml:4: bottle.egress.routes: a mapping stands where a list is wanted";
     refuses_routes_that_are_one_host:
         "slug: a\nbottle:\n  egress:\n    routes: a.example\n"
-        => "manifest.yaml:4: bottle.egress.routes: \"a.example\" stands where a list is wanted\nhint: write [a.example]";
+        => "manifest.yaml:4: bottle.egress.routes: \"a.example\" stands where a list is wanted\nhint: write [{host: a.example}]";
+    refuses_routes_that_are_some_hosts:
+        "slug: a\nbottle:\n  egress:\n    routes: a.example, '*.b.example'\n"
+        => "manifest.yaml:4: bottle.egress.routes: \"a.example, '*.b.example'\" stands where a list is wanted\nhint: write [{host: a.example}, {host: \"*.b.example\"}]";
+    refuses_name_servers_by_name_without_a_list:
+        "slug: a\nbottle: {}\nnetwork:\n  dns: dns.example\n"
+        => "manifest.yaml:4: network.dns: \"dns.example\" stands where a list is wanted";
     refuses_a_missing_slug:
         "bottle: {}\n"
         => "manifest.yaml: slug: required, and not there\nhint: write \"slug: NAME\", the agent's name";
@@ -429,7 +468,7 @@ refuses! {
         => "manifest.yaml:2: bottle.egress.routes[0]: aliases (*name) are not read\nhint: write the value out";
     refuses_an_unknown_anchor:
         "slug: *nowhere\nbottle: {}\n"
-        => "manifest.yaml:1: not YAML: while parsing node, found unknown anchor";
+        => "manifest.yaml:1: slug: aliases (*name) are not read\nhint: write the value out";
     refuses_a_tag:
         "slug: !!str a\nbottle: {}\n"
         => "manifest.yaml:1: slug: the tag \"!!str\" is not read\nhint: remove it; a quoted value is text";
@@ -552,7 +591,7 @@ fn warns_of_what_is_not_ours_below_bottle_and_refuses_it_when_strict() {
     let manifest = "slug: a\nbottle:\n  env: {A: 1}\n  git: []\n  egress:\n    routes:\n    - host: a.example\n      hots: b.example\n";
     let warnings = "manifest.yaml:3: bottle.env: not a key that is read here\n\
          manifest.yaml:8: bottle.egress.routes[0].hots: not a key that is read here\n\
-         hint: did you mean \"host\"?";
+         hint: did you mean \"host\"? that is there already";
     assert_eq!(shown(&read(manifest).warnings), warnings);
     assert_eq!(refused(manifest), warnings);
 }

@@ -15,25 +15,35 @@ pub fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance, in bytes.
+/// How many letters to change, add, leave out or swap with their neighbour, in bytes (optimal
+/// string alignment): two that are swapped are the likeliest slip.
 fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    let mut row = vec![0; b.len() + 1];
+    let mut last_row = above.clone();
+    let cell = |row: &[usize], at: usize| row.get(at).copied().unwrap_or_default();
+    for (i, x) in a.iter().enumerate() {
         let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let above = *cell;
-            *cell = (diagonal + usize::from(x != y))
-                .min(above + 1)
+        row.fill(left);
+        for (j, y) in b.iter().enumerate() {
+            let mut least = (cell(&above, j) + usize::from(x != y))
+                .min(cell(&above, j + 1) + 1)
                 .min(left + 1);
-            left = *cell;
-            diagonal = above;
+            let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
+            if swapped {
+                least = least.min(cell(&last_row, j - 1) + 1);
+            }
+            if let Some(here) = row.get_mut(j + 1) {
+                *here = least;
+            }
+            left = least;
         }
+        // The one above becomes the one before it, and this one the one above.
+        std::mem::swap(&mut last_row, &mut above);
+        std::mem::swap(&mut above, &mut row);
     }
-    row.last().copied().unwrap_or_default()
+    cell(&above, b.len())
 }
 
 #[cfg(test)]
@@ -50,7 +60,9 @@ mod tests {
             ("abc", "abd", 1),
             ("abc", "ab", 1),
             ("abc", "xabc", 1),
-            ("ab", "ba", 2),
+            ("ab", "ba", 1),
+            ("abcd", "badc", 2),
+            ("ca", "abc", 3),
             ("kitten", "sitting", 3),
             ("saturday", "sunday", 3),
         ] {
@@ -74,6 +86,7 @@ mod tests {
             ("xxxernal", Some("internal")),
             ("xxxxrnal", None),
             ("dnx", Some("dns")),
+            ("dsn", Some("dns")),
             ("dxx", None),
             ("", None),
             (&"x".repeat(1_000_000), None),

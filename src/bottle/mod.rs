@@ -116,7 +116,9 @@ pub fn read(paths: &Paths) -> Vec<u8> {
         },
         Err(why) => (BAD_ROOTS, why, Vec::new()),
     };
-    let mut about_files: Vec<String> = alone::warning(&paths.manifest).into_iter().collect();
+    // Whatever is followed when it is replaced.
+    let followed = [&paths.manifest, &paths.cert, &paths.key].into_iter();
+    let mut about_files: Vec<String> = followed.filter_map(|it| alone::warning(it)).collect();
     about_files.extend(warnings);
     let mut read = vec![kind];
     errand::add_part(&mut read, roots.as_bytes());

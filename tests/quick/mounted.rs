@@ -30,6 +30,8 @@ fn start(mounts: &[(&str, &str)]) -> Option<Init> {
         .args(pair)
         .output();
     assert!(made.unwrap().status.success());
+    let daemon = Some(65534);
+    std::os::unix::fs::chown(bed.path("host/root.key"), daemon, daemon).unwrap();
     let mut commands = String::new();
     for (from, to) in mounts {
         let (from, to) = (bed.path(from), bed.path(to));
@@ -115,23 +117,22 @@ fn a_manifest_in_a_directory_that_is_mounted_is_replaced_without_a_word() {
 }
 
 #[test]
-fn a_root_that_is_mounted_by_itself_is_said_never_to_be_replaced() {
+fn a_root_or_a_ca_that_is_mounted_by_itself_is_said_never_to_be_replaced() {
     let mounts = [
         ("host/manifest.yaml", "etc/manifest.yaml"),
         ("host/root.pem", "etc/trust/root.pem"),
+        ("host/root.pem", "run/ca.crt"),
+        ("host/root.key", "run/ca.key"),
     ];
     let Some(init) = start(&mounts) else {
         return;
     };
     let status = init.status();
-    let said = format!(
-        "{} is mounted by itself: ",
-        init.bed.path("etc/trust/root.pem").display()
-    );
-    let of_root = warnings(&status)
-        .iter()
-        .filter(|it| it.starts_with(&said))
-        .count();
-    assert_eq!(of_root, 1, "{status}");
+    for file in ["etc/trust/root.pem", "run/ca.crt", "run/ca.key"] {
+        let said = format!("{} is mounted by itself: ", init.bed.path(file).display());
+        let all = warnings(&status);
+        let of_file = all.iter().filter(|it| it.starts_with(&said));
+        assert_eq!(of_file.count(), 1, "{file}: {status}");
+    }
     assert_eq!(init.stop().0.code, 0);
 }

@@ -117,6 +117,7 @@ fn start(
     is_mounted.set(true);
     let (_, read) = bottle::without_marks(&found);
     let (desired, warnings) = bottle::judge(paths, mode, read).map_err(|problem| *problem)?;
+    let desired = desired.with_its_roots()?;
     drop(found);
     reporter.manifest_read(warnings, desired.untold);
     reporter.follow(&desired.policy);

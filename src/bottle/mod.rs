@@ -38,6 +38,8 @@ pub struct Desired {
     /// Extra roots for upstream connections, installed where
     /// [`crate::supervise::Setup::trust_bundle`] says.
     pub trust: Option<Rc<[u8]>>,
+    /// Why there are none of those although there are files of them.
+    pub bad_roots: Option<String>,
     /// How much `check` has to note about the manifest.
     pub notes: usize,
     /// How many warnings of it are counted, and not among those that are told.
@@ -52,6 +54,14 @@ impl Desired {
         self.config_sha256 = render::config_hash(&self.config);
         self.deny_all = render::render_deny_all(&self.policy, &cert, &key);
         self.deny_all_sha256 = render::config_hash(&self.deny_all);
+    }
+
+    /// Itself, where its extra roots can be used: a start goes on with no others.
+    pub fn with_its_roots(mut self) -> Result<Self, StartError> {
+        match self.bad_roots.take() {
+            None => Ok(self),
+            Some(why) => Err(StartError::new(ExitCode::ManifestInvalid, why)),
+        }
     }
 
     /// Says how many notes there are: once for each manifest that is taken up.
@@ -223,11 +233,8 @@ pub fn judge(
     let about_files = about_files.split(|byte| *byte == 0);
     warnings.extend(about_files.filter(|it| !it.is_empty()).map(text));
     warnings.extend(out_of_place(&judgement.policy.network, mode));
-    let trust = match kind {
-        BAD_ROOTS => return Err(invalid(text(roots))),
-        ROOTS => Some(roots.into()),
-        _ => None,
-    };
+    let trust = (kind == ROOTS).then(|| roots.into());
+    let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));
     let mut desired = Desired {
         config: String::new(),
         config_sha256: String::new(),
@@ -237,6 +244,7 @@ pub fn judge(
         untold,
         policy: judgement.policy,
         trust,
+        bad_roots,
     };
     desired.find_ca_at(&paths.cert, &paths.key);
     Ok((desired, warnings))
@@ -303,7 +311,8 @@ mod tests {
         }
         fs::create_dir(directory.join("trust")).unwrap();
         fs::write(directory.join("trust/a.pem"), "nothing").unwrap();
-        let bad = judge(&paths, Mode::Machine, &read(&paths)).unwrap_err();
+        let (bad, _) = judge(&paths, Mode::Machine, &read(&paths)).unwrap();
+        let bad = bad.with_its_roots().unwrap_err();
         assert_eq!(bad.code, ExitCode::ManifestInvalid);
         assert!(bad.to_string().contains("it holds no certificate"), "{bad}");
         fs::remove_dir_all(&directory).unwrap();

@@ -115,8 +115,8 @@ pub(super) fn first_block(file: &[u8]) -> Result<Block<'_>, PemProblem> {
     Err(why_none(file))
 }
 
-/// All blocks of a file of which nothing may be lost, each with the number of its first line.
-/// A block that Go would pass over in silence is a problem, told with its line.
+/// All blocks of a file of which nothing may be lost, each with the place where it begins. A
+/// block that Go would pass over in silence is a problem, told with its place.
 pub(super) fn every_block(file: &[u8]) -> Result<Vec<(usize, Block<'_>)>, (usize, PemProblem)> {
     let mut blocks = Vec::new();
     let mut rest = file;
@@ -125,14 +125,14 @@ pub(super) fn every_block(file: &[u8]) -> Result<Vec<(usize, Block<'_>)>, (usize
         let passed_over = found.as_ref().map_or(rest, |block| block.before);
         let begins_at = file.len() - rest.len();
         if let Some(marker) = Marker::first(passed_over) {
-            return Err((line_of(file, begins_at + marker.at), marker.problem()));
+            return Err((begins_at + marker.at, marker.problem()));
         }
         match found {
             Ok(block) => {
                 rest = block.rest;
-                blocks.push((line_of(file, begins_at + block.before.len()), block));
+                blocks.push((begins_at + block.before.len(), block));
             }
-            Err(problem) if blocks.is_empty() => return Err((1, problem)),
+            Err(problem) if blocks.is_empty() => return Err((0, problem)),
             Err(_) => return Ok(blocks),
         }
     }
@@ -144,7 +144,7 @@ pub(super) fn passed_over(text: &[u8]) -> Option<PemProblem> {
 }
 
 /// The number of the line in which the byte at this place stands.
-fn line_of(file: &[u8], at: usize) -> usize {
+pub(super) fn line_of(file: &[u8], at: usize) -> usize {
     let before = file.get(..at).unwrap_or_default();
     1 + memchr::memchr_iter(b'\n', before).count()
 }
@@ -379,7 +379,10 @@ mod tests {
     fn loses_no_block_that_go_would_pass_over() {
         let lines = |file: &str| {
             let found = every_block(file.as_bytes());
-            found.map(|blocks| blocks.iter().map(|(line, _)| *line).collect::<Vec<_>>())
+            let line = |at| line_of(file.as_bytes(), at);
+            found
+                .map(|blocks| blocks.iter().map(|(at, _)| line(*at)).collect::<Vec<_>>())
+                .map_err(|(at, problem)| (line(at), problem))
         };
         let cut = "-----BEGIN X-----\nAQID\n";
         assert_eq!(

@@ -98,16 +98,19 @@ impl std::error::Error for RootsProblem {}
 /// is left out; a block that would be left out as well is a problem.
 pub fn extra_roots(file: &[u8], now: u64) -> Result<(String, Vec<String>), RootsProblem> {
     if pem::holds_key(file) {
-        let what = Fault::HoldsKey;
-        return Err(RootsProblem { line: 1, what });
+        return Err(RootsProblem {
+            line: 1,
+            what: Fault::HoldsKey,
+        });
     }
-    let blocks = pem::every_block(file).map_err(|(line, problem)| RootsProblem {
-        line,
-        what: Fault::Pem(problem),
-    })?;
+    let wrong = |at, what| RootsProblem {
+        line: pem::line_of(file, at),
+        what,
+    };
+    let blocks = pem::every_block(file).map_err(|(at, problem)| wrong(at, Fault::Pem(problem)))?;
     let (mut text, mut warnings) = (String::with_capacity(file.len()), Vec::new());
-    for (line, block) in blocks {
-        let wrong = |what| RootsProblem { line, what };
+    for (at, block) in blocks {
+        let wrong = |what| wrong(at, what);
         if block.label != b"CERTIFICATE" {
             return Err(wrong(Fault::Label(plain::line_of(block.label))));
         }

@@ -87,13 +87,20 @@ impl Supervisor<'_> {
     }
 
     /// Follows the manifest that was read; one that cannot be used leaves the old one in force.
+    /// Roots beside it that cannot be used keep nothing back that it revokes.
     fn follow(&mut self, read: &[u8]) {
         self.changed = true;
-        let (new, warnings) = match (self.setup.judge)(read) {
+        let (mut new, warnings) = match (self.setup.judge)(read) {
             Ok(judged) => judged,
             Err(error) => return self.reporter.manifest_refused(error.to_string()),
         };
-        self.reporter.manifest_read(warnings, new.untold);
+        match new.bad_roots.take() {
+            None => self.reporter.manifest_read(warnings, new.untold),
+            Some(why) => {
+                new.trust.clone_from(&self.desired.trust);
+                self.reporter.roots_refused(warnings, new.untold, &why);
+            }
+        }
         if new.policy == self.desired.policy && new.trust == self.desired.trust {
             log::debug!("the manifest asks for the same as before");
             return;

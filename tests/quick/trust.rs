@@ -177,6 +177,69 @@ fn a_root_that_cannot_be_read_is_no_root_that_is_left_out() {
 }
 
 #[test]
+fn roots_that_cannot_be_read_keep_no_revocation_back() {
+    let bed = bed();
+    bed.allow(&["a.example", "b.example"]);
+    fs::copy(bed.path("one"), bed.path("trust/one.pem")).unwrap();
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let roots = |init: &Init| fs::read_to_string(init.bed.path("run/upstream-roots.pem")).unwrap();
+    let before = roots(&init);
+    fs::write(init.bed.path("trust/bad.pem"), "nothing").unwrap();
+    init.bed.allow(&["a.example"]);
+    let status = init.wait_applied(2);
+    assert_eq!(status["revocation"]["hosts"][0], "b.example");
+    let error = status["manifest_error"].as_str().unwrap();
+    assert!(
+        error.contains("trust/bad.pem: it holds no certificate")
+            && error
+                .ends_with("the manifest itself is in force, with the roots that were read before"),
+        "{error}"
+    );
+    assert_eq!(roots(&init), before);
+    // Once for all the looks at it.
+    init.signal(Signal::SIGHUP);
+    fs::copy(init.bed.path("two"), init.bed.path("trust/bad.pem")).unwrap();
+    init.wait_for("it is mended", |status| status["manifest_error"].is_null());
+    init.wait_until("the root is there", |init| {
+        (count(&roots(init)) == count(&before) + 1).then_some(())
+    });
+    assert_eq!(
+        init.console()
+            .matches("the changed files of trust/ are not used")
+            .count(),
+        1
+    );
+    init.stop();
+}
+
+#[test]
+fn a_root_that_serves_nobody_for_what_is_in_it_is_told() {
+    let bed = bed();
+    let make = |extension: &str, name: &str| {
+        shell(
+            &bed.path(""),
+            &format!(
+                "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} \
+                 -addext {extension} -keyout rsa.key -out trust/{name}.pem 2>&1"
+            ),
+        );
+    };
+    make("extendedKeyUsage=clientAuth", "client");
+    make("1.3.6.1.4.1.99999.7=critical,ASN1:NULL", "unknown");
+    make("extendedKeyUsage=serverAuth", "good");
+    let (output, said) = check(&bed);
+    assert!(output.status.success(), "{said}");
+    for words in [
+        "trust/client.pem: CN=client: its extended key usage does not name serverAuth",
+        "trust/unknown.pem: CN=unknown: its extension 1.3.6.1.4.1.99999.7 is critical",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("CN=good"), "{said}");
+}
+
+#[test]
 fn what_editors_and_systems_leave_in_trust_stops_neither_start_nor_revocation() {
     let bed = bed();
     fs::copy(bed.path("one"), bed.path("trust/one.pem")).unwrap();

@@ -55,6 +55,19 @@ impl Reporter {
         self.warn_of_manifest(warnings, untold);
     }
 
+    /// The manifest was read, and can be used, but not the roots beside it; the same reason is
+    /// logged once.
+    pub fn roots_refused(&mut self, warnings: Vec<String>, untold: usize, why: &str) {
+        let refused =
+            format!("{why}\nthe manifest itself is in force, with the roots that were read before");
+        let is_news = self.status.manifest_error.as_ref() != Some(&refused);
+        self.manifest_read(warnings, untold);
+        if is_news {
+            log::error!("the changed files of trust/ are not used:\n{refused}");
+        }
+        self.status.manifest_error = Some(refused);
+    }
+
     /// The manifest was read, and cannot be used; the same reason is logged once.
     pub fn manifest_refused(&mut self, why: String) {
         let known = &mut self.status.manifest_error;

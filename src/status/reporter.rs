@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::boot::mode::Mode;
 use crate::daemon::pipelock;
+use crate::daemon::pipelock::said::Said;
 use crate::exit::ExitCode;
 use crate::plain;
 use crate::status::denials::{self, Denials};
@@ -39,6 +40,8 @@ pub struct Reporter {
     denials: Denials,
     /// Where the daemon listens, or last did.
     served: Option<SocketAddr>,
+    /// Why the daemon that ended last did so, in its words.
+    said_reason: Option<Said>,
     notifier: Notifier,
     warnings: Warnings,
     started: Instant,
@@ -118,6 +121,7 @@ impl Reporter {
         Self {
             denials: Denials::new(boot_id.clone()),
             served: None,
+            said_reason: None,
             notifier: Notifier::default(),
             warnings: Warnings::default(),
             status: Status {
@@ -148,6 +152,18 @@ impl Reporter {
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// What the daemon that ended last said of why, for a sentence that goes on: its own reason,
+    /// else its last line; empty where it said nothing.
+    #[must_use]
+    pub fn said_at_its_end(&self) -> String {
+        let last = self.status.last_lines.last();
+        match (&self.said_reason, last) {
+            (Some(reason), last) if last != Some(reason) => format!("; it said: {reason}"),
+            (_, Some(last)) => format!("; its last line: {last}"),
+            _ => String::new(),
+        }
     }
 
     /// Notes the mode, and whom to notify.
@@ -514,7 +530,6 @@ fn notified(result: Result<(), nix::errno::Errno>) {
 mod tests {
     use super::*;
     use crate::daemon::pipelock::TESTED_VERSION;
-    use crate::daemon::pipelock::said::Said;
     use crate::status::schema::{
         Ca, Config, Daemon, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES, Revocation, Word,
     };

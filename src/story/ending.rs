@@ -4,7 +4,7 @@ use crate::boot::mode::Mode;
 use crate::bottle::Desired;
 use crate::bottle::looker::Looker;
 use crate::exit::{ExitCode, StartError};
-use crate::status::{self, Reporter};
+use crate::status::Reporter;
 use crate::supervise::machine::{Failure, Outcome};
 use crate::supervise::{Pair, Setup, supervise};
 use crate::sys::reaper;
@@ -49,20 +49,18 @@ pub(super) fn supervise_until_the_end(
     Ok(
         match supervise(setup, desired, pair, looker, signals, reporter) {
             Outcome::Stopped => Ending::Stopped,
-            Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, reporter.status())),
+            Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, reporter)),
         },
     )
 }
 
-fn given_up(failure: &Failure, status: &status::Status) -> StartError {
+fn given_up(failure: &Failure, reporter: &Reporter) -> StartError {
     let code = match failure {
         Failure::Spawn(code, _) => *code,
         _ => ExitCode::DaemonUnavailable,
     };
-    let said = match (failure, status.last_lines.last()) {
-        (Failure::Exited(_) | Failure::OutOfMemory(..), Some(line)) => {
-            format!("; its last line: {line}")
-        }
+    let said = match failure {
+        Failure::Exited(_) | Failure::OutOfMemory(..) => reporter.said_at_its_end(),
         _ => String::new(),
     };
     StartError::new(

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::daemon::pipelock;
-use crate::daemon::pipelock::said::{self, Said};
+use crate::daemon::pipelock::said::{self, Said, Weight};
 use crate::daemon::pipelock::skim::Skim;
 use crate::plain;
 use crate::sys::console::{Stream, console};
@@ -35,30 +35,66 @@ const QUOTE_PREFIX: &[u8] = said::QUOTE_PREFIX.as_bytes();
 /// wrote in the middle of one.
 const CONTINUED_PREFIX: &[u8] = b"pipelock: (continued) ";
 
-/// The last lines of both streams together.
+/// The last lines of both streams together, and those of the present daemon's that say why it
+/// ends: a dump is longer than what is kept, and begins with the reason.
 #[derive(Debug, Clone, Default)]
-pub struct LastLines(VecDeque<Vec<u8>>);
+pub struct LastLines {
+    lines: VecDeque<Vec<u8>>,
+    fatal: Option<Vec<u8>>,
+    error: Option<Vec<u8>>,
+}
 
 impl LastLines {
+    /// Another daemon begins: what the one before said is not why this one ends.
+    pub fn begin(&mut self) {
+        (self.fatal, self.error) = (None, None);
+    }
+
+    fn weigh(&mut self, line: &[u8]) {
+        let kept = || line.get(..KEPT_BYTES).unwrap_or(line).to_vec();
+        match said::weigh(line) {
+            Some(Weight::Fatal) if self.fatal.is_none() => self.fatal = Some(kept()),
+            Some(Weight::Error) => self.error = Some(kept()),
+            _ => {}
+        }
+    }
+
     fn keep(&mut self, line: &[u8]) {
         // Ours, at every probe: it would soon be all there is.
         if pipelock::tells_of_canary(line) {
             return;
         }
-        if self.0.len() == KEPT_LINES {
-            self.0.pop_front();
+        if self.lines.len() == KEPT_LINES {
+            self.lines.pop_front();
         }
-        self.0.push_back(if line.len() > KEPT_BYTES {
+        self.lines.push_back(if line.len() > KEPT_BYTES {
             Skim::new(line).finish()
         } else {
             line.to_vec()
         });
     }
 
-    /// What of them may be told, oldest first.
+    /// What of them may be told, oldest first; before them the first line of a dump that is
+    /// longer.
     #[must_use]
     pub fn said(&self) -> Vec<Said> {
-        self.0.iter().map(|line| Said::line(line)).collect()
+        let fatal = self.fatal.as_ref().filter(|it| !self.lines.contains(it));
+        let lines = fatal.into_iter().chain(&self.lines);
+        lines.map(|line| Said::line(line)).collect()
+    }
+
+    /// The line that begins the present daemon's dump.
+    #[must_use]
+    pub fn fatal(&self) -> Option<Said> {
+        self.fatal.as_ref().map(|line| Said::line(line))
+    }
+
+    /// What the present daemon says is the reason for its end: the beginning of its dump, else
+    /// its last error.
+    #[must_use]
+    pub fn reason(&self) -> Option<Said> {
+        let reason = self.fatal.as_ref().or(self.error.as_ref());
+        reason.map(|line| Said::line(line))
     }
 }
 
@@ -173,6 +209,7 @@ impl Lines {
 }
 
 fn see_rest(line: &[u8], to: &mut Outlet) {
+    to.last.weigh(line);
     to.last.keep(line);
     (to.see)(line);
 }
@@ -189,6 +226,7 @@ fn pass_on(block: &[u8], to: &mut Outlet) {
         (to.print)(&printed);
     }
     for line in lines(block) {
+        to.last.weigh(line);
         (to.see)(line);
     }
     let mut newest: Vec<&[u8]> = block
@@ -352,6 +390,43 @@ mod tests {
             assert_eq!(printed, format!("{text}\n"));
             assert_eq!(seen, ["one", "", "two × 2", "unfinished"]);
             assert_eq!(said, seen);
+        }
+    }
+
+    #[test]
+    fn a_dump_keeps_its_first_line_and_another_daemon_has_none_of_it() {
+        let frames = "\truntime/panic.go:1229 +0x48\n".repeat(400);
+        let text =
+            format!("Error: one\nError: two\nfatal error: no memory\n\n{frames}panic: later\n");
+        for piece in [7, 4096, usize::MAX] {
+            let (mut last, mut lines) = (LastLines::default(), Lines::default());
+            let mut put = |text: &str, last: &mut LastLines| {
+                let mut to = Outlet {
+                    print: &mut |_| {},
+                    last,
+                    see: &mut |_| {},
+                };
+                let mut rest = text.as_bytes();
+                while !rest.is_empty() {
+                    let free = lines.free();
+                    let count = rest.len().min(piece).min(free.len());
+                    free[..count].copy_from_slice(&rest[..count]);
+                    lines.advance(count, &mut to);
+                    rest = &rest[count..];
+                }
+            };
+            put("Error: one\nError: two\n", &mut last);
+            assert_eq!(last.reason().unwrap().as_str(), "Error: two");
+            assert_eq!(last.fatal(), None);
+            put(&text, &mut last);
+            assert_eq!(last.reason().unwrap().as_str(), "fatal error: no memory");
+            let said = last.said();
+            assert_eq!(said.len(), KEPT_LINES + 1);
+            assert_eq!(said[0].as_str(), "fatal error: no memory");
+            assert_eq!(said[KEPT_LINES].as_str(), "panic: later");
+            last.begin();
+            assert_eq!(last.reason(), None);
+            assert_eq!(last.said().len(), KEPT_LINES);
         }
     }
 

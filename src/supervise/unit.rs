@@ -224,6 +224,7 @@ impl Unit {
         }
         self.prober.reset(around.desired.policy.listen);
         around.reporter.daemon_ended(self.last_lines.said());
+        around.reporter.daemon_said_why(self.last_lines.reason());
         if let Some(error) = child.exec_error {
             self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
             return;
@@ -231,7 +232,10 @@ impl Unit {
         let text = match (&starved, self.machine.brought_down_for()) {
             (Some(limit), _) => format!("{reason}: out of memory, {limit}"),
             (None, Some(failure)) => format!("{reason}, brought down: {failure}"),
-            (None, None) => reason.to_string(),
+            (None, None) => match self.last_lines.fatal() {
+                Some(fatal) => format!("{reason}: {fatal}"),
+                None => reason.to_string(),
+            },
         };
         log::info!("pipelock (pid {}) {text}", child.pid);
         around.reporter.daemon_exited(reason.shell_code(), text);
@@ -509,6 +513,7 @@ impl Unit {
 
     fn spawn(&mut self, around: &mut Context) -> Result<(), LaunchError> {
         let setup = around.setup;
+        self.last_lines.begin();
         pair::take_up(around).map_err(LaunchError::Pair)?;
         // Each time, for the last one may have changed it.
         if !launch::is_config_installed(around) {

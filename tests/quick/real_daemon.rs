@@ -513,6 +513,32 @@ fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
     assert_eq!(served.init.stop().0.code, 0);
 }
 
+#[test]
+fn a_daemon_that_dumps_tells_why_it_ends() {
+    let Some(bed) = real_bed() else {
+        return;
+    };
+    let limited = ["prlimit", "--as=400000000"];
+    let end = bed
+        .start_under(Place::Child, Console::Read, &limited)
+        .wait_end();
+    assert_eq!(end.code, 69);
+    let said = "pipelock exited with code 2; it said: fatal error: ";
+    assert!(end.error().contains(said), "{}", end.error());
+
+    let mut init = real_bed().unwrap().start(Place::Child);
+    init.wait_ready();
+    init.wait_until("it gives up or is ready once more", |init| {
+        if let Some(pid) = init.status()["daemon"]["pid"].as_i64() {
+            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGQUIT);
+        }
+        let exit = init.status()["last_exit"]["text"]
+            .as_str()
+            .map(ToOwned::to_owned);
+        exit.filter(|text| text == "exited with code 2: SIGQUIT: quit")
+    });
+}
+
 /// A pair of its own: certificate and key, readable for the daemon.
 fn made(served: &Served, name: &str) -> [PathBuf; 2] {
     let paths = ["crt", "key"].map(|end| served.init.bed.path(&format!("{name}.{end}")));

@@ -87,6 +87,54 @@ fn gives_up_after_five_failures_with_the_daemons_last_line_as_the_reason() {
 }
 
 #[test]
+fn the_reason_of_a_dump_is_its_beginning_however_long_it_is() {
+    let frames = "goroutine 1 [running]:\n\truntime/panic.go:1229 +0x48\n".repeat(200);
+    for (begins, reason) in [
+        (
+            "fatal error: failed to reserve page summary memory\n\n",
+            "fatal error: failed to reserve page summary memory",
+        ),
+        (
+            "SIGQUIT: quit\nPC=0x40d00e m=0 sigcode=0\n\n",
+            "SIGQUIT: quit",
+        ),
+        (
+            "Error: a line before\npanic: runtime error: nil\n[signal SIGSEGV: segmentation violation]\n\n",
+            "panic: runtime error: nil",
+        ),
+    ] {
+        let bed = Bed::new().with_faults("dump");
+        fs::write(bed.path("run/dump"), format!("{begins}{frames}")).unwrap();
+        let end = bed.start(Place::Child).wait_end();
+        assert_eq!(end.code, 69);
+        assert_eq!(
+            end.error(),
+            format!(
+                "giving up after repeated failures: pipelock exited with code 2; it said: {reason}"
+            )
+        );
+        assert_eq!(
+            end.result["last_exit"]["text"],
+            format!("exited with code 2: {reason}")
+        );
+        assert_eq!(end.result["last_lines"][0], reason);
+    }
+    // Its own error, where it says more after that.
+    let bed = Bed::new().with_faults("dump");
+    fs::write(
+        bed.path("run/dump"),
+        "Error: the first\nError: the port is taken\nUsage:\n  pipelock run\n",
+    )
+    .unwrap();
+    let end = bed.start(Place::Child).wait_end();
+    assert!(
+        end.error().ends_with("; it said: Error: the port is taken"),
+        "{}",
+        end.error()
+    );
+}
+
+#[test]
 fn tells_a_missing_daemon_from_one_that_cannot_be_executed() {
     let bed = Bed::new();
     fs::remove_file(bed.path("pipelock")).unwrap();

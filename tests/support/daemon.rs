@@ -85,6 +85,13 @@ fn main() {
         eprintln!("error: the reason why it cannot start");
         exit(i32::try_from(code).expect("an exit code"));
     }
+    // As a runtime dumps: what the file `dump` beside its configuration has.
+    if faults.has("dump") {
+        let dump = std::path::Path::new(&config).with_file_name("dump");
+        let dump = fs::read(dump).expect("a dump");
+        std::io::stderr().write_all(&dump).expect("standard error");
+        exit(2);
+    }
     if let Some(number) = faults.number("signal") {
         // SAFETY: plain numbers.
         unsafe { libc::raise(i32::try_from(number).expect("a signal")) };

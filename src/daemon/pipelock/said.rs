@@ -21,6 +21,39 @@ pub const OUR_PREFIX: &str = "sidecar-init:";
 /// See [`OUR_PREFIX`].
 pub const QUOTE_PREFIX: &str = "pipelock: ";
 
+/// What a line of its output says of its own end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Why it ends: the line that begins a dump. The first of these is the reason, and what
+    /// follows it only where.
+    Fatal,
+    /// What it could not do. The last of these is the reason.
+    Error,
+}
+
+/// How much a line weighs; `None` for what is about something else, as events are about
+/// requests.
+#[must_use]
+pub fn weigh(line: &[u8]) -> Option<Weight> {
+    const FATAL: [&[u8]; 3] = [b"fatal error: ", b"panic: ", b"[signal "];
+    // Most lines end here.
+    match line.first()? {
+        b'f' | b'p' | b'[' if FATAL.iter().any(|begin| line.starts_with(begin)) => {
+            Some(Weight::Fatal)
+        }
+        b'S' if names_a_signal(line) => Some(Weight::Fatal),
+        b'e' | b'E' if line.get(1..6) == Some(b"rror:") => Some(Weight::Error),
+        _ => None,
+    }
+}
+
+/// `SIGQUIT: quit`, as Go begins a dump for a signal.
+fn names_a_signal(line: &[u8]) -> bool {
+    let name = line.strip_prefix(b"SIG").unwrap_or_default();
+    let end = name.iter().position(|byte| !byte.is_ascii_uppercase());
+    end.is_some_and(|end| end > 0 && name.get(end..end + 2) == Some(b": "))
+}
+
 /// Words of the daemon's without what may be secret: one line, of bounded length, fit for
 /// a terminal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -86,6 +119,39 @@ mod tests {
             "dial tcp: lookup a.example on 10.0.0.1:53: no such host",
         ] {
             assert_eq!(Said::line(line.as_bytes()).as_str(), line);
+        }
+    }
+
+    #[test]
+    fn tells_the_reason_for_an_end_from_what_is_said_beside_it() {
+        for (line, weight) in [
+            (
+                "fatal error: failed to reserve page summary memory",
+                Some(Weight::Fatal),
+            ),
+            (
+                "panic: runtime error: index out of range",
+                Some(Weight::Fatal),
+            ),
+            (
+                "[signal SIGSEGV: segmentation violation code=0x1]",
+                Some(Weight::Fatal),
+            ),
+            ("SIGQUIT: quit", Some(Weight::Fatal)),
+            (
+                "Error: listen tcp 127.0.0.1:8888: bind: address already in use",
+                Some(Weight::Error),
+            ),
+            ("error: no such file", Some(Weight::Error)),
+            ("errors are many", None),
+            ("SIG: x", None),
+            ("SIGQUIT", None),
+            ("goroutine 1 [running]:", None),
+            ("\truntime/panic.go:1229 +0x48", None),
+            (r#"{"event":"error","error":"dial tcp"}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(weigh(line.as_bytes()), weight, "{line}");
         }
     }
 

@@ -220,6 +220,11 @@ impl Reporter {
         status.daemon.uid = Some(uid);
     }
 
+    /// Why it ended, in its words, where it said so.
+    pub fn daemon_said_why(&mut self, reason: Option<Said>) {
+        self.said_reason = reason;
+    }
+
     /// No process of it is left, and these were its last lines.
     pub fn daemon_ended(&mut self, last_lines: Vec<Said>) {
         let status = &mut self.status;

@@ -41,8 +41,8 @@ pub enum Error {
     },
     /// QEMU ended before the guest's first instruction.
     Start {
-        /// What it printed on standard error.
-        output: String,
+        /// How, and what it printed on standard error.
+        qemu: String,
     },
     /// What was waited for did not come in time.
     Timeout {
@@ -114,7 +114,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::Program { program, output } => write!(f, "cannot run {program}: {output}"),
-            Error::Start { output } => write!(f, "cannot start the machine: QEMU says: {output}"),
+            Error::Start { qemu } => write!(f, "cannot start the machine: {qemu}"),
             Error::Timeout {
                 wanted,
                 waited,

@@ -8,7 +8,7 @@ use crate::console::Console;
 use crate::process::{bound_command, find_program, start};
 use crate::qmp::Monitor;
 use crate::resolver::{Port, Resolver};
-use crate::running::Parts;
+use crate::running::{Parts, in_words};
 use crate::share::Share;
 use crate::vsock::Vsock;
 use crate::{
@@ -247,7 +247,7 @@ impl MachineBuilder {
 
         let mut qemu = start(command).map_err(Error::io(format!("start {program}")))?;
         let gone = || Error::Start {
-            output: "internal error: its console is not piped".into(),
+            qemu: "internal error: its console is not piped".into(),
         };
         let console = Console::capture(qemu.0.stdout.take().ok_or_else(gone)?, self.echo);
         let complaints = Console::capture(qemu.0.stderr.take().ok_or_else(gone)?, false);
@@ -259,11 +259,11 @@ impl MachineBuilder {
             Monitor::give_up(&socket);
         });
         if monitor.wait_ready().is_err() {
-            drop(qemu);
-            complaints.wait_end(std::time::Duration::from_secs(10));
-            return Err(Error::Start {
-                output: complaints.text().trim().to_owned(),
-            });
+            if console.wait_end(std::time::Duration::from_secs(2)) {
+                let _ = qemu.0.wait();
+            }
+            let qemu = in_words(&mut qemu, &complaints);
+            return Err(Error::Start { qemu });
         }
         Running::new(Parts {
             qemu,

@@ -1,5 +1,7 @@
 //! `microvm`: boots the bundle with a manifest and shows it working; `scripts/run` starts it.
 
+mod mirror;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -11,6 +13,8 @@ use microvm::{
 };
 use serde_json::Value;
 
+use mirror::Mirror;
+
 /// pipelock's port in the guest, unless the manifest says otherwise.
 const PROXY_PORT: u16 = 8888;
 
@@ -20,14 +24,15 @@ const UPSTREAM_NAME: &str = "upstream.test";
 /// A name no manifest should allow: `.invalid` never exists (RFC 6761).
 const DENIED_AUTHORITY: &str = "not-in-the-manifest.invalid:443";
 
-/// How often the exported status is looked at.
+/// How often the exported status, and the manifest, are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
 const USAGE: &str = "\
 usage: microvm [--arch ARCH] [--manifest FILE] [--once] [--console] [--svg FILE]
 
 Boots target/bundle/ARCH with FILE (default: image/example/manifest.yaml) and the trust/
-beside it, shows each stage and what the proxy answers, and stays until ^C.
+beside it, shows each stage and what the proxy answers, and stays until ^C. Until then the
+machine follows what is changed in FILE and trust/.
 
   --arch      x86_64 or aarch64 (default: this machine's)
   --once      ask for one allowed and one denied thing, end with 0 if both are right
@@ -96,26 +101,6 @@ fn parse(
     Ok(Some(options))
 }
 
-/// The extra roots beside the manifest, where there are some: it is mounted with them.
-fn copy_trust(manifest: &Path, shared: &Path) -> Result<(), Error> {
-    let directory = manifest.with_file_name("trust");
-    let failed = |source| Error::Io {
-        attempt: format!("copy {}", directory.display()),
-        source,
-    };
-    if !directory.is_dir() {
-        return Ok(());
-    }
-    std::fs::create_dir(shared.join("trust")).map_err(failed)?;
-    for entry in std::fs::read_dir(&directory).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
-        if let Some(name) = file.file_name().filter(|_| file.is_file()) {
-            std::fs::copy(&file, shared.join("trust").join(name)).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
 /// Boot, look, ask, stay; whether everything was as it should be.
 fn show(options: &Options) -> Result<bool, Error> {
     let bundle = match &options.arch {
@@ -128,11 +113,7 @@ fn show(options: &Options) -> Result<bool, Error> {
     });
     let shared = ScratchDir::new()?;
     let export = ScratchDir::new()?;
-    std::fs::copy(&manifest, shared.join("manifest.yaml")).map_err(|source| Error::Io {
-        attempt: format!("read {}", manifest.display()),
-        source,
-    })?;
-    copy_trust(&manifest, shared.path())?;
+    let mut mirror = Mirror::of(&manifest, shared.path())?;
     let upstream = Upstream::start("You reached the upstream, through pipelock.\n")?;
 
     let mut builder = Machine::builder(&bundle)
@@ -146,8 +127,8 @@ fn show(options: &Options) -> Result<bool, Error> {
     let machine = builder.boot()?;
     say(started, "QEMU runs; the guest's kernel is starting");
     let Some(status) = watch_start(&machine, export.path(), started)? else {
-        println!("\nThe sidecar did not start. Its console ends with:\n");
-        println!("{}", last_lines(&machine.console(), 30));
+        println!("\nThe sidecar did not start.");
+        tell_end(&machine);
         return Ok(false);
     };
 
@@ -165,16 +146,22 @@ fn show(options: &Options) -> Result<bool, Error> {
         fingerprint.unwrap_or("(not in the status)")
     );
     println!("export       {}", export.path().display());
+    println!(
+        "manifest     {}   (edit it: the machine follows)",
+        manifest.display()
+    );
     let url = format!("http://{UPSTREAM_NAME}:{}/", upstream.port());
     println!("\nTry it:");
     if example {
         println!("  curl --proxy http://{proxy} {url}");
     }
     println!("  curl --proxy http://{proxy} https://{DENIED_AUTHORITY}/");
-    if example {
+    // Its TLS is not opened, so that its own root is wanted; and it is asked by its name.
+    let bundle = export.join("ca-bundle.pem");
+    if example && has_public_roots(&bundle) {
         println!(
             "  curl --proxy http://{proxy} --cacert {} https://api.anthropic.com/   (with internet)",
-            export.join("ca-bundle.pem").display()
+            bundle.display()
         );
     }
 
@@ -196,11 +183,38 @@ fn show(options: &Options) -> Result<bool, Error> {
     }
 
     println!("\nThe machine stays until ^C.");
-    // A year: until ^C ends this process, and the kernel everything it started.
-    let ending = machine.wait_end(Duration::from_hours(24 * 365))?;
+    // Until ^C ends this process, and the kernel everything it started.
+    let ending = loop {
+        match machine.wait_end(LOOK) {
+            Ok(ending) => break ending,
+            Err(Error::Timeout { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        if mirror.refresh()? {
+            say(
+                started,
+                "the manifest or trust/ was changed; the machine sees it within a minute",
+            );
+        }
+    };
     println!("The machine ended by itself: {ending:?}");
-    println!("{}", last_lines(&machine.console(), 30));
+    tell_end(&machine);
     Ok(false)
+}
+
+/// Shows what the guest said last, or where that is nothing what QEMU did.
+fn tell_end(machine: &Running) {
+    let console = last_lines(&machine.console(), 30);
+    if !console.trim().is_empty() {
+        println!("Its console ends with:\n\n{console}\n");
+    }
+    println!("{}", machine.qemu_in_words());
+}
+
+/// Whether there are more certificates than the machine's own.
+fn has_public_roots(bundle: &Path) -> bool {
+    let text = std::fs::read_to_string(bundle).unwrap_or_default();
+    text.matches("-----BEGIN CERTIFICATE-----").count() > 1
 }
 
 /// Have the exported status drawn, as an operator on the host would.

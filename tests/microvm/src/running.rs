@@ -66,11 +66,19 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn new(parts: Parts) -> Result<Running, Error> {
-        let table = parts.monitor.execute(
-            "human-monitor-command",
-            &json!({"command-line": "info usernet"}),
-        )?;
+    pub(crate) fn new(mut parts: Parts) -> Result<Running, Error> {
+        let command = json!({"command-line": "info usernet"});
+        let table = parts.monitor.execute("human-monitor-command", &command);
+        let table = table.map_err(|error| {
+            // The console's end is QEMU's, and says more than a monitor that is not there.
+            if parts.console.wait_end(Duration::ZERO) {
+                Error::Start {
+                    qemu: in_words(&mut parts.qemu, &parts.complaints),
+                }
+            } else {
+                error
+            }
+        })?;
         Ok(Running {
             forwards: forwarded_ports(table.as_str().unwrap_or_default()),
             qemu: Mutex::new(parts.qemu),
@@ -180,6 +188,17 @@ impl Running {
             .ok_or(Error::NotForwarded { port: guest_port })
     }
 
+    /// What became of QEMU, and what it said itself.
+    #[must_use]
+    pub fn qemu_in_words(&self) -> String {
+        let mut qemu = self.qemu.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.console.wait_end(Duration::ZERO) {
+            // It has closed its output, and is about to be gone.
+            let _ = qemu.0.wait();
+        }
+        in_words(&mut qemu, &self.complaints)
+    }
+
     /// What the resolver was asked so far; empty without one.
     #[must_use]
     pub fn dns_queries(&self) -> Vec<Query> {
@@ -264,6 +283,23 @@ impl Running {
         let _ = self.qmp("quit", &json!({}));
         self.console.wait_end(Duration::from_secs(10));
         self.console.text()
+    }
+}
+
+/// How QEMU ended, if it has, and what it printed on standard error.
+pub(crate) fn in_words(qemu: &mut Bound, complaints: &Console) -> String {
+    let end = match qemu.0.try_wait() {
+        Ok(Some(status)) => {
+            // What it said last is on its way.
+            complaints.wait_end(Duration::from_secs(2));
+            format!("QEMU has ended ({status})")
+        }
+        Ok(None) => "QEMU runs".to_owned(),
+        Err(error) => format!("it cannot be told whether QEMU runs ({error})"),
+    };
+    match complaints.text().trim() {
+        "" => format!("{end}, and has said nothing"),
+        said => format!("{end}, and says: {said}"),
     }
 }
 

@@ -91,6 +91,27 @@ fn passes_on_what_qemu_says_when_it_cannot_start() {
         .unwrap_err();
     let words = error.to_string();
     assert!(words.contains("/nonexistent/root.erofs"), "{words}");
+    let status = "cannot start the machine: QEMU has ended (exit status: 1), and says: ";
+    assert!(words.starts_with(status), "{words}");
+}
+
+#[test]
+fn tells_how_qemu_ended_where_the_guest_has_said_nothing() {
+    let machine = Machine::builder(&Bundle::from_target().unwrap())
+        .boot()
+        .unwrap();
+    assert!(machine.qemu_in_words().starts_with("QEMU runs"));
+    let killed = Command::new("kill")
+        .args(["-KILL", &machine.pid().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    machine.wait_end(BOOT_DEADLINE).unwrap();
+    let words = machine.qemu_in_words();
+    assert!(
+        words.starts_with("QEMU has ended (signal: 9 (SIGKILL))"),
+        "{words}"
+    );
 }
 
 #[test]

@@ -150,6 +150,13 @@ pub fn describe(file: &StatusFile) -> String {
     if let Some(error) = &status.manifest_error {
         line("manifest", format!("the newest is not used: {error}"));
     }
+    if let Some(since) = &status.ready_since {
+        line("since", since.clone());
+    }
+    if let Some(listen) = &status.listen {
+        let allowed = status.hosts_allowed;
+        line("proxy", format!("{listen}, {allowed} host(s) allowed"));
+    }
     let daemon = &status.daemon;
     line(
         "pipelock",
@@ -225,7 +232,11 @@ pub fn describe_denials(denials: &Tally) -> String {
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {
         let what = denials::explain(denial);
-        text.push_str(&format!("  {:<12} {what}\n", denial.verb));
+        let seen = match denial.last_seen.as_str() {
+            "" => String::new(),
+            seen => format!(", last at {seen}"),
+        };
+        text.push_str(&format!("  {:<12} {what}{seen}\n", denial.verb));
         if let Some(advice) = &denial.advice {
             text.push_str(&format!("  {:<12} {advice}\n", ""));
         }

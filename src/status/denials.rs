@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::boot::clock;
+use crate::ca::rfc3339;
 use crate::daemon::pipelock::redact::may_be_a_key;
 use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::{self, Advice, Asked, InForce, Kind, Met, Row};
@@ -53,6 +55,12 @@ pub struct Denial {
     pub reason: String,
     /// At least this many times.
     pub count: u64,
+    /// When it was counted first, RFC 3339 by the machine's clock; empty where a file says not.
+    #[serde(default)]
+    pub first_seen: String,
+    /// And when last.
+    #[serde(default)]
+    pub last_seen: String,
     /// What it is; `None` for what is not known.
     pub kind: Option<Word<Kind>>,
     /// What happened to the request: it was refused, cut, or failed.
@@ -92,6 +100,8 @@ struct Counter {
     row: Option<&'static Row>,
     met: Met,
     count: u64,
+    /// Seconds since 1970, of the first and of the last of them.
+    seen: (u64, u64),
     /// Counted for others that had this place before.
     inherited: u64,
 }
@@ -157,9 +167,9 @@ impl Denials {
         }
     }
 
-    /// Counts one. The allowlist decides whether a host's name may be told that was refused
+    /// Counts one, at `now`, in seconds since 1970. The allowlist decides whether a host's name may be told that was refused
     /// for what was sent there.
-    pub fn count(&mut self, refusal: &Refusal) {
+    pub fn count(&mut self, refusal: &Refusal, now: u64) {
         if refusal
             .cut_at()
             .is_some_and(|bytes| !self.in_force.cuts_at(bytes))
@@ -202,6 +212,7 @@ impl Denials {
         for (other, counter) in known {
             if *other == hash && same(counter) {
                 counter.count += 1;
+                counter.seen.1 = now;
                 counter.met.limits = self.in_force.limits();
                 counter.met.address = address;
                 return;
@@ -226,6 +237,7 @@ impl Denials {
                 address,
             },
             count: 1,
+            seen: (now, now),
             inherited: 0,
         };
         self.add(hash, counter);
@@ -256,6 +268,8 @@ impl Denials {
             scanner: counter.scanner.clone(),
             reason: counter.reason.clone(),
             count: counter.count - counter.inherited,
+            first_seen: rfc3339(counter.seen.0),
+            last_seen: rfc3339(counter.seen.1),
             kind: counter.row.map(|row| row.kind.into()),
             verb: counter.row.map_or("refused", |row| row.kind.verb()).into(),
             means: counter.row.map_or_else(
@@ -296,7 +310,7 @@ impl Denials {
             total: self.total,
             remainder: self.total - told,
             denials,
-            updated: crate::ca::rfc3339(crate::boot::clock::now()),
+            updated: rfc3339(clock::now()),
         }
     }
 
@@ -365,6 +379,7 @@ pub fn parse(bytes: &[u8]) -> Option<Tally> {
         // As in a status, nothing is printed as it stands in the file.
         let texts = [&mut denial.scanner, &mut denial.reason, &mut denial.means];
         let more = denial.host.iter_mut().chain(&mut denial.advice);
+        let more = more.chain([&mut denial.first_seen, &mut denial.last_seen]);
         for text in more.chain(texts) {
             *text = plain::line(text);
         }
@@ -388,7 +403,7 @@ mod tests {
         let Some(Heard::Refusal(refusal)) = parse(line.as_bytes()) else {
             panic!("{line}")
         };
-        denials.count(&refusal);
+        denials.count(&refusal, clock::now());
     }
 
     #[test]
@@ -398,7 +413,7 @@ mod tests {
         let Some(Heard::Refusal(refusal)) = parse(line) else {
             panic!("it is no refusal")
         };
-        denials.count(&refusal);
+        denials.count(&refusal, clock::now());
         let advice = |denials: &Denials| denials.tally().denials[0].advice.clone().unwrap();
         assert!(advice(&denials).contains("ca-bundle.pem"));
         denials.ca_is_over(true);
@@ -902,6 +917,7 @@ mod tests {
                     address: Some("fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap()),
                 },
                 count: 1_000_000,
+                seen: (0, 1),
                 inherited: 0,
             };
             let one = serde_json::to_string(&denials.tell(&counter)).unwrap();
@@ -937,7 +953,7 @@ mod tests {
             let Some(Heard::Refusal(refusal)) = parse(line.as_bytes()) else {
                 panic!("{line}")
             };
-            denials.count(&refusal);
+            denials.count(&refusal, clock::now());
             assert_eq!(denials.tally().total, told, "{mib}");
         }
         let denial = denials.tally().denials[0].clone();

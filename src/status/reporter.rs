@@ -582,6 +582,8 @@ mod tests {
         });
         status.not_scanned = vec![sentence(); 4096];
         status.scan_limit_mib = Some(u32::MAX);
+        (status.listen, status.ready_since) = (Some(sentence()), Some(sentence()));
+        status.hosts_allowed = u64::MAX;
         status.ca = Some(Ca {
             fingerprint_sha256: sentence(),
             not_before: sentence(),

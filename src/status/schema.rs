@@ -442,6 +442,13 @@ pub struct Status {
     /// Configurations.
     #[serde(deserialize_with = "object")]
     pub config: Config,
+    /// Where the daemon is to listen.
+    pub listen: Option<String>,
+    /// How many hosts are allowed.
+    pub hosts_allowed: u64,
+    /// Since when the daemon has served and refused without a break, RFC 3339; absent while it
+    /// does not.
+    pub ready_since: Option<String>,
     /// Hosts that are allowed and passed through unscanned, as a manifest writes them: at
     /// most a hundred of them.
     pub not_scanned: Vec<String>,
@@ -515,6 +522,9 @@ impl Status {
             restarts: _,
             failures: _,
             config,
+            listen,
+            hosts_allowed: _,
+            ready_since,
             not_scanned,
             not_scanned_more,
             scan_limit_mib: _,
@@ -553,7 +563,6 @@ impl Status {
             stage.other(),
             outcome.other(),
         ];
-        let stages = stages.iter_mut().filter_map(|time| time.stage.other());
         let done_at = revocation.iter_mut().filter_map(|of| of.done_at.as_mut());
         let ca = ca.iter_mut().flat_map(|ca| {
             let dates = [&mut ca.not_before, &mut ca.not_after].into_iter();
@@ -567,7 +576,7 @@ impl Status {
         let port = port
             .iter_mut()
             .flat_map(|port| [&mut port.address].into_iter().chain(&mut port.detail));
-        let known = [slug, version, trouble, working_since]
+        let known = [slug, version, trouble, working_since, listen, ready_since]
             .into_iter()
             .chain(hashes);
         known
@@ -578,7 +587,7 @@ impl Status {
             .chain(port)
             .chain(exit)
             .chain(words.into_iter().flatten())
-            .chain(stages)
+            .chain(stages.iter_mut().filter_map(|time| time.stage.other()))
             .chain(done_at)
             .chain([program, boot_id, updated])
             .for_each(|text| limit(text, LONGEST_SENTENCE));

@@ -193,7 +193,7 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
             print: &mut |text| printed.extend_from_slice(text),
             last: &mut last,
             see: &mut |line| match events::parse(line) {
-                Some(Heard::Refusal(refusal)) => denials.count(&refusal),
+                Some(Heard::Refusal(refusal)) => denials.count(&refusal, 0),
                 Some(Heard::Event(Event::ReloadRefused(why))) => heard += &format!("{why}\n"),
                 Some(Heard::Event(
                     Event::Startup { config_hash } | Event::Reloaded { config_hash },

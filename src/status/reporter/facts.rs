@@ -20,6 +20,8 @@ impl Reporter {
     /// Notes what of the manifest the status tells.
     pub fn follow(&mut self, policy: &Policy) {
         self.status.slug = Some(policy.slug.clone());
+        self.status.listen = Some(policy.listen.to_string());
+        self.status.hosts_allowed = policy.allowlist.len() as u64;
         self.status.not_scanned = policy.not_scanned();
         self.status.not_scanned_more = 0;
         self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
@@ -262,7 +264,7 @@ impl Reporter {
 
     /// It refused a request.
     pub fn refused(&mut self, refusal: &Refusal) {
-        self.denials.count(refusal);
+        self.denials.count(refusal, clock::now());
     }
 
     /// What the daemon calls its version. One that is not the tested one is a warning, in
@@ -307,6 +309,9 @@ impl Reporter {
     pub fn state_reached(&mut self, state: State, halted: bool) {
         self.status.state = state.into();
         self.status.halted = halted;
+        let serves = matches!(state, State::Ready | State::Reloading);
+        let since = self.status.ready_since.take().filter(|_| serves);
+        self.status.ready_since = since.or_else(|| serves.then(|| rfc3339(clock::now())));
     }
 
     /// It has failed so many times, the last time for this.

@@ -67,7 +67,7 @@ pub fn run(paths: &Paths) -> ! {
         Err(error) => {
             // For the places where a status is read; why they cannot be had is less than why
             // there is nothing to tell of.
-            let _ = mount_all(mode, &arguments, paths, &mut reporter);
+            let _ = mount_all(mode, &arguments, paths, None, &mut reporter);
             conclude(
                 &mut reporter,
                 Ending::Failed(StartError::system(format!(
@@ -96,7 +96,7 @@ fn start(
     reporter: &mut Reporter,
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
-    let run_room = mount_all(mode, arguments, paths, reporter)?;
+    let run_room = mount_all(mode, arguments, paths, Some(signals), reporter)?;
     let _forgets = authority::Forgets(&run_room);
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;

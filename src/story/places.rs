@@ -2,6 +2,9 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
 
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::Mode;
@@ -14,13 +17,23 @@ use crate::shutdown;
 use crate::status::Reporter;
 use crate::sys::claim::{self, Claim, ClaimError};
 use crate::sys::console;
+use crate::sys::errand;
 use crate::sys::files::{FileError, Room, ensure_directory};
+use crate::sys::signals::{Signals, wait};
 
-/// Kernel file systems, the state volume, the export, the run directory.
+/// Nobody's agent trusts a machine without its state: it is waited for, as long as a disk may
+/// take to repair its journal.
+const STATE_PATIENCE: Duration = Duration::from_mins(1);
+/// The firewall serves without an export.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Kernel file systems, the state volume, the export, the run directory. A stop that is asked
+/// for meanwhile is heeded by whoever comes next.
 pub(super) fn mount_all(
     mode: Mode,
     arguments: &Arguments,
     paths: &Paths,
+    mut signals: Option<&mut Signals>,
     reporter: &mut Reporter,
 ) -> Result<Room, StartError> {
     if mode == Mode::Machine {
@@ -44,12 +57,18 @@ pub(super) fn mount_all(
         .map_err(|error| cannot_use(error, mode, &paths.run_dir, Some(&room)))?;
     if mode == Mode::Machine {
         if let Some(state) = &arguments.state {
-            mounts::mount_source(state, Path::new(authority::STATE_DIRECTORY), true)
-                .map_err(StartError::system)?;
+            let target = Path::new(authority::STATE_DIRECTORY);
+            let mount = || mounts::mount_source(state, target, true);
+            if mount_apart(mount, STATE_PATIENCE, signals.as_deref_mut())? == Mounted::Late {
+                return Err(StartError::system(silent(state, target, STATE_PATIENCE)));
+            }
         }
         if let Some(export) = &arguments.export {
-            mounts::mount_source(export, &paths.run_dir.join(EXPORT), true)
-                .map_err(StartError::system)?;
+            let target = paths.run_dir.join(EXPORT);
+            let mount = || mounts::mount_source(export, &target, true);
+            if mount_apart(mount, EXPORT_PATIENCE, signals)? == Mounted::Late {
+                reporter.warn(silent(export, &target, EXPORT_PATIENCE));
+            }
         }
     }
     // The firewall serves its agent, whether the host can be told or not.
@@ -62,6 +81,69 @@ pub(super) fn mount_all(
         Err(error) => reporter.warn(format!("the host is told nothing in the export: {error}")),
     }
     Ok(room)
+}
+
+fn silent(source: &Source, target: &Path, patience: Duration) -> String {
+    format!(
+        "cannot mount {source} on {}: it has not answered for {} s",
+        target.display(),
+        patience.as_secs()
+    )
+}
+
+/// What has become of a mount.
+#[derive(Debug, PartialEq, Eq)]
+enum Mounted {
+    Done,
+    /// Nobody waits for it any more, for a stop was asked for.
+    Left,
+    /// It has not come about in time. It may later.
+    Late,
+}
+
+/// Has what the host gives mounted by somebody else: its disk or share may not answer.
+fn mount_apart(
+    mount: impl FnOnce() -> Result<(), mounts::MountError>,
+    patience: Duration,
+    mut signals: Option<&mut Signals>,
+) -> Result<Mounted, StartError> {
+    let work = || match mount() {
+        Ok(()) => Vec::new(),
+        Err(error) => error.to_string().into_bytes(),
+    };
+    let mut errand = errand::send(&[], work).map_err(|errno| {
+        StartError::system(format!("cannot fork for a mount: {}", errno.desc()))
+    })?;
+    let end = Instant::now() + patience;
+    loop {
+        match errand.listen() {
+            Some(Some(error)) if error.is_empty() => return Ok(Mounted::Done),
+            Some(Some(error)) => {
+                return Err(StartError::system(
+                    String::from_utf8_lossy(&error).into_owned(),
+                ));
+            }
+            Some(None) => {
+                let text = "internal error: the process that mounts is lost";
+                return Err(StartError::new(ExitCode::Internal, text));
+            }
+            None => {}
+        }
+        if signals.as_mut().is_some_and(|it| it.stop_asked()) {
+            errand.kill();
+            return Ok(Mounted::Left);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            errand.kill();
+            return Ok(Mounted::Late);
+        }
+        let mut waiting = vec![PollFd::new(errand.as_fd(), PollFlags::POLLIN)];
+        if let Some(signals) = &signals {
+            waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        }
+        wait(&mut waiting, Some(left));
+    }
 }
 
 /// Two inits would overwrite each other's configuration and status.
@@ -143,4 +225,34 @@ pub(super) fn mount_manifest(
     };
     let directory = manifest.parent().unwrap_or(Path::new("/"));
     mounts::mount_source(source, directory, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_that_hangs_is_left_and_one_that_fails_says_why() {
+        let patient = Duration::from_mins(1);
+        assert_eq!(
+            mount_apart(|| Ok(()), patient, None).unwrap(),
+            Mounted::Done
+        );
+        let nowhere = Source {
+            kind: "nonexistent".to_owned(),
+            device: "none".to_owned(),
+        };
+        let target = std::env::temp_dir().join("sidecar-mount/x");
+        let mount = || mounts::mount_source(&nowhere, &target, true);
+        let error = mount_apart(mount, patient, None).unwrap_err();
+        assert_eq!(error.code, ExitCode::OperatingSystem);
+        let begins = format!("cannot mount nonexistent:none on {}: ", target.display());
+        assert!(error.to_string().starts_with(&begins), "{error}");
+        let hangs = || loop {
+            std::thread::sleep(Duration::from_mins(1));
+        };
+        let late = mount_apart(hangs, Duration::from_millis(20), None).unwrap();
+        assert_eq!(late, Mounted::Late);
+        std::fs::remove_dir_all(target.parent().unwrap()).unwrap();
+    }
 }

@@ -59,6 +59,20 @@ impl Variable {
     }
 }
 
+/// What is said of those that are to be numbers, and are none: they are passed over.
+#[must_use]
+pub fn no_numbers() -> Vec<String> {
+    let variables = [WATCHDOG_USEC, WATCHDOG_PID].into_iter();
+    let set = variables.filter_map(|variable| Some((variable.name, variable.value()?)));
+    set.filter_map(|(name, value)| no_number(name, &value.to_string_lossy()))
+        .collect()
+}
+
+fn no_number(name: &str, text: &str) -> Option<String> {
+    let is_none = !text.is_empty() && text.parse::<u64>().is_err();
+    is_none.then(|| format!("{name}={text:?} is no number, and is passed over"))
+}
+
 /// What was asked of the log, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter {
@@ -98,6 +112,17 @@ impl LogFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_made_of_digits() {
+        for text in ["", "0", "30000000", "18446744073709551615"] {
+            assert_eq!(no_number("A", text), None, "{text}");
+        }
+        for text in ["30s", "-1", "1.5", " 1", "18446744073709551616"] {
+            let wanted = format!("A={text:?} is no number, and is passed over");
+            assert_eq!(no_number("A", text), Some(wanted));
+        }
+    }
 
     #[test]
     fn a_filter_of_the_log_is_made_of_levels() {

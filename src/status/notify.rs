@@ -100,6 +100,12 @@ impl Notifier {
         })
     }
 
+    /// Whether anybody is told.
+    #[must_use]
+    pub fn has_reader(&self) -> bool {
+        self.address.is_some()
+    }
+
     /// The manifest is being read again; [`Notifier::tell`] says when that is over.
     pub fn reloading(&mut self) -> Result<(), Errno> {
         self.begin_reload()?;

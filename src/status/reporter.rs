@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::boot::mode::Mode;
 use crate::daemon::pipelock;
 use crate::daemon::pipelock::said::Said;
+use crate::environment;
 use crate::exit::ExitCode;
 use crate::plain;
 use crate::status::denials::{self, Denials};
@@ -172,7 +173,14 @@ impl Reporter {
         // PID 1 has another number outside.
         let main_pid = (mode == Mode::Child).then(std::process::id);
         match Notifier::from_environment(main_pid) {
-            Ok(notifier) => self.notifier = notifier,
+            Ok(notifier) => {
+                if notifier.has_reader() {
+                    for sentence in environment::no_numbers() {
+                        self.warn(sentence);
+                    }
+                }
+                self.notifier = notifier;
+            }
             Err(error) => self.warn(error.to_string()),
         }
     }

@@ -686,7 +686,12 @@ fn a_start_that_failed_is_drawn_as_one_with_the_stage_it_failed_at() {
 
 #[test]
 fn what_is_asked_for_and_does_nothing_here_is_a_warning_for_as_long() {
-    let bed = Bed::new().with_environment("SIDECAR_LOG", "loud");
+    let bed = Bed::new();
+    let socket = bed.path("notify");
+    let bed = bed
+        .with_environment("SIDECAR_LOG", "loud")
+        .with_environment("WATCHDOG_USEC", "30s")
+        .with_environment("NOTIFY_SOCKET", socket.to_str().unwrap());
     let network = "network: {dns: [192.0.2.53], hosts: {a.example: 192.0.2.1}}\n";
     bed.replace_manifest(&bed.manifest_text(&["a.example"], network));
     let mut init = bed.start(Place::Child);
@@ -695,12 +700,17 @@ fn what_is_asked_for_and_does_nothing_here_is_a_warning_for_as_long() {
         let warnings = status["warnings"].as_array().unwrap().iter();
         let texts = warnings.filter_map(|warning| warning.as_str().map(str::to_owned));
         texts
-            .filter(|text| text.contains("network.") || text.contains("SIDECAR_LOG"))
+            .filter(|text| {
+                ["network.", "SIDECAR_LOG", "WATCHDOG"]
+                    .iter()
+                    .any(|it| text.contains(it))
+            })
             .collect()
     };
     let log = "SIDECAR_LOG=\"loud\" is no level, and is passed over; there are error, warn, info, debug and trace";
     let names = "network.hosts, network.dns do nothing here: outside a machine the names and routes are the system's";
-    assert_eq!(said(&status), [names, log]);
+    let watchdog = "WATCHDOG_USEC=\"30s\" is no number, and is passed over";
+    assert_eq!(said(&status), [names, watchdog, log]);
     // The level is the usual one.
     let console = init.console();
     assert!(
@@ -711,7 +721,7 @@ fn what_is_asked_for_and_does_nothing_here_is_a_warning_for_as_long() {
     init.bed
         .replace_manifest(&init.bed.manifest_text(&["a.example", "b.example"], ""));
     let status = init.wait_applied(2);
-    assert_eq!(said(&status), [log]);
+    assert_eq!(said(&status), [watchdog, log]);
 }
 
 /// A hundred thousand requests each: `scripts/test quick` leaves them out.

@@ -102,6 +102,7 @@ mod tests {
             holder: Some(Holder {
                 pid: 7,
                 namespace: 4_026_531_836,
+                owner: 65534,
             }),
         };
         let mut brought = vec![FOUND];

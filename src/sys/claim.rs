@@ -45,6 +45,8 @@ pub struct Holder {
     pub pid: i32,
     /// The PID namespace in which that is its number, by its inode; 0 where it has no `/proc`.
     pub namespace: u64,
+    /// Whose the file is that says so: nobody else's process is meant.
+    pub owner: u32,
 }
 
 /// A run directory that is ours until this process ends.
@@ -147,6 +149,7 @@ fn holder(file: &File) -> Option<Holder> {
         // 0 and what is negative would be a whole group.
         pid: pid.parse().ok().filter(|pid| *pid > 0)?,
         namespace: namespace.parse().ok()?,
+        owner: file.metadata().ok()?.uid(),
     })
 }
 

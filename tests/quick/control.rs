@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::support::{Bed, Init, Place, init_program, namespace_arguments, skipped};
@@ -152,6 +153,35 @@ fn nobody_s_process_is_signalled_by_a_number_of_another_namespace() {
     };
     let halted = "halted; nothing gets through until SIGUSR2\n".to_owned();
     assert_eq!(inside("halt"), (Some(0), halted));
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn somebody_else_s_directory_has_nobody_signalled_but_its_owner_s() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("the lock of another user", "it takes root to make one");
+    }
+    let init = ready();
+    let bed = Bed::new();
+    let run = bed.path("run");
+    fs::create_dir_all(&run).unwrap();
+    fs::copy(init.bed.path("run/status.json"), run.join("status.json")).unwrap();
+    fs::copy(init.bed.path("run/lock"), run.join("lock")).unwrap();
+    std::os::unix::fs::chown(run.join("lock"), Some(65534), Some(65534)).unwrap();
+    let lock = File::options().write(true).open(run.join("lock")).unwrap();
+    // As an init has it.
+    let whole = nix::libc::flock {
+        l_type: i16::try_from(nix::libc::F_WRLCK).unwrap(),
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+    let (code, why) = answer(&bed.run(&["halt"]));
+    assert_eq!(code, Some(69));
+    assert!(why.contains("names a process of another user"), "{why}");
+    assert_eq!(init.status()["state"], "ready");
     assert_eq!(init.stop().0.code, 0);
 }
 

@@ -12,7 +12,7 @@ mod reading;
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::boot::cmdline::Arguments;
 use crate::boot::mode::{self, Mode};
@@ -68,6 +68,8 @@ pub fn run(paths: &Paths) -> ! {
             // For the places where a status is read; why they cannot be had is less than why
             // there is nothing to tell of.
             let _ = mount_all(mode, &arguments, paths, None, &mut reporter);
+            // Nobody else may be had to write the result.
+            console::console().flush_within(Duration::ZERO);
             conclude(
                 &mut reporter,
                 Ending::Failed(StartError::system(format!(

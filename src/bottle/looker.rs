@@ -55,6 +55,8 @@ pub enum News {
     Names(Names),
     /// It has not answered since, in seconds since 1970.
     Silent(u64),
+    /// Nobody has looked since, for nobody could be sent, for this reason.
+    Unsent(u64, Errno),
     /// It answers again, and is being read.
     Answers,
 }
@@ -68,6 +70,8 @@ pub struct Looker<'a> {
     sent: Option<Sent>,
     /// A reading was asked for and has not come.
     asked: bool,
+    /// Why nobody could be sent the last time.
+    unsent: Option<Errno>,
     /// When to send the next.
     next: Instant,
     heard_at: Instant,
@@ -98,6 +102,7 @@ impl<'a> Looker<'a> {
             read,
             sent: None,
             asked: false,
+            unsent: None,
             next: now,
             heard_at: now,
             is_silent: false,
@@ -214,11 +219,17 @@ impl<'a> Looker<'a> {
             match self.somebody(now) {
                 Ok(sent) => {
                     self.sent = Some(sent);
+                    self.unsent = None;
                     if self.asked {
                         self.ask();
                     }
                 }
-                Err(errno) => log::warn!("nobody looks at the manifest: {}", errno.desc()),
+                Err(errno) => {
+                    if self.unsent != Some(errno) {
+                        log::warn!("nobody looks at the manifest: {}", errno.desc());
+                    }
+                    self.unsent = Some(errno);
+                }
             }
         }
         if self.is_silent && !news.is_empty() {
@@ -233,7 +244,11 @@ impl<'a> Looker<'a> {
         } else if !self.is_silent && now >= self.heard_at + SILENT_AFTER {
             self.is_silent = true;
             let silent = now.saturating_duration_since(self.heard_at).as_secs();
-            news.push(News::Silent(clock::now().saturating_sub(silent)));
+            let since = clock::now().saturating_sub(silent);
+            news.push(match self.unsent {
+                Some(errno) => News::Unsent(since, errno),
+                None => News::Silent(since),
+            });
         }
         news
     }

@@ -16,7 +16,7 @@ use super::unexecuted::{Lack, lack};
 use super::{Prepared, Sandbox, Step, landlock};
 use crate::exit::ExitCode;
 use crate::sys::fork;
-use crate::sys::process::Image;
+use crate::sys::process::{Image, is_shortage};
 use crate::sys::reach::User;
 use crate::sys::signals::{self, Disposition};
 
@@ -108,12 +108,13 @@ impl SpawnError {
         self
     }
 
-    /// How a program ends that could not start its daemon. Only the exec can find that there
+    /// How a program ends that could not start its daemon. A shortage is the machine's; else only the exec can find that there
     /// is none, or none that can be executed: whatever else was missing on the way is not the
     /// daemon.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match (self.step, Errno::from_raw(self.errno)) {
+            (_, errno) if is_shortage(errno) => ExitCode::OperatingSystem,
             (Some(Step::Exec), Errno::ENOENT) => ExitCode::NotFound,
             (Some(Step::Exec), Errno::EACCES | Errno::ENOEXEC) => ExitCode::NotExecutable,
             _ => ExitCode::DaemonUnavailable,
@@ -301,6 +302,11 @@ mod tests {
         }
         for step in [None, Some(Step::StandardInput), Some(Step::OomScore)] {
             assert_eq!(code(step, Errno::ENOENT), ExitCode::DaemonUnavailable);
+        }
+        for step in [None, Some(Step::StandardInput), Some(Step::Exec)] {
+            for errno in [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE] {
+                assert_eq!(code(step, errno), ExitCode::OperatingSystem);
+            }
         }
     }
 }

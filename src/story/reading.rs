@@ -91,6 +91,10 @@ fn await_manifest(
         for news in looker.advance(now) {
             match news {
                 News::Looked | News::Names(_) => {}
+                News::Unsent(since, errno) => {
+                    reporter.manifest_is_unwatched(manifest, since, errno);
+                    reporter.publish();
+                }
                 News::Silent(since) => {
                     reporter.manifest_is_silent(manifest, since);
                     reporter.publish();

@@ -58,6 +58,11 @@ impl Supervisor<'_> {
                 let manifest = self.setup.manifest;
                 self.reporter.manifest_is_silent(manifest, since);
             }
+            News::Unsent(since, errno) => {
+                self.changed = true;
+                let manifest = self.setup.manifest;
+                self.reporter.manifest_is_unwatched(manifest, since, errno);
+            }
             News::Answers => self.reporter.manifest_answers(),
         }
     }

@@ -1,9 +1,12 @@
 //! What a start needs before it can come about, and why it did not. Touches the file system:
 //! the configuration and the extra roots in their places.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+use nix::errno::Errno;
 
 use super::Context;
 use crate::bottle::names::Names;
@@ -13,6 +16,7 @@ use crate::sandbox::enter::{Program, SpawnError};
 use crate::sandbox::{self, Incomplete, PrepareError, Prepared, cgroup, landlock};
 use crate::sys::files::{Access, FileError, install};
 use crate::sys::memory;
+use crate::sys::process;
 
 /// Why a start did not come about.
 #[derive(Debug)]
@@ -36,6 +40,14 @@ impl LaunchError {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Spawn(error) => error.exit_code(),
+            Self::File(error) if is_shortage(error) => ExitCode::OperatingSystem,
+            Self::Pair(error) if is_shortage(error) => ExitCode::OperatingSystem,
+            Self::Sandbox(PrepareError::Landlock(error)) if is_shortage(error) => {
+                ExitCode::OperatingSystem
+            }
+            Self::Sandbox(PrepareError::Group(error)) if is_shortage(error) => {
+                ExitCode::OperatingSystem
+            }
             _ => ExitCode::DaemonUnavailable,
         }
     }
@@ -57,6 +69,19 @@ impl fmt::Display for LaunchError {
 }
 
 impl std::error::Error for LaunchError {}
+
+/// Whether what is at the bottom of it is a shortage of the machine's.
+fn is_shortage(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let refused = error.downcast_ref::<io::Error>();
+        if let Some(raw) = refused.and_then(io::Error::raw_os_error) {
+            return process::is_shortage(Errno::from_raw(raw));
+        }
+        next = error.source();
+    }
+    false
+}
 
 /// All of it.
 pub(super) struct Launch {

@@ -292,7 +292,7 @@ impl Supervisor<'_> {
     fn look(&mut self, now: Instant) {
         let mut looks = now >= self.next_look;
         for news in self.looker.advance(now) {
-            looks |= !matches!(news, News::Silent(_) | News::Answers);
+            looks |= !matches!(news, News::Silent(_) | News::Unsent(..) | News::Answers);
             self.hear_of_manifest(news);
         }
         self.look_after_pair(now);

@@ -360,9 +360,14 @@ impl Unit {
             &around.desired.config
         };
         let room = around.setup.run_room;
-        if room.is_installed(CONFIG, wanted.as_bytes(), access) {
-            self.installed = mark;
-            return;
+        match room.is_still_installed(CONFIG, wanted.as_bytes(), access) {
+            Some(true) => {
+                self.installed = mark;
+                return;
+            }
+            // Nobody can tell: later.
+            None => return,
+            Some(false) => {}
         }
         self.changed = true;
         let put_back = room.install(CONFIG, wanted.as_bytes(), access);

@@ -19,6 +19,7 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::plain;
+use crate::sys::process::is_shortage;
 use crate::sys::random;
 
 /// Who may read a file.
@@ -190,16 +191,27 @@ impl Room {
     /// Whether `name` is already what [`Room::install`] would make it.
     #[must_use]
     pub fn is_installed(&self, name: &str, bytes: &[u8], access: Access) -> bool {
-        let open = || -> io::Result<bool> {
-            let file = self.open_file(name, OFlag::O_RDONLY)?;
-            let metadata = file.metadata()?;
-            let owner = (metadata.uid(), metadata.gid());
-            Ok(metadata.permissions().mode() & 0o7777 == access.mode
-                && access.owner.is_none_or(|wanted| wanted == owner)
-                && metadata.len() == bytes.len() as u64
-                && read_up_to(file, bytes.len())? == bytes)
-        };
-        open().unwrap_or(false)
+        self.compare(name, bytes, access).unwrap_or(false)
+    }
+
+    /// The same of what another may have put there; `None` where the machine has nothing left
+    /// to look with.
+    #[must_use]
+    pub fn is_still_installed(&self, name: &str, bytes: &[u8], access: Access) -> Option<bool> {
+        match self.compare(name, bytes, access) {
+            Err(error) if is_shortage(errno_of(&error)) => None,
+            compared => Some(compared.unwrap_or(false)),
+        }
+    }
+
+    fn compare(&self, name: &str, bytes: &[u8], access: Access) -> io::Result<bool> {
+        let file = self.open_file(name, OFlag::O_RDONLY)?;
+        let metadata = file.metadata()?;
+        let owner = (metadata.uid(), metadata.gid());
+        Ok(metadata.permissions().mode() & 0o7777 == access.mode
+            && access.owner.is_none_or(|wanted| wanted == owner)
+            && metadata.len() == bytes.len() as u64
+            && read_up_to(file, bytes.len())? == bytes)
     }
 
     /// Reads a regular file of at most `limit` bytes; a link is none.

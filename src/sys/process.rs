@@ -73,6 +73,16 @@ pub fn user_of(pid: i32) -> Option<u32> {
     users.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Whether that is for want of what the machine has a limited number of: processes, memory,
+/// descriptors. It says nothing about what was wanted with them.
+#[must_use]
+pub fn is_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE
+    )
+}
+
 /// Why no process can be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unseen {

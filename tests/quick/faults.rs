@@ -831,7 +831,7 @@ fn without_descriptors_it_gives_up_with_that_reason_and_a_result() {
     assert!(set.unwrap().success());
     init.kill_daemon();
     let end = init.without_status().wait_end();
-    assert_eq!(end.code, 69);
+    assert_eq!(end.code, 71);
     assert_eq!(end.result["failures"], CRASH_LOOP);
     assert!(
         end.error().contains("Too many open files"),
@@ -859,9 +859,105 @@ fn below_its_own_number_of_descriptors_it_still_hears_of_every_end() {
     }
     let _ = kill(Pid::from_raw(daemon), Signal::SIGKILL);
     let end = init.without_status().wait_end();
-    assert_eq!(end.code, 69);
+    assert_eq!(end.code, 71);
     let error = end.error().to_owned();
     assert!(error.contains("Too many open files"), "{error}");
+}
+
+#[test]
+fn without_process_ids_it_gives_up_as_the_operating_systems_doing() {
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("a limit of processes", "to become another user needs root");
+    }
+    let bed = Bed::new();
+    for path in ["", "pipelock", "manifest.yaml"] {
+        std::os::unix::fs::chown(bed.path(path), Some(12346), Some(12346)).unwrap();
+    }
+    let user = [
+        "setpriv",
+        "--reuid=12346",
+        "--regid=12346",
+        "--clear-groups",
+    ];
+    let mut init = bed.start_under(Place::Child, Console::Read, &user);
+    init.wait_ready();
+    // As that user: root may lack the right to limit another.
+    limit(&user, init.pid(), "--nproc=1:");
+    init.kill_daemon();
+    let end = init.wait_end();
+    assert_eq!(end.code, 71, "{}", end.error());
+    assert_eq!(end.result["failures"], CRASH_LOOP);
+    assert!(end.error().contains("cannot fork for "), "{}", end.error());
+}
+
+fn limit(who: &[&str], pid: i32, of: &str) {
+    let pid = pid.to_string();
+    let line = [who, &["prlimit", "--pid", &pid, of]].concat();
+    let set = Command::new(line[0]).args(&line[1..]).status();
+    assert!(set.unwrap().success());
+}
+
+#[test]
+fn without_descriptors_nobody_else_is_said_to_have_changed_or_silenced_anything() {
+    // A probe would need a descriptor, too.
+    let mut init = ready(Bed::new().with_supervisor("grace_seconds: 1, probe_seconds: 600"));
+    limit(&[], init.pid(), "--nofile=4:");
+    let looker = support::children(init.pid())
+        .into_iter()
+        .find(|pid| proc_field(*pid, "Name").as_deref() == Some("sidecar-looker"));
+    kill(Pid::from_raw(looker.unwrap()), Signal::SIGKILL).unwrap();
+    let console = init.wait_until("it is told", |init| {
+        let console = init.console();
+        console.contains("cannot read ").then_some(console)
+    });
+    assert!(
+        console.contains(": nobody could be sent to look since "),
+        "{console}"
+    );
+    assert!(console.contains("Too many open files"), "{console}");
+    limit(&[], init.pid(), "--nofile=1024:");
+    let status = init.wait_for("it looks again", |status| {
+        status["state"] == "ready" && status["manifest_error"].is_null()
+    });
+    let told = format!("{}{status}", init.console());
+    for untrue in ["somebody else changed", "has not answered"] {
+        assert!(!told.contains(untrue), "{untrue}: {told}");
+    }
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn however_few_descriptors_it_is_given_it_ends_with_a_result() {
+    let bed = Bed::new();
+    for number in 4..12 {
+        for file in [false, true] {
+            let log = bed.path("log");
+            let mut command = Command::new("prlimit");
+            command
+                .arg(format!("--nofile={number}"))
+                .arg(env!("CARGO_BIN_EXE_sidecar-init"))
+                .arg("run")
+                .args(["--manifest".into(), bed.manifest()])
+                .args(["--run-dir".into(), bed.path("run")])
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null());
+            if file {
+                command.stderr(fs::File::create(&log).unwrap());
+            }
+            let output = command.output().unwrap();
+            let said = if file {
+                fs::read(&log).unwrap()
+            } else {
+                output.stderr
+            };
+            let said = String::from_utf8(said).unwrap();
+            let last = said.lines().last().unwrap_or_default();
+            let what = format!("{number}, file: {file}: {said}");
+            assert!(last.starts_with("sidecar-init: result {"), "{what}");
+            let code = format!("\"exit_code\":{},", output.status.code().unwrap());
+            assert!(last.contains(&code), "{what}");
+        }
+    }
 }
 
 // System calls that fail.
@@ -1056,35 +1152,35 @@ const START_UP: [Failing; 23] = [
         "openat:error=EMFILE",
         "/dev/null",
         "spawn",
-        69,
+        71,
         "Too many open files",
     ),
     failing(
         "pipe2:error=EMFILE:when=4+",
         "",
         "spawn",
-        69,
+        71,
         "cannot fork for",
     ),
     failing(
         "clone,clone3,fork,vfork:error=ENOMEM:when=3+",
         "",
         "spawn",
-        69,
+        71,
         "Out of memory",
     ),
     failing(
         "clone,clone3,fork,vfork:error=EAGAIN:when=3+",
         "",
         "spawn",
-        69,
+        71,
         "Try again",
     ),
     failing(
         "dup2,dup3:error=EMFILE",
         "",
         "ready",
-        69,
+        71,
         "Too many open files",
     ),
 ];

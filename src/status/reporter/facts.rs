@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::Reporter;
 use crate::boot::clock;
 use crate::boot::mode::Mode;
@@ -90,6 +92,18 @@ impl Reporter {
         let why = format!(
             "cannot read {}: its file system has not answered since {since}",
             manifest.display()
+        );
+        log::error!("{why}");
+        self.status.manifest_error = Some(why);
+    }
+
+    /// Nobody has looked at the manifest since, in seconds since 1970, for nobody could be sent.
+    pub fn manifest_is_unwatched(&mut self, manifest: &Path, since: u64, errno: Errno) {
+        let since = rfc3339(since);
+        let why = format!(
+            "cannot read {}: nobody could be sent to look since {since}: {}",
+            manifest.display(),
+            errno.desc()
         );
         log::error!("{why}");
         self.status.manifest_error = Some(why);

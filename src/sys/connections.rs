@@ -248,10 +248,15 @@ pub fn is_another_users(listen: SocketAddr, uid: u32) -> bool {
     !rows.is_empty() && rows.iter().all(|row| row.uid != Some(uid))
 }
 
-/// The inodes of the sockets with this local address and state, of both families.
+/// The inodes of the sockets with this local address and state, of both families, each once:
+/// the kernel writes a table in pieces, and what others open and close meanwhile may move a
+/// socket from one piece to the next.
 fn sockets(listen: SocketAddr, state: &str) -> Vec<String> {
     let rows = rows(listen, state).into_iter();
-    rows.map(|row| row.inode).collect()
+    let mut inodes: Vec<String> = rows.map(|row| row.inode).collect();
+    inodes.sort_unstable();
+    inodes.dedup();
+    inodes
 }
 
 /// What the tables say of one socket.

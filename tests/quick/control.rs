@@ -236,10 +236,7 @@ fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
     watch.wait().unwrap();
     // Nothing is told twice that did not happen twice.
     let lines = told_of(&told);
-    for once in [
-        "manifest  generation 2",
-        "refused   2 × pypi.example",
-    ] {
+    for once in ["manifest  generation 2", "refused   2 × pypi.example"] {
         let times = lines.iter().filter(|line| line.starts_with(once)).count();
         assert_eq!(times, 1, "{once}: {lines:#?}");
     }

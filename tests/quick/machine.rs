@@ -1041,6 +1041,8 @@ struct World {
     proved: [bool; 3],
     ready_since: Option<Instant>,
     was_ready: bool,
+    /// In all since the last failure, and whether that was a window of it.
+    healthy: Duration,
     long_health: bool,
     last_delay: Duration,
     finished: bool,
@@ -1063,6 +1065,7 @@ impl World {
             proved: [false; 3],
             ready_since: None,
             was_ready: false,
+            healthy: Duration::ZERO,
             long_health: false,
             last_delay: Duration::ZERO,
             finished: false,
@@ -1097,9 +1100,10 @@ impl World {
         }
         if self.machine.phase() != Phase::Ready
             && let Some(since) = self.ready_since.take()
-            && self.now - since >= WINDOW
         {
-            self.long_health = true;
+            // Over restarts that were wanted too: those are no news about health.
+            self.healthy += self.now - since;
+            self.long_health |= self.healthy >= WINDOW;
         }
         if self.machine.failures() > failures && !self.finished && !self.halted {
             let delay = if actions.contains(&Action::Spawn) {
@@ -1116,6 +1120,7 @@ impl World {
             assert!(delay <= 10 * SECOND);
             self.last_delay = delay;
             self.long_health = false;
+            self.healthy = Duration::ZERO;
         }
         assert_eq!(self.finished, self.machine.phase() == Phase::Ended);
         assert_eq!(

@@ -253,7 +253,8 @@ fn serve(mut connection: TcpStream, faults: &Faults, name: &str) {
         } else {
             // As pipelock, before it answers; once is enough for whoever wants to know it.
             static SAID: AtomicBool = AtomicBool::new(false);
-            if host == "canary.invalid" && !SAID.swap(true, Ordering::Relaxed) {
+            let speaks = host == "canary.invalid" && !faults.has("close-stdout");
+            if speaks && !SAID.swap(true, Ordering::Relaxed) {
                 say(&refusal(host));
             }
             let words = format!("CONNECT blocked: domain not in allowlist: {host}\n");

@@ -217,8 +217,8 @@ pub fn judge(
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    let judgement = policy::read(bytes, false)
-        .map_err(|problems| invalid(manifest::join_problems(&problems, &name)))?;
+    let judgement =
+        policy::read(bytes, false).map_err(|refused| invalid(refused.in_words(&name)))?;
     let mut warnings: Vec<String> = judgement
         .warnings
         .iter()

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{print, print_as_it_is};
 use crate::bottle::trust;
 use crate::exit::{ExitCode, StartError};
-use crate::manifest::{MAX_BYTES, Rejection, join_problems};
+use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
 use crate::policy::{self, Judgement, Problem};
 use crate::sys::files::{read_bounded, read_up_to};
@@ -81,13 +81,19 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
         valid: false,
         slug: policy.map(|policy| policy.slug.as_str()),
         hosts_allowed: policy.map(|policy| policy.allowlist.len()),
-        errors: judged.as_ref().err().cloned().unwrap_or_default(),
+        errors: Vec::new(),
         warnings: Vec::new(),
         notes: Vec::new(),
     };
-    if let Ok(judgement) = &judged {
-        report.warnings.clone_from(&judgement.warnings);
-        report.notes.clone_from(&judgement.notes);
+    match &judged {
+        Ok(judgement) => {
+            report.warnings.clone_from(&judgement.warnings);
+            report.notes.clone_from(&judgement.notes);
+        }
+        Err(refused) => {
+            report.errors.clone_from(&refused.problems);
+            report.warnings.clone_from(&refused.warnings);
+        }
     }
     report.errors.extend(bad_roots);
     let warnings = root_warnings.into_iter().map(of_roots);
@@ -112,9 +118,9 @@ pub(super) fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String)
     let (bytes, name) = read(manifest)?;
     match policy::read(&bytes, strict) {
         Ok(judgement) => Ok((judgement, name)),
-        Err(problems) => Err(StartError::new(
+        Err(refused) => Err(StartError::new(
             ExitCode::ManifestInvalid,
-            join_problems(&problems, &name),
+            refused.in_words(&name),
         )),
     }
 }

@@ -24,7 +24,10 @@ pub fn control(options: &ControlOptions) -> Result<(), StartError> {
     let read = || patience.read(&options.run_dir).map(|(file, _)| file);
     let before = read().map_err(|error| unavailable(error.to_string()))?;
     if let Some(so) = outcome(options.request, &before, None) {
-        return say(so);
+        return say(so.map_err(|(code, why)| {
+            let hint = "hint: no sidecar-init runs with this run directory any more; name another with --run-dir";
+            (code, format!("{}: {why}\n{hint}", options.run_dir.display()))
+        }));
     }
     let holder = reachable(&before).map_err(|why| {
         unavailable(format!(
@@ -193,7 +196,7 @@ mod tests {
             (
                 Request::Halt,
                 &halted,
-                Some("halted; nothing gets through until SIGUSR2"),
+                Some("halted; nothing gets through until it is resumed"),
             ),
             (Request::Halt, &ready, None),
             (

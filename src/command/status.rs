@@ -104,7 +104,7 @@ fn resting(status: &Status) -> String {
     let closed = port.closed == Some(true);
     let mark = if closed { ";" } else { "," };
     let until = if halted && closed {
-        " until SIGUSR2"
+        " until it is resumed"
     } else {
         ""
     };

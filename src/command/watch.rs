@@ -382,7 +382,7 @@ mod tests {
             (
                 r#""state":"halted","port":{"closed":true}"#,
                 "state",
-                "halted; nothing gets through until SIGUSR2",
+                "halted; nothing gets through until it is resumed",
             ),
             (
                 r#""state":"ready","manifest_error":"m:1: why""#,

@@ -8,8 +8,13 @@ pub fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&
         return None;
     }
     let folded = key.to_ascii_lowercase().replace('-', "_");
+    // Cut short, or without its unit.
+    let begins = |candidate: &str| folded.len() >= 4 && candidate.starts_with(&folded);
     known
-        .map(|candidate| (distance(&folded, candidate), candidate))
+        .map(|candidate| {
+            let far = || distance(&folded, candidate);
+            (if begins(candidate) { 1 } else { far() }, candidate)
+        })
         .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -86,6 +91,8 @@ mod tests {
             ("xxxernal", Some("internal")),
             ("xxxxrnal", None),
             ("dnx", Some("dns")),
+            ("inte", Some("internal")),
+            ("int", None),
             ("dsn", Some("dns")),
             ("dxx", None),
             ("", None),

@@ -140,13 +140,34 @@ pub struct Judgement {
     pub noted: usize,
 }
 
+/// A manifest that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// All that is wrong with it, in the order of the file; see [`manifest::MAX_REPORTED`].
+    pub problems: Vec<Problem>,
+    /// What would be passed over if it were valid: a mistake too, more often than not.
+    pub warnings: Vec<Problem>,
+}
+
+impl Refused {
+    /// Each on its line with its hint below, the warnings last.
+    #[must_use]
+    pub fn in_words(&self, name: &str) -> String {
+        let mut words = manifest::join_problems(&self.problems, name);
+        for warning in &self.warnings {
+            words.push_str(&format!("\nwarning: {}", warning.display(name)));
+        }
+        words
+    }
+}
+
 /// Reads and judges a manifest.
 ///
 /// `strict` makes errors of the warnings about unknown keys below `bottle`.
 ///
 /// # Errors
 /// All problems, in the order of the file; see [`manifest::MAX_REPORTED`].
-pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
+pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Refused> {
     let Reading {
         manifest,
         problems,
@@ -182,7 +203,10 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Vec<Problem>> {
                 warnings: warnings.into_sorted(),
             })
         }
-        _ => Err(problems.into_sorted()),
+        _ => Err(Refused {
+            problems: problems.into_sorted(),
+            warnings: warnings.into_sorted(),
+        }),
     }
 }
 

@@ -154,8 +154,9 @@ impl Denials {
     pub fn judge_by(&mut self, in_force: InForce) {
         if self.in_force != in_force {
             self.in_force = in_force;
-            // What has been written advises by the old one.
+            // What has been written advises by the old one, to whoever has just followed it.
             self.unwritten |= self.total > 0;
+            self.next_write = None;
         }
     }
 

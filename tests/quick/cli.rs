@@ -68,6 +68,21 @@ fn refuses_unknown_words_with_64_and_a_hint() {
 }
 
 #[test]
+fn what_is_passed_over_is_told_beside_what_is_wrong() {
+    let manifest =
+        "slug: dev\nbottle:\n  egress:\n    routes:\n    - hots: a.example\nnetwork: {dns: [x]}\n";
+    let output = init_in(&std::env::temp_dir(), &["check", "-"], manifest.as_bytes());
+    assert_eq!(output.status.code(), Some(65));
+    let said = err(&output);
+    assert!(
+        said.contains("<stdin>:6: network.dns[0]: \"x\" is not an IP address"),
+        "{said}"
+    );
+    let typo = "\nwarning: <stdin>:5: bottle.egress.routes[0].hots: not a key that is read here\nhint: did you mean \"host\"?";
+    assert!(said.contains(typo), "{said}");
+}
+
+#[test]
 fn what_check_has_to_say_is_to_be_had_as_one_object() {
     let scratch = ScratchDir::new().unwrap();
     let check = |text: &str, arguments: &[&str]| {

@@ -37,7 +37,7 @@ fn each_returns_when_it_is_so_and_says_what_is_true_then() {
         for _ in 0..2 {
             assert_eq!(
                 ask("halt"),
-                is("halted; nothing gets through until SIGUSR2")
+                is("halted; nothing gets through until it is resumed")
             );
             assert_eq!(init.status()["state"], "halted");
             assert_eq!(init.status()["port"]["closed"], true);
@@ -125,6 +125,7 @@ fn who_cannot_be_asked_is_said_to_be_so() {
     let (code, why) = answer(&bed.run(&["resume"]));
     assert_eq!(code, Some(69));
     assert!(why.contains("killed, and its pipelock with it"), "{why}");
+    assert!(why.contains("name another with --run-dir"), "{why}");
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn nobody_s_process_is_signalled_by_a_number_of_another_namespace() {
             .unwrap();
         answer(&output)
     };
-    let halted = "halted; nothing gets through until SIGUSR2\n".to_owned();
+    let halted = "halted; nothing gets through until it is resumed\n".to_owned();
     assert_eq!(inside("halt"), (Some(0), halted));
     assert_eq!(init.stop().0.code, 0);
 }

@@ -527,7 +527,7 @@ fn follow_all(mut text: String) -> Result<Vec<&'static str>, String> {
     for _ in 0..24 {
         let (problems, is_valid) = match policy::read(text.as_bytes(), true) {
             Ok(judgement) => (judgement.notes, true),
-            Err(problems) => (problems, false),
+            Err(refused) => (refused.problems, false),
         };
         let next = problems.iter().find_map(|problem| {
             match follow(&text, problem, problem.hint.as_deref()?) {
@@ -548,7 +548,7 @@ fn follow_all(mut text: String) -> Result<Vec<&'static str>, String> {
             }
             Err(_) if is_valid => why.push_str("a note was followed, and it is no longer valid"),
             Err(after) => {
-                for left in after {
+                for left in after.problems {
                     let same = left.message == problem.message
                         && left.field == problem.field
                         && (left.line == problem.line || form == "a route");

@@ -10,8 +10,8 @@ use sidecar_init::policy::{self, Judgement, Problem};
 const ROUTES: &str = "slug: a\nbottle:\n  egress:\n    routes:\n";
 
 fn read(manifest: &str) -> Judgement {
-    policy::read(manifest.as_bytes(), false).unwrap_or_else(|problems| {
-        unreachable!("refused:\n{}", shown(&problems));
+    policy::read(manifest.as_bytes(), false).unwrap_or_else(|refused| {
+        unreachable!("refused:\n{}", shown(&refused.problems));
     })
 }
 
@@ -24,7 +24,7 @@ fn shown(problems: &[Problem]) -> String {
 }
 
 fn refused(manifest: impl AsRef<[u8]>) -> String {
-    shown(&policy::read(manifest.as_ref(), true).unwrap_err())
+    shown(&policy::read(manifest.as_ref(), true).unwrap_err().problems)
 }
 
 macro_rules! refuses {
@@ -649,7 +649,9 @@ fn reports_problems_before_a_syntax_error_with_it() {
 #[test]
 fn reports_the_first_hundred_problems_and_counts_the_rest() {
     let manifest = format!("{ROUTES}{}", "    - host: a b\n".repeat(150));
-    let problems = policy::read(manifest.as_bytes(), false).unwrap_err();
+    let problems = policy::read(manifest.as_bytes(), false)
+        .unwrap_err()
+        .problems;
     assert_eq!(problems.len(), MAX_REPORTED + 1);
     assert_eq!(problems[99].line, Some(104));
     assert_eq!(problems[100].display("m").to_string(), "m: … and 50 more");
@@ -666,7 +668,9 @@ fn gives_lines_and_columns_in_json_behind_blanks_and_comments() {
         ("\u{feff}bottle: {}\r\nslug: A", 2, 7),
         ("--- {\"slug\": \"A\", \"bottle\": {}}", 1, 14),
     ] {
-        let problems = policy::read(manifest.as_bytes(), true).unwrap_err();
+        let problems = policy::read(manifest.as_bytes(), true)
+            .unwrap_err()
+            .problems;
         assert_eq!(problems.len(), 1, "{manifest}");
         assert_eq!(problems[0].line, Some(line), "{manifest}");
         assert_eq!(problems[0].column, Some(column), "{manifest}");
@@ -786,7 +790,9 @@ fn reads_sixteen_mebibytes_of_hosts_in_time_that_follows_their_number() {
 #[test]
 fn unknown_keys_without_number_cost_no_more_than_their_bytes() {
     let manifest = format!("slug: a\nbottle: {{}}\n{}", "xy: 1\n".repeat(1_000_000));
-    let problems = policy::read(manifest.as_bytes(), false).unwrap_err();
+    let problems = policy::read(manifest.as_bytes(), false)
+        .unwrap_err()
+        .problems;
     assert_eq!(problems.len(), MAX_REPORTED + 1);
     assert_eq!(
         problems[100].display("m").to_string(),
@@ -814,8 +820,8 @@ fn the_manifests_that_people_copy_are_valid_and_scan_nothing_that_cannot_bear_it
     manifests.extend(clients.iter().map(|block| format!("slug: a\n{block}")));
     for manifest in manifests {
         let judged = policy::read(manifest.as_bytes(), true);
-        let judgement = judged.unwrap_or_else(|problems| {
-            unreachable!("refused:\n{}\n{manifest}", shown(&problems));
+        let judgement = judged.unwrap_or_else(|refused| {
+            unreachable!("refused:\n{}\n{manifest}", shown(&refused.problems));
         });
         assert_eq!(shown(&judgement.warnings), "", "{manifest}");
         let notes = shown(&judgement.notes);

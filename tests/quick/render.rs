@@ -258,9 +258,9 @@ proptest! {
     ) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         for manifest in [bytes, format!("slug: a\nbottle:\n  egress:\n    routes:\n{text}").into_bytes()] {
-            if let Err(problems) = policy::read(&manifest, true) {
-                prop_assert!(!problems.is_empty());
-                for problem in problems {
+            if let Err(refused) = policy::read(&manifest, true) {
+                prop_assert!(!refused.problems.is_empty());
+                for problem in refused.problems {
                     let mut lines = problem.display("m").to_string();
                     if problem.hint.is_some() {
                         lines = lines.replacen("\nhint: ", "", 1);

@@ -791,7 +791,7 @@ fn a_halt_says_that_nothing_gets_through_only_where_the_port_was_proved_closed()
     assert_eq!(status["port"]["address"], first.bed.address());
     let told = first.bed.run(&["status"]);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    let words = "bed: halted; nothing gets through until SIGUSR2\n";
+    let words = "bed: halted; nothing gets through until it is resumed\n";
     assert!(told.starts_with(words), "{told}");
     first.signal(Signal::SIGUSR2);
     let status = first.wait_ready();

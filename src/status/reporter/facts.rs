@@ -344,7 +344,7 @@ impl Reporter {
         if let Some(port) = &port {
             let words = port.in_words();
             match port.closed {
-                Some(true) => log::warn!("halted; {words} until SIGUSR2"),
+                Some(true) => log::warn!("halted; {words} until it is resumed"),
                 _ => log::error!("halted, {words}"),
             }
         }

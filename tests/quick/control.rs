@@ -2,7 +2,7 @@
 //! `watch`: what happens, as it happens.
 
 use std::fs::{self, File};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -186,18 +186,28 @@ fn somebody_else_s_directory_has_nobody_signalled_but_its_owner_s() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+/// It would go on for ever.
+struct Watching(Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
     let refused = r#"{"event":"blocked","method":"CONNECT","target":"pypi.example:443","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}"#;
     let bed = Bed::new().with_export().with_lines(&format!("{refused}\n"));
     let told = bed.path("told");
-    let mut watch = Command::new(init_program())
+    let watch = Command::new(init_program())
         .args(["watch", "--run-dir"])
         .arg(bed.path("run/export"))
         .stdout(File::create(&told).unwrap())
         .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut watch = Watching(watch.unwrap());
     // The kind of each event that begins a line, and its text.
     let told_of = |path: &std::path::Path| -> Vec<String> {
         let text = fs::read_to_string(path).unwrap();
@@ -232,9 +242,8 @@ fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
     hears("state     stopped; nothing gets through");
     let init = end.bed.start(Place::Child);
     hears("started   sidecar-init was started again");
-    assert!(watch.try_wait().unwrap().is_none(), "it goes on");
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    assert!(watch.0.try_wait().unwrap().is_none(), "it goes on");
+    drop(watch);
     // Nothing is told twice that did not happen twice.
     let lines = told_of(&told);
     for once in ["manifest  generation 2", "refused   2 × pypi.example"] {

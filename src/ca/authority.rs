@@ -12,7 +12,7 @@ use crate::boot::{clock, mounts};
 use crate::ca::{self, Facts};
 use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
-use crate::status::{Ca, CaSource};
+use crate::status::{Ca, CaSource, export};
 use crate::supervise::watch;
 use crate::sys::errand;
 use crate::sys::files::{Access, FileError, Room, create, install, is_same_place, read_bounded};
@@ -194,6 +194,7 @@ fn find(
     half_made: impl Fn(&Paths, &[u8]) -> Result<Facts, StartError>,
 ) -> Result<Option<Found>, StartError> {
     insist_on_two_files(paths)?;
+    insist_on_places(paths)?;
     // Before they are read: what changes meanwhile has other marks.
     let marks = marks(paths);
     match read_pair(paths)? {
@@ -327,6 +328,33 @@ pub fn insist_on_two_files(paths: &Paths) -> Result<(), StartError> {
             paths.key.display()
         ),
     ))
+}
+
+/// The key must not lie where clients read, nor either file where the pair in force is put back
+/// and forgotten.
+fn insist_on_places(paths: &Paths) -> Result<(), StartError> {
+    let exported = paths.run_dir.join(export::DIRECTORY);
+    let put_back = put_back_at(&paths.run_dir);
+    let unusable = |file: &Path, why: &str| {
+        let text = format!(
+            "cannot use {}: {why}\nhint: name other files with --cert and --key",
+            file.display()
+        );
+        Err(StartError::new(ExitCode::CaUnusable, text))
+    };
+    if paths.key.starts_with(&exported) {
+        return unusable(
+            &paths.key,
+            "clients read the export, and nobody but pipelock may read the CA key",
+        );
+    }
+    match [&paths.cert, &paths.key]
+        .into_iter()
+        .find(|path| put_back.contains(path))
+    {
+        Some(path) => unusable(path, "the name is for a copy that is removed at the end"),
+        None => Ok(()),
+    }
 }
 
 /// Certificate and key, `None` where there is no such file. Half a pair gets a moment to

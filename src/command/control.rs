@@ -75,12 +75,17 @@ fn outcome(request: Request, now: &StatusFile, before: Option<&StatusFile>) -> O
         Some(Err((ExitCode::DaemonUnavailable, why)))
     };
     let another = before.is_some_and(|before| before.status.boot_id != status.boot_id);
+    // What was true before somebody else's request, that waits still, proves nothing.
+    let heard = before.is_some_and(|before| status.requests > before.status.requests);
     match (&now.condition, request) {
-        // One that was halted or is ready by itself: there is nothing to ask for.
-        (Condition::Told(Word::Known(State::Halted)), Request::Halt) if status.port.is_some() => {
+        (Condition::Told(Word::Known(State::Halted)), Request::Halt)
+            if heard && status.port.is_some() =>
+        {
             Some(Ok(condition(now)))
         }
-        (Condition::Told(Word::Known(State::Ready)), Request::Resume) => Some(Ok(condition(now))),
+        (Condition::Told(Word::Known(State::Ready)), Request::Resume) if heard => {
+            Some(Ok(condition(now)))
+        }
         (Condition::Told(Word::Known(State::Stopped)), Request::Stop)
             if before.is_none() || now.claim.life == Some(Life::Gone) =>
         {
@@ -188,35 +193,47 @@ mod tests {
     const CLOSED: &str = r#""port":{"address":"127.0.0.1:8888","closed":true}"#;
 
     #[test]
-    fn what_is_so_already_is_not_asked_for() {
-        let halted = file(&format!(r#""state":"halted",{CLOSED}"#));
-        let ready = file(r#""state":"ready""#);
-        let stopped = file(&format!(r#""state":"stopped",{CLOSED}"#));
-        for (request, file, words) in [
+    fn a_halt_and_a_resume_are_asked_for_whatever_is_true_and_are_so_once_they_were_heard() {
+        let halted = |requests: u64| {
+            file(&format!(
+                r#""state":"halted","requests":{requests},{CLOSED}"#
+            ))
+        };
+        let ready = |requests: u64| file(&format!(r#""state":"ready","requests":{requests}"#));
+        for (request, now, words) in [
             (
                 Request::Halt,
-                &halted,
-                Some("halted; nothing gets through until it is resumed"),
+                &halted as &dyn Fn(u64) -> StatusFile,
+                "halted; nothing gets through until it is resumed",
             ),
-            (Request::Halt, &ready, None),
             (
                 Request::Resume,
                 &ready,
-                Some("ready; what is not allowed is refused"),
+                "ready; what is not allowed is refused",
             ),
-            (Request::Resume, &halted, None),
-            (
-                Request::Stop,
-                &stopped,
-                Some("stopped; nothing gets through"),
-            ),
-            (Request::Stop, &ready, None),
-            (Request::Reload, &ready, None),
-            (Request::Reload, &halted, None),
         ] {
-            let found = outcome(request, file, None);
-            let words = words.map(|words| Ok(words.to_owned()));
-            assert_eq!(found, words, "{request:?}");
+            assert_eq!(outcome(request, &now(3), None), None);
+            // Somebody else's may wait, and take it back.
+            assert_eq!(outcome(request, &now(3), Some(&now(3))), None);
+            let so = outcome(request, &now(4), Some(&now(3)));
+            assert_eq!(so, Some(Ok(words.to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_has_ended_is_not_asked_to() {
+        for state in ["stopped", "failed"] {
+            let ended = file(&format!(r#""state":"{state}",{CLOSED}"#));
+            let words = format!("{state}; nothing gets through");
+            assert_eq!(outcome(Request::Stop, &ended, None), Some(Ok(words)));
+            for request in [Request::Halt, Request::Resume, Request::Reload] {
+                assert!(outcome(request, &ended, None).unwrap().is_err());
+            }
+        }
+        for state in ["ready", "halted", "starting"] {
+            let lives = file(&format!(r#""state":"{state}",{CLOSED}"#));
+            assert_eq!(outcome(Request::Stop, &lives, None), None);
+            assert_eq!(outcome(Request::Reload, &lives, None), None);
         }
     }
 

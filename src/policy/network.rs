@@ -100,17 +100,11 @@ pub fn on_link(interface: Prefixed, other: IpAddr) -> bool {
 pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
     let refusal = Rejection::new(format!("{} is not an IP address and a port", quoted(text)));
     let Ok(socket) = text.parse::<SocketAddr>() else {
-        let hint = if let Ok(ip) = text.parse::<IpAddr>() {
-            SocketAddr::new(ip.to_canonical(), 8888).to_string()
-        } else {
-            let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-            match (host, port.parse::<u16>()) {
-                ("localhost", Ok(port)) => format!("127.0.0.1:{port}"),
-                (_, Ok(port)) if port > 0 => format!("0.0.0.0:{port}"),
-                _ => "0.0.0.0:8888".to_owned(),
-            }
-        };
-        return Err(refusal.hint(format!("write \"{hint}\"")));
+        return Err(match meant(text.trim()) {
+            Some(meant) => refusal.hint(format!("write \"{meant}\"")),
+            None => refusal
+                .hint("write one address and a port, as in \"0.0.0.0:8888\" or \"[::1]:8888\""),
+        });
     };
     if socket.port() == 0 {
         return Err(Rejection::new(format!(
@@ -125,6 +119,37 @@ pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
         return Err(refusal);
     }
     Ok(socket)
+}
+
+/// The address and port that somebody meant. Whoever wrote an address is never told to listen
+/// on every one.
+fn meant(text: &str) -> Option<SocketAddr> {
+    let at = |ip: IpAddr, port| {
+        let ip = ip.to_canonical();
+        let fits = !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        (fits && port > 0).then(|| SocketAddr::new(ip, port))
+    };
+    let bare = |host: &str| -> Option<IpAddr> {
+        let inside = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        inside.unwrap_or(host).parse().ok()
+    };
+    if let Some(ip) = bare(text) {
+        return at(ip, 8888);
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return at(socket.ip(), socket.port());
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port = port.parse::<u16>().ok()?;
+    match host {
+        "" | "*" => at(Ipv4Addr::UNSPECIFIED.into(), port),
+        "localhost" => at(Ipv4Addr::LOCALHOST.into(), port),
+        // An address of IPv6 without its brackets may end anywhere.
+        _ if host.contains(':') && !host.starts_with('[') => None,
+        _ => at(bare(host)?, port),
+    }
 }
 
 /// Address and prefix length as Go's `net.ParseCIDR` reads them, but for leading

@@ -6,6 +6,9 @@ use std::rc::Rc;
 
 use crate::policy::Policy;
 
+/// Where the export is, in the run directory.
+pub const DIRECTORY: &str = "export";
+
 /// The CA certificate alone.
 pub const CA: &str = "pipelock-ca.pem";
 /// The public roots, the manifest's extra ones, and the CA: an intercepted host shows a

@@ -429,6 +429,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// A halt is in force.
     pub halted: bool,
+    /// How many times somebody has asked for something: a stop, a reload, a halt, a resume.
+    pub requests: u64,
     /// The daemon's port, where one served and none is meant to: while halted, at the end.
     #[serde(deserialize_with = "object_or_null")]
     pub port: Option<Port>,
@@ -504,6 +506,7 @@ impl Status {
             manifest_error,
             warnings,
             halted: _,
+            requests: _,
             port,
             daemon:
                 Daemon {
@@ -572,13 +575,12 @@ impl Status {
         });
         let exit = last_exit.iter_mut();
         let exit = exit.flat_map(|exit| [&mut exit.text, &mut exit.at]);
-        let hashes = [&mut config.desired_sha256, &mut config.applied_sha256];
         let port = port
             .iter_mut()
             .flat_map(|port| [&mut port.address].into_iter().chain(&mut port.detail));
         let known = [slug, version, trouble, working_since, listen, ready_since]
             .into_iter()
-            .chain(hashes);
+            .chain([&mut config.desired_sha256, &mut config.applied_sha256]);
         known
             .flatten()
             .chain(warnings)

@@ -111,7 +111,6 @@ impl Teller {
     /// Sends somebody to look, where it is time and nobody is away.
     pub fn look(&mut self, now: Instant) {
         if self.away.is_none() && !self.has_news() && now >= self.look_at {
-            self.look_at = now + LOOK_EVERY;
             self.send(now);
         }
     }
@@ -220,7 +219,11 @@ impl Teller {
     }
 
     fn send(&mut self, now: Instant) {
-        let only_looks = !self.has_news();
+        // What cannot be told again and again keeps nobody from looking after the rest.
+        let looks = now >= self.look_at;
+        if looks {
+            self.look_at = now + LOOK_EVERY;
+        }
         let carries = std::mem::take(&mut self.news);
         let (room, fresh, littered) = (&self.room, self.fresh, self.littered);
         let (parent, name, current, seen) = (&self.parent, self.name, &self.current, &self.seen);
@@ -233,8 +236,9 @@ impl Teller {
             }
             if parent.identity(name) != room.identity("") {
                 answer.extend(b"m\0");
-            } else if only_looks {
-                answer.extend(changed(room, current, seen));
+            } else if looks {
+                let is_told = |place: usize| carries.get(place).is_some_and(Option::is_some);
+                answer.extend(changed(room, current, seen, &is_told));
             } else {
                 answer.extend(lost(room, current));
             }
@@ -392,14 +396,18 @@ fn lost(room: &Room, current: &[Content; NAMES.len()]) -> Vec<u8> {
 /// What is not as it was told: an `l` and its place for each name that is gone, is there and
 /// should not be, or has another content, of which a `w` warns. What is as it was told has an
 /// `s` with its place and mark, where that is not the one that is known: as long as it stays
-/// the same, nobody reads that file again.
+/// the same, nobody reads that file again. Those that are being told are judged the next time.
 fn changed(
     room: &Room,
     current: &[Content; NAMES.len()],
     seen: &[Option<Mark>; NAMES.len()],
+    is_told: &dyn Fn(usize) -> bool,
 ) -> Vec<u8> {
     let mut answer = String::new();
     for (place, ((content, name), seen)) in current.iter().zip(NAMES).zip(seen).enumerate() {
+        if is_told(place) {
+            continue;
+        }
         // Before it is read: what is changed meanwhile has another the next time.
         let mark = room.mark(name);
         let is_to_be = !matches!(content, Content::Gone);
@@ -540,7 +548,7 @@ mod tests {
                 seen,
                 ..
             } = &self.teller;
-            let found = String::from_utf8(changed(room, current, seen)).unwrap();
+            let found = String::from_utf8(changed(room, current, seen, &|_| false)).unwrap();
             for part in found.split_terminator('\0') {
                 if let Some(text) = part.strip_prefix('s') {
                     self.teller.found_as_told(text);

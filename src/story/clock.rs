@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::places::EXPORT;
 use crate::boot::clock::{self, Plausibility};
 use crate::boot::mode::Mode;
 use crate::cli::Paths;
 use crate::exit::StartError;
+use crate::status::export::DIRECTORY as EXPORT;
 use crate::status::{self, Reporter};
 use crate::sys::errand;
 

@@ -15,6 +15,7 @@ use crate::daemon::pipelock;
 use crate::exit::{ExitCode, StartError};
 use crate::shutdown;
 use crate::status::Reporter;
+use crate::status::export::DIRECTORY as EXPORT;
 use crate::sys::claim::{self, Claim, ClaimError};
 use crate::sys::console;
 use crate::sys::errand;
@@ -170,8 +171,6 @@ fn claim_run_directory(
         )),
     }
 }
-
-pub(super) const EXPORT: &str = "export";
 
 pub(super) fn config_path(paths: &Paths) -> PathBuf {
     paths.run_dir.join(pipelock::CONFIG)

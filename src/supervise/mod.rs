@@ -312,6 +312,10 @@ impl Supervisor<'_> {
 
     fn request(&mut self, number: i32, request: Request) {
         let name = Signal::try_from(number).map_or("signal", Signal::as_str);
+        if request != Request::Reap {
+            self.reporter.asked();
+            self.changed = true;
+        }
         match request {
             Request::Reap => self.reap_again = true,
             Request::Stop => {

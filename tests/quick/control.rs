@@ -54,6 +54,23 @@ fn each_returns_when_it_is_so_and_says_what_is_true_then() {
 }
 
 #[test]
+fn what_was_true_before_somebody_elses_request_is_no_answer() {
+    let mut init = ready();
+    assert_eq!(answer(&init.bed.run(&["halt"])).0, Some(0));
+    // It will hear of a resume as soon as it moves again.
+    init.signal(Signal::SIGSTOP);
+    init.signal(Signal::SIGUSR2);
+    let (code, why) = answer(&init.bed.run(&["halt", "--timeout", "1"]));
+    assert_eq!(code, Some(69), "{why}");
+    init.signal(Signal::SIGCONT);
+    // Of the two the halt wins.
+    init.wait_for("both are heard", |status| {
+        status["requests"] == 3 && status["state"] == "halted"
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_reload_is_answered_whatever_the_manifest_asks_for() {
     let init = ready();
     let ask = || answer(&init.bed.run(&["reload"]));

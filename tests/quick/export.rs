@@ -505,6 +505,24 @@ fn no_link_is_followed_out_of_the_run_directory_or_the_export() {
 }
 
 #[test]
+fn the_key_is_never_made_where_clients_read_nor_under_the_name_of_a_copy() {
+    for name in ["export/ca.key", "served-ca-key.pem"] {
+        let bed = new_bed().with_export();
+        let key = format!("--key={}", bed.path("run").join(name).display());
+        // The last one counts.
+        let end = bed.with_argument(&key).start(Place::Child).wait_end();
+        assert_eq!(end.code, 78, "{}", end.error());
+        assert!(
+            end.error()
+                .contains("hint: name other files with --cert and --key"),
+            "{}",
+            end.error()
+        );
+        assert!(!end.bed.path("run").join(name).exists());
+    }
+}
+
+#[test]
 fn an_export_that_is_a_link_is_left_alone_and_that_is_told() {
     let bed = new_bed();
     fs::create_dir_all(bed.path("run")).unwrap();

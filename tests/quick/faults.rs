@@ -789,6 +789,29 @@ fn a_run_directory_that_is_read_only_ends_the_start_at_once() {
 }
 
 #[test]
+fn one_file_that_does_not_fit_keeps_nobody_from_looking_after_the_others() {
+    // The bundle is ten times that.
+    let export = "mkdir $run/export; mount -t tmpfs -o size=20k,mode=755 bed $run/export";
+    let Some(mut init) = with_mount(Bed::new(), "size=4m", export) else {
+        return;
+    };
+    init.wait_ready();
+    let place = init.seen_path("run/export/client.env");
+    let before = init.wait_until("the clients are told", |_| fs::read_to_string(&place).ok());
+    let status = init.wait_for("the lack is told", |status| {
+        status["warnings"].to_string().contains("ca-bundle.pem")
+    });
+    assert_eq!(status["state"], "ready");
+    fs::write(&place, "HTTPS_PROXY=http://elsewhere.example\n").unwrap();
+    init.wait_until("it is put back", |_| {
+        fs::read_to_string(&place)
+            .ok()
+            .filter(|text| *text == before)
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn an_export_that_is_full_or_read_only_never_hurts_the_daemon() {
     let export = "mkdir $run/export; mount -t tmpfs -o size=64k,mode=755 bed $run/export";
     let old = "echo '{\"boot_id\":\"old\"}' > $run/export/status.json; echo old > $run/export/pipelock-ca.pem";

@@ -476,6 +476,9 @@ bottle:
         }
         return Followed::Text(text, "under pipelock");
     }
+    if hint.starts_with("write one address and a port, as in ") {
+        return Followed::Prose;
+    }
     unreachable!("a hint of no known form: {hint:?} in\n{text}");
 }
 

@@ -378,7 +378,16 @@ refuses! {
         => "manifest.yaml:4: pipelock.listen: \"0.0.0.0:0\" has port 0, which is a different port at every start\nhint: write a port from 1 to 65535";
     refuses_to_listen_on_port_65536:
         "slug: a\nbottle: {}\npipelock:\n  listen: 0.0.0.0:65536\n"
-        => "manifest.yaml:4: pipelock.listen: \"0.0.0.0:65536\" is not an IP address and a port\nhint: write \"0.0.0.0:8888\"";
+        => "manifest.yaml:4: pipelock.listen: \"0.0.0.0:65536\" is not an IP address and a port\nhint: write one address and a port, as in \"0.0.0.0:8888\" or \"[::1]:8888\"";
+    hints_at_the_address_that_was_written:
+        "slug: a\nbottle: {}\npipelock:\n  listen: \" 127.0.0.1:8888 \"\n"
+        => "manifest.yaml:4: pipelock.listen: \" 127.0.0.1:8888 \" is not an IP address and a port\nhint: write \"127.0.0.1:8888\"";
+    hints_at_an_address_in_brackets:
+        "slug: a\nbottle: {}\npipelock:\n  listen: \"[::1]\"\n"
+        => "manifest.yaml:4: pipelock.listen: \"[::1]\" is not an IP address and a port\nhint: write \"[::1]:8888\"";
+    never_widens_an_address_to_every_address:
+        "slug: a\nbottle: {}\npipelock:\n  listen: \"1.2.3.4:\"\n"
+        => "manifest.yaml:4: pipelock.listen: \"1.2.3.4:\" is not an IP address and a port\nhint: write one address and a port, as in \"0.0.0.0:8888\" or \"[::1]:8888\"";
     counts_a_route_that_is_none:
         "slug: a\nbottle:\n  egress:\n    routes:\n    - a.example\n    - host: b:80\n"
         => "manifest.yaml:5: bottle.egress.routes[0]: \"a.example\" is not a mapping with a host\nhint: write \"- host: a.example\"\nmanifest.yaml:6: bottle.egress.routes[1].host: \"b:80\" is not a host name: it has a port\nhint: write \"b\"";

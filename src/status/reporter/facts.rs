@@ -81,6 +81,11 @@ impl Reporter {
         *known = Some(why);
     }
 
+    /// Somebody asks for a stop, a reload, a halt or a resume.
+    pub fn asked(&mut self) {
+        self.status.requests += 1;
+    }
+
     /// Whoever asked for the manifest to be read again has been answered.
     pub fn reload_answered(&mut self) {
         self.status.config.reloads += 1;

@@ -71,9 +71,9 @@ fn is_true(found: &[(String, Value)], path: &str) -> bool {
 fuzz_target!(|bytes: &[u8]| {
     let judgement = match policy::read(bytes, false) {
         Ok(judgement) => judgement,
-        Err(problems) => {
-            assert!(!problems.is_empty(), "refused without a reason");
-            for problem in problems {
+        Err(refused) => {
+            assert!(!refused.problems.is_empty(), "refused without a reason");
+            for problem in refused.problems.into_iter().chain(refused.warnings) {
                 assert!(!problem.display("manifest.yaml").to_string().is_empty());
             }
             return;

@@ -13,7 +13,7 @@ use crate::exit::{ExitCode, StartError};
 use crate::status::told::{Condition, StatusFile};
 use crate::status::{State, Word};
 use crate::sys::claim::{Holder, Life};
-use crate::sys::process::{pid_namespace, user_of};
+use crate::sys::process::pid_namespace;
 use crate::sys::signals::{Request, TABLE};
 
 /// Asks the init with this run directory, and waits until it is as asked for; what is true
@@ -150,7 +150,7 @@ fn reachable(file: &StatusFile) -> Result<Holder, &'static str> {
              smolvm machine exec");
     }
     // A directory of somebody else's may name any process.
-    if user_of(holder.pid) != Some(holder.owner) {
+    if !holder.is_the_owners() {
         return Err("its lock names a process of another user than its own, which is not asked");
     }
     Ok(holder)

@@ -38,18 +38,22 @@ fn print(text: &str) -> Result<(), StartError> {
 }
 
 fn print_as_it_is(text: &str) -> Result<(), StartError> {
+    // Whoever reads no more has seen enough.
+    write(text).map(drop)
+}
+
+/// To standard output; false once nobody reads it.
+fn write(text: &str) -> Result<bool, StartError> {
     let mut output = io::stdout().lock();
     match output
         .write_all(text.as_bytes())
         .and_then(|()| output.flush())
     {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| {
-            StartError::new(
-                ExitCode::CannotWrite,
-                format!("cannot write standard output: {error}"),
-            )
-        }),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(StartError::new(
+            ExitCode::CannotWrite,
+            format!("cannot write standard output: {error}"),
+        )),
     }
 }

@@ -2,18 +2,18 @@
 //! by a pure function of two looks.
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use serde::Serialize;
 
 use super::patience::Patience;
 use super::status::condition;
-use super::{LOOK_INTERVAL, below};
+use super::{LOOK_INTERVAL, below, write};
 use crate::boot::clock;
 use crate::ca::rfc3339;
 use crate::cli::WatchOptions;
 use crate::environment;
-use crate::exit::{ExitCode, StartError};
+use crate::exit::StartError;
 use crate::plain;
 use crate::status::denials::{self, Denial, Tally};
 use crate::status::told::StatusFile;
@@ -34,28 +34,12 @@ pub fn watch(options: &WatchOptions) -> Result<(), StartError> {
         };
         let at = rfc3339(clock::now());
         for event in events(last.as_ref(), &now) {
-            if !say(&style.line(&at, &event))? {
+            if !write(&style.line(&at, &event))? {
                 return Ok(());
             }
         }
         last = Some(now);
         std::thread::sleep(LOOK_INTERVAL * 5);
-    }
-}
-
-/// False once nobody reads.
-fn say(line: &str) -> Result<bool, StartError> {
-    let mut output = io::stdout().lock();
-    match output
-        .write_all(line.as_bytes())
-        .and_then(|()| output.flush())
-    {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(StartError::new(
-            ExitCode::CannotWrite,
-            format!("cannot write standard output: {error}"),
-        )),
     }
 }
 

@@ -17,7 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::supervise::watch;
-use crate::sys::files::{FileError, Room};
+use crate::sys::files::{FileError, Room, read_kernel_file};
 use crate::sys::process::pid_namespace;
 
 /// The locked file, in the run directory.
@@ -102,6 +102,18 @@ impl Claim {
                 .file
                 .write_at(format!("{:020}\n", now.as_secs()).as_bytes(), 0);
         }
+    }
+}
+
+impl Holder {
+    /// Whether the process is the lock's owner's, by its effective user; false where `/proc`
+    /// does not show it.
+    #[must_use]
+    pub fn is_the_owners(&self) -> bool {
+        let status = read_kernel_file(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let effective = users.and_then(|users| users.split_whitespace().nth(1)?.parse().ok());
+        effective == Some(self.owner)
     }
 }
 

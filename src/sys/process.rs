@@ -9,8 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::files::read_kernel_file;
-
 /// What a process can become, made before a fork.
 #[derive(Debug)]
 pub struct Image<'a> {
@@ -63,14 +61,6 @@ pub fn shares_open_file(pid: i32, number: i32) -> Result<bool, Errno> {
 pub fn pid_namespace() -> Option<u64> {
     let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
     Some(namespace.ino())
-}
-
-/// The effective user of a process; `None` where `/proc` does not show it.
-#[must_use]
-pub fn user_of(pid: i32) -> Option<u32> {
-    let status = read_kernel_file(format!("/proc/{pid}/status")).ok()?;
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    users.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether that is for want of what the machine has a limited number of: processes, memory,

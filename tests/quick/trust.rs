@@ -3,23 +3,12 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
 
+use crate::support::interception::shell;
 use crate::support::{Bed, Console, Init, Place, skipped};
-
-/// Runs a shell in a directory; what it printed.
-fn shell(directory: &Path, script: &str) -> Vec<u8> {
-    let output = Command::new("sh")
-        .args(["-euc", script])
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{script}: {output:?}");
-    output.stdout
-}
 
 /// With an empty `trust/`, and two roots beside it.
 fn bed() -> Bed {

@@ -32,13 +32,15 @@ print(server.server_port, flush=True)
 server.serve_forever()
 "#;
 
-pub fn shell(directory: &Path, script: &str) {
+/// Runs a shell in a directory; what it printed.
+pub fn shell(directory: &Path, script: &str) -> Vec<u8> {
     let output = Command::new("sh")
         .args(["-euc", script])
         .current_dir(directory)
         .output()
         .unwrap();
     assert!(output.status.success(), "{script}: {output:?}");
+    output.stdout
 }
 
 /// Puts `root.pem`, and `leaf.pem` and `leaf.key` below it for the names, into a directory.

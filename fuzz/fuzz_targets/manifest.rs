@@ -69,7 +69,7 @@ fn is_true(found: &[(String, Value)], path: &str) -> bool {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let judgement = match policy::read(bytes, false) {
+    let judgement = match policy::read(bytes, false, 0) {
         Ok(judgement) => judgement,
         Err(refused) => {
             assert!(!refused.problems.is_empty(), "refused without a reason");

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use self::trust::Extra;
+use crate::boot::clock;
 use crate::boot::mode::Mode;
 use crate::cli::Paths;
 use crate::daemon::pipelock::render;
@@ -217,8 +218,8 @@ pub fn judge(
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    let judgement =
-        policy::read(bytes, false).map_err(|refused| invalid(refused.in_words(&name)))?;
+    let judgement = policy::read(bytes, false, clock::now())
+        .map_err(|refused| invalid(refused.in_words(&name)))?;
     let mut warnings: Vec<String> = judgement
         .warnings
         .iter()
@@ -260,7 +261,10 @@ mod tests {
     fn a_key_that_does_nothing_here_is_said_to_do_nothing() {
         let network = |text: &str| {
             let text = format!("slug: a\nbottle: {{}}\nnetwork: {{{text}}}\n");
-            policy::read(text.as_bytes(), true).unwrap().policy.network
+            policy::read(text.as_bytes(), true, 0)
+                .unwrap()
+                .policy
+                .network
         };
         let dns = network("dns: [10.0.0.1]");
         assert_eq!(out_of_place(&dns, Mode::Machine), None);

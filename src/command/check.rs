@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{print, print_as_it_is};
+use crate::boot::clock;
 use crate::bottle::trust;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, Rejection};
@@ -74,7 +75,7 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
         Ok(warnings) => (None, warnings),
         Err(why) => (Some(of_roots(why)), Vec::new()),
     };
-    let judged = policy::read(&bytes, strict);
+    let judged = policy::read(&bytes, strict, clock::now());
     let policy = judged.as_ref().ok().map(|it| &it.policy);
     let mut report = Report {
         file: &name,
@@ -116,7 +117,7 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
 /// A manifest, or standard input for `-`, and the name it has in messages.
 pub(super) fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String), StartError> {
     let (bytes, name) = read(manifest)?;
-    match policy::read(&bytes, strict) {
+    match policy::read(&bytes, strict, clock::now()) {
         Ok(judgement) => Ok((judgement, name)),
         Err(refused) => Err(StartError::new(
             ExitCode::ManifestInvalid,

@@ -22,7 +22,7 @@ pub use problem::{
     MAX_REPORTED, Position, Problem, Problems, Rejection, escaped, join_problems, quoted,
 };
 pub use scalar::{Kind, Scalar};
-pub use schema::{Bottle, Egress, Manifest, Network, Pipelock, Route, Supervisor};
+pub use schema::{Bottle, Egress, Grant, Manifest, Network, Pipelock, Route, Supervisor};
 pub use section::Section;
 pub use suggest::nearest;
 pub use wanted::{Advise, Element, Wanted};

@@ -54,7 +54,6 @@ impl<'a> Reader<'a> {
         wanted: Option<Wanted>,
         why: impl FnOnce(&Node) -> Rejection,
     ) {
-        let entered = matches!(node, Node::Sequence(_) | Node::Mapping(_));
         let (events, is_key) = (&self.events, self.is_key);
         let advise = |text: &str| (self.advise)(wanted?, text);
         self.problems.add(|| {
@@ -70,7 +69,7 @@ impl<'a> Reader<'a> {
                 Node::Scalar(scalar) => {
                     let mut refusal = why(node);
                     let hint = match wanted {
-                        Some(Wanted::List(_) | Wanted::Route) => advise(&scalar.text),
+                        Some(Wanted::List(_) | Wanted::Mapping(_)) => advise(&scalar.text),
                         // One more of what is there already.
                         Some(Wanted::Quoted(_)) => None,
                         None => missing_blank(events.rest_of_line(scalar.at), is_key)
@@ -83,7 +82,12 @@ impl<'a> Reader<'a> {
             };
             refusal.at(Some(node.at()), field())
         });
-        if entered {
+        self.leave(node);
+    }
+
+    /// Passes over what is in a node that was entered.
+    pub(super) fn leave(&mut self, node: &Node) {
+        if matches!(node, Node::Sequence(_) | Node::Mapping(_)) {
             self.skip_inside();
         }
     }

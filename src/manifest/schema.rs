@@ -10,7 +10,7 @@ use super::wanted::Element;
 /// that reads it.
 macro_rules! mapping {
     ($(#[$about:meta])* $name:ident {
-        $($(#[$doc:meta])* $key:ident: $type:ty = $read:ident($($argument:expr)?),)+
+        $($(#[$doc:meta])* $key:ident: $type:ty = $read:ident($($argument:expr),*),)+
     }) => {
         $(#[$about])*
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ macro_rules! mapping {
 
         impl Mapping for $name {
             const KEYS: &'static [Key<Self>] = &[
-                $((stringify!($key), |it, value| it.$key = value.$read($($argument)?)),)+
+                $((stringify!($key), |it, value| it.$key = value.$read($($argument),*)),)+
             ];
         }
     };
@@ -35,6 +35,8 @@ mapping! {
         bottle: Option<Bottle> = mapping(Section::Bottle),
         network: Network = section(Section::Network),
         pipelock: Pipelock = section(Section::Pipelock),
+        /// In the order of the file, with where each starts; as the routes.
+        grants: Vec<(Position, Grant)> = mappings(Section::Grant, Element::Grant),
         supervisor: Supervisor = section(Section::Supervisor),
     }
 }
@@ -54,7 +56,7 @@ mapping! {
     Egress {
         /// In the order of the file, with where each starts. What is no route is an empty
         /// one in its place: the others are counted by it.
-        routes: Vec<(Position, Route)> = mappings(Section::Route),
+        routes: Vec<(Position, Route)> = mappings(Section::Route, Element::Route),
     }
 }
 
@@ -96,6 +98,15 @@ mapping! {
 }
 
 mapping! {
+    /// One entry of `grants`.
+    Grant {
+        host: Option<Scalar> = scalar(),
+        until: Option<Scalar> = scalar(),
+        passthrough: Option<Scalar> = scalar(),
+    }
+}
+
+mapping! {
     /// `supervisor`
     Supervisor {
         grace_seconds: Option<Scalar> = scalar(),
@@ -122,7 +133,9 @@ pub(super) fn section_with(key: &str) -> Option<Section> {
 
 /// Whether this is a key, of whichever section.
 pub(super) fn is_key(text: &str) -> bool {
-    let more = Manifest::names().chain(Route::names());
+    let more = Manifest::names()
+        .chain(Route::names())
+        .chain(Grant::names());
     more.into_iter().any(|name| name == text) || section_with(text).is_some()
 }
 
@@ -158,6 +171,10 @@ pipelock:
   requests_per_minute: requests_per_minute
   max_tunnel_seconds: max_tunnel_seconds
   idle_timeout_seconds: idle_timeout_seconds
+grants:
+- host: host
+  until: until
+  passthrough: passthrough
 supervisor:
   grace_seconds: grace_seconds
   drain_seconds: drain_seconds
@@ -187,6 +204,7 @@ supervisor:
             "bottle",
             "network",
             "pipelock",
+            "grants",
             "supervisor",
             "egress",
             "routes",
@@ -198,6 +216,7 @@ supervisor:
             .chain(Route::names())
             .chain(Network::names())
             .chain(Pipelock::names())
+            .chain(Grant::names())
             .chain(Supervisor::names());
         assert_eq!(known.count(), fields + others.len());
     }

@@ -19,6 +19,8 @@ pub enum Section {
     Hosts,
     /// `pipelock`
     Pipelock,
+    /// `grants[N]`, N from 0.
+    Grant(usize),
     /// `supervisor`
     Supervisor,
 }
@@ -35,6 +37,7 @@ impl Section {
             Self::Network => "network".into(),
             Self::Hosts => "network.hosts".into(),
             Self::Pipelock => "pipelock".into(),
+            Self::Grant(n) => format!("grants[{n}]"),
             Self::Supervisor => "supervisor".into(),
         }
     }
@@ -79,6 +82,7 @@ mod tests {
             (Section::Bottle, "egress", "bottle.egress"),
             (Section::Egress, "routes", "bottle.egress.routes"),
             (Section::Route(7), "host", "bottle.egress.routes[7].host"),
+            (Section::Grant(3), "until", "grants[3].until"),
             (Section::Network, "dns", "network.dns"),
             (Section::Hosts, "", "network.hosts.\"\""),
             (Section::Hosts, "a_b-c<", "network.hosts.a_b-c<"),

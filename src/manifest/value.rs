@@ -11,6 +11,9 @@ use super::wanted::{Element, Wanted};
 /// sixty of memory, more than [`super::SHARE_OF_MEMORY`] reckons with.
 const MAX_LISTED: usize = 4096;
 
+/// And so many mappings, where each is worth more than its few bytes of text.
+const MAX_GRANTS: usize = 1024;
+
 /// A key, and how its value gets into its field.
 pub(super) type Key<T> = (&'static str, fn(&mut T, Value<'_, '_>));
 
@@ -78,22 +81,34 @@ impl<'r, 'a> Value<'r, 'a> {
     pub(super) fn mappings<T: Mapping>(
         mut self,
         section: fn(usize) -> Section,
+        element: Element,
     ) -> Vec<(Position, T)> {
         let mut mappings = Vec::new();
-        if !self.enter(Shape::List(Element::Route)) {
+        if !self.enter(Shape::List(element)) {
             return mappings;
         }
+        let most = match element {
+            Element::Grant => MAX_GRANTS,
+            _ => usize::MAX,
+        };
+        let mut index = 0;
         while let Some(node) = self.reader.item() {
-            let section = section(mappings.len());
-            mappings.push(match node {
-                Node::Mapping(at) => (at, self.reader.mapping(section)),
-                node => {
-                    let wanted = Some(Wanted::Route);
-                    self.reader
-                        .refuse(&node, || section.path(), wanted, no_route);
-                    Default::default()
+            let section = section(index);
+            match node {
+                node if index > most => self.reader.leave(&node),
+                node if index == most => {
+                    let too_many = |_: &_| too_many(most);
+                    self.reader.refuse(&node, || section.path(), None, too_many);
                 }
-            });
+                Node::Mapping(at) => mappings.push((at, self.reader.mapping(section))),
+                node => {
+                    let wanted = Some(Wanted::Mapping(element));
+                    let why = |node: &_| no_mapping(node, element);
+                    self.reader.refuse(&node, || section.path(), wanted, why);
+                    mappings.push(Default::default());
+                }
+            }
+            index += 1;
         }
         mappings
     }
@@ -122,6 +137,7 @@ impl<'r, 'a> Value<'r, 'a> {
             Element::Address => "an IP address",
             Element::Host => "a host name",
             Element::Route => "a mapping with a host",
+            Element::Grant => "a mapping with a host and a time",
         };
         let mut index = 0;
         while let Some(node) = self.reader.item() {
@@ -131,14 +147,15 @@ impl<'r, 'a> Value<'r, 'a> {
                 Node::Scalar(_) if index > MAX_LISTED => {}
                 node => self
                     .reader
-                    .refuse(&node, field, Some(Wanted::Quoted(element)), |node| {
-                        Rejection::new(match node {
-                            Node::Scalar(_) => {
-                                format!("a list may have {MAX_LISTED} entries, and here are more")
-                            }
-                            _ => format!("not {wanted}"),
-                        })
-                    }),
+                    .refuse(
+                        &node,
+                        field,
+                        Some(Wanted::Quoted(element)),
+                        |node| match node {
+                            Node::Scalar(_) => too_many(MAX_LISTED),
+                            _ => Rejection::new(format!("not {wanted}")),
+                        },
+                    ),
             }
             index += 1;
         }
@@ -288,17 +305,30 @@ fn misplaced(node: &Node, wanted: Shape) -> Rejection {
     }
 }
 
-fn no_route(node: &Node) -> Rejection {
+fn too_many(most: usize) -> Rejection {
+    Rejection::new(format!("a list may have {most} entries, and here are more"))
+}
+
+/// Why an entry of a list of mappings is none.
+fn no_mapping(node: &Node, element: Element) -> Rejection {
+    let (what, has, write) = match element {
+        Element::Grant => (
+            "a grant",
+            "a mapping with a host and a time",
+            "write its host and until, or remove the entry",
+        ),
+        _ => (
+            "a route",
+            "a mapping with a host",
+            "write \"- host: name.example\", or remove the entry",
+        ),
+    };
     match node {
         Node::Scalar(scalar) if scalar.kind() == Kind::Null => {
-            Rejection::new("an empty entry; a route is a mapping with a host")
-                .hint("write \"- host: name.example\", or remove the entry")
+            Rejection::new(format!("an empty entry; {what} is {has}")).hint(write)
         }
-        Node::Scalar(scalar) => Rejection::new(format!(
-            "{} is not a mapping with a host",
-            quoted(&scalar.text)
-        )),
-        _ => Rejection::new("a list is not a mapping with a host"),
+        Node::Scalar(scalar) => Rejection::new(format!("{} is not {has}", quoted(&scalar.text))),
+        _ => Rejection::new(format!("a list is not {has}")),
     }
 }
 

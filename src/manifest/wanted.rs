@@ -10,6 +10,8 @@ pub enum Element {
     Host,
     /// A mapping with a host.
     Route,
+    /// A mapping with a host and a time.
+    Grant,
 }
 
 /// What is wanted where a text stands that is none.
@@ -17,8 +19,8 @@ pub enum Element {
 pub enum Wanted {
     /// A list of these; the text is one of them, or some between commas or blanks.
     List(Element),
-    /// A route.
-    Route,
+    /// A mapping in a list of them.
+    Mapping(Element),
     /// One of these; the text is one that YAML takes for an alias, without quotes.
     Quoted(Element),
 }

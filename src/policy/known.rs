@@ -567,7 +567,7 @@ mod tests {
             .map(|host| format!("      - host: \"{host}\"\n"))
             .collect();
         let text = format!("version: 1\nslug: x\nbottle:\n  egress:\n    routes:\n{routes}{more}");
-        let judgement = crate::policy::read(text.as_bytes(), true).unwrap();
+        let judgement = crate::policy::read(text.as_bytes(), true, 0).unwrap();
         let shown = judgement
             .notes
             .iter()
@@ -771,7 +771,7 @@ mod tests {
             .map(|host| format!("{{host: {host}}},"))
             .collect();
         let text = format!("slug: x\nbottle: {{egress: {{routes: [{routes}]}}}}\n");
-        let judgement = crate::policy::read(text.as_bytes(), true).unwrap();
+        let judgement = crate::policy::read(text.as_bytes(), true, 0).unwrap();
         assert_eq!(judgement.noted, 150);
         let mut hosts = vec!["a.example"; MOST];
         hosts.push("npm.a.example");

@@ -2,6 +2,7 @@
 //! Pure.
 #![forbid(unsafe_code)]
 
+pub mod grants;
 mod host;
 mod known;
 pub mod matching;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use grants::{Grant, Lasting, as_passed};
 use known::Known;
 
 pub use crate::manifest::Problem;
@@ -47,14 +49,19 @@ const MAX_DNS: usize = 3;
 pub struct Policy {
     /// Name of the agent's resources.
     pub slug: String,
-    /// What pipelock may reach: the routed hosts and, where asked for,
-    /// `supervise`. In byte order, each once.
+    /// What pipelock may reach: the routed hosts, where asked for `supervise`, and what is
+    /// granted. In byte order, each once.
     pub allowlist: Vec<String>,
     /// Whether pipelock looks for seed phrases.
     pub seed_phrase_detection: bool,
     /// Hosts whose TLS pipelock does not open, and so does not scan, as it reads them:
     /// `*.name` does not stand for `name`. In byte order, each once.
     pub passthrough: Vec<String>,
+    /// What is allowed until a time, in the order of the manifest, over or not. What of it is
+    /// in force is in the two lists.
+    pub grants: Vec<Grant>,
+    /// Those lists without the grants, where there are any.
+    lasting: Option<Box<Lasting>>,
     /// The one CIDR pipelock's SSRF guard lets through.
     pub internal_cidr: Option<String>,
     /// Limits of pipelock that are set only when the manifest sets them.
@@ -163,11 +170,13 @@ impl Refused {
 
 /// Reads and judges a manifest.
 ///
-/// `strict` makes errors of the warnings about unknown keys below `bottle`.
+/// `strict` makes errors of the warnings about unknown keys below `bottle`. `now` is the time of
+/// day, in seconds since 1970: of it depends which grants are in force.
 ///
 /// # Errors
-/// All problems, in the order of the file; see [`manifest::MAX_REPORTED`].
-pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Refused> {
+/// All problems, in the order of the file; see [`manifest::MAX_REPORTED`]. None of them comes
+/// about by time that passes.
+pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> {
     let Reading {
         manifest,
         problems,
@@ -175,15 +184,18 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Refused> {
         complete,
     } = manifest::parse(bytes, advise);
     let mut judge = Judge {
+        now,
         complete,
         problems,
         warnings: Problems::default(),
+        notes: Problems::default(),
         known: Known::default(),
     };
     let policy = judge.manifest(manifest);
     let Judge {
         mut problems,
         mut warnings,
+        notes: mut of_grants,
         known,
         ..
     } = judge;
@@ -194,7 +206,8 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Refused> {
     }
     match policy {
         Some(policy) if problems.is_empty() => {
-            let notes = known.notes(&policy);
+            let mut notes = known.notes(&policy);
+            notes.append(std::mem::take(&mut of_grants));
             Ok(Judgement {
                 noted: notes.count(),
                 notes: notes.into_sorted(),
@@ -211,10 +224,14 @@ pub fn read(bytes: &[u8], strict: bool) -> Result<Judgement, Refused> {
 }
 
 struct Judge {
+    /// In seconds since 1970.
+    now: u64,
     /// Whether what is missing is missing, and not merely unread.
     complete: bool,
     problems: Problems,
     warnings: Problems,
+    /// Those that are not about known hosts.
+    notes: Problems,
     known: Known,
 }
 
@@ -243,6 +260,7 @@ impl Judge {
             bottle,
             network,
             pipelock,
+            grants,
             supervisor,
         } = manifest;
         let top = Section::Manifest;
@@ -267,23 +285,38 @@ impl Judge {
         {
             allowlist.insert(place, SUPERVISE_HOST.to_owned());
         }
-        let passthrough = self.passthrough(&pipelock.passthrough, &allowlist);
+        let passthrough = self.passthrough(&pipelock.passthrough, &allowlist, &grants);
+        let lasting = Lasting {
+            allowlist,
+            passthrough,
+        };
+        let grants = self.grants(&grants, &lasting);
         let internal_cidr = self.internal_cidr(&network);
         let listen = self.listen(pipelock.listen.as_ref());
         let tuning = self.tuning(&pipelock);
         let network = self.network(&network);
         let supervisor = self.supervisor(&supervisor);
-        Some(Policy {
+        let mut policy = Policy {
             slug: slug?,
             seed_phrase_detection,
-            allowlist,
-            passthrough,
+            allowlist: Vec::new(),
+            passthrough: Vec::new(),
+            grants,
+            lasting: None,
             internal_cidr,
             tuning,
             listen,
             network,
             supervisor,
-        })
+        };
+        if policy.grants.is_empty() {
+            policy.allowlist = lasting.allowlist;
+            policy.passthrough = lasting.passthrough;
+        } else {
+            policy.lasting = Some(Box::new(lasting));
+            policy.allow_granted();
+        }
+        Some(policy)
     }
 
     /// The valid hosts, in byte order, each once.
@@ -336,7 +369,17 @@ impl Judge {
     }
 
     /// The model's host and those of the manifest, as pipelock reads them.
-    fn passthrough(&mut self, given: &[Scalar], allowlist: &[String]) -> Vec<String> {
+    fn passthrough(
+        &mut self,
+        given: &[Scalar],
+        allowlist: &[String],
+        grants: &[(Position, manifest::Grant)],
+    ) -> Vec<String> {
+        // What ends with a grant is written there.
+        let is_granted = |host: &str| {
+            let mut granted = grants.iter().filter_map(|(_, grant)| grant.host.as_ref());
+            granted.any(|it| host::normalize(&it.text).is_ok_and(|it| it == host))
+        };
         let mut hosts = vec![MODEL_HOST.to_owned()];
         for (index, scalar) in given.iter().enumerate() {
             let judged = text_or_quotes(scalar, "host name", |text| host::normalize(text).is_ok())
@@ -344,12 +387,15 @@ impl Judge {
             let field = || format!("{}[{index}]", Section::Pipelock.key("passthrough"));
             match judged {
                 Ok(host) if !matching::allows_entry(allowlist, &host) => {
-                    self.refuse(Some(scalar.at), field(), || not_routed(&host, allowlist));
+                    self.refuse(Some(scalar.at), field(), || {
+                        if is_granted(&host) {
+                            return only_granted(&host);
+                        }
+                        not_routed(&host, allowlist)
+                    });
                 }
                 Ok(host) => {
-                    // In the allowlist `*.name` stands for `name` too, and who writes it means both.
-                    hosts.extend(host.strip_prefix("*.").map(str::to_owned));
-                    hosts.push(host);
+                    hosts.extend(as_passed(&host));
                 }
                 Err(refusal) => self.refuse(Some(scalar.at), field(), || refusal),
             }
@@ -552,6 +598,15 @@ impl Judge {
     }
 }
 
+/// Why a host that is allowed for a time cannot be passed through without an end.
+fn only_granted(host: &str) -> Rejection {
+    Rejection::new(format!(
+        "{} is allowed by a grant alone, and passed through no longer than that",
+        quoted(host)
+    ))
+    .hint("remove the entry; in its grant: write passthrough: true")
+}
+
 /// Why a host that the routes do not allow cannot be passed through, and what can be: a wildcard
 /// is no reason for a route to allow more than it does.
 fn not_routed(host: &str, allowlist: &[String]) -> Rejection {
@@ -633,6 +688,8 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                     }
                     Element::Host => host(part),
                     Element::Route => Some(format!("{{host: {}}}", host(part)?)),
+                    // Until when is nobody's guess.
+                    Element::Grant => None,
                 })
                 .collect();
             let most = if element == Element::Address {
@@ -644,7 +701,8 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
             Some(format!("write [{}]", parts.join(", ")))
         }
         // Within the hint's own quotes.
-        Wanted::Route | Wanted::Quoted(Element::Route) => Some(format!(
+        Wanted::Mapping(Element::Grant) | Wanted::Quoted(Element::Grant) => None,
+        Wanted::Mapping(_) | Wanted::Quoted(Element::Route) => Some(format!(
             "write \"- host: {}\"",
             host(text)?.replace('"', "'")
         )),

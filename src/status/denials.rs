@@ -433,7 +433,9 @@ mod tests {
             routes.join(", ")
         );
         InForce::of(
-            &crate::policy::read(text.as_bytes(), false).unwrap().policy,
+            &crate::policy::read(text.as_bytes(), false, 0)
+                .unwrap()
+                .policy,
             Mode::Machine,
         )
     }
@@ -679,7 +681,7 @@ mod tests {
             let text = format!(
                 "version: 1\nslug: a\nbottle: {{egress: {{routes: [host: a.example]}}}}\nnetwork: {{internal_cidr: '{cidr}'}}\n"
             );
-            let judgement = crate::policy::read(text.as_bytes(), false).unwrap();
+            let judgement = crate::policy::read(text.as_bytes(), false, 0).unwrap();
             denials.judge_by(InForce::of(&judgement.policy, Mode::Machine));
             refuse(&mut denials, "a.example", "ssrf", reason);
             assert_eq!(advice(&denials), format!("was it meant? {wanted}"));
@@ -717,7 +719,7 @@ mod tests {
             assert!(advice.starts_with(none) || elsewhere, "{host}: {advice}");
             return None;
         };
-        match crate::policy::read(text.as_bytes(), true) {
+        match crate::policy::read(text.as_bytes(), true, 0) {
             Ok(judgement) => Some(InForce::of(&judgement.policy, Mode::Machine)),
             Err(problems) => panic!("{host}: {advice}: {problems:?}"),
         }
@@ -829,7 +831,7 @@ mod tests {
                     .any(|it| advice.contains(it));
                 assert!(host == "a.wild.example" || !written, "{host}: {advice}");
                 if let Some(text) = followed(&advice) {
-                    let judged = crate::policy::read(text.as_bytes(), true);
+                    let judged = crate::policy::read(text.as_bytes(), true, 0);
                     assert!(judged.is_ok(), "{host}: {advice}: {judged:?}");
                 }
             }

@@ -124,7 +124,9 @@ mod tests {
 
     fn policy(more: &str) -> Policy {
         let text = format!("version: 1\nslug: x\nbottle: {{}}\n{more}");
-        crate::policy::read(text.as_bytes(), true).unwrap().policy
+        crate::policy::read(text.as_bytes(), true, 0)
+            .unwrap()
+            .policy
     }
 
     #[test]

@@ -528,7 +528,7 @@ const ELSEWHERE: &[&str] = &[
 fn follow_all(mut text: String) -> Result<Vec<&'static str>, String> {
     let mut met = Vec::new();
     for _ in 0..24 {
-        let (problems, is_valid) = match policy::read(text.as_bytes(), true) {
+        let (problems, is_valid) = match policy::read(text.as_bytes(), true, 0) {
             Ok(judgement) => (judgement.notes, true),
             Err(refused) => (refused.problems, false),
         };
@@ -543,7 +543,7 @@ fn follow_all(mut text: String) -> Result<Vec<&'static str>, String> {
         };
         met.push(form);
         let mut why = String::new();
-        match policy::read(followed.as_bytes(), true) {
+        match policy::read(followed.as_bytes(), true, 0) {
             Ok(judgement) => {
                 if judgement.notes.contains(problem) {
                     why.push_str("the note is still there");
@@ -597,7 +597,7 @@ fn any_mistake() -> impl Strategy<Value = Mistake> {
 
 #[test]
 fn what_is_told_to_be_written_is_accepted_once_it_is() {
-    assert!(policy::read(GOOD.as_bytes(), true).is_ok());
+    assert!(policy::read(GOOD.as_bytes(), true, 0).is_ok());
     let mut forms: BTreeMap<&str, usize> = BTreeMap::new();
     let config = Config {
         cases: 6000,

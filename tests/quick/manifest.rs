@@ -10,7 +10,7 @@ use sidecar_init::policy::{self, Judgement, Problem};
 const ROUTES: &str = "slug: a\nbottle:\n  egress:\n    routes:\n";
 
 fn read(manifest: &str) -> Judgement {
-    policy::read(manifest.as_bytes(), false).unwrap_or_else(|refused| {
+    policy::read(manifest.as_bytes(), false, 0).unwrap_or_else(|refused| {
         unreachable!("refused:\n{}", shown(&refused.problems));
     })
 }
@@ -24,7 +24,11 @@ fn shown(problems: &[Problem]) -> String {
 }
 
 fn refused(manifest: impl AsRef<[u8]>) -> String {
-    shown(&policy::read(manifest.as_ref(), true).unwrap_err().problems)
+    shown(
+        &policy::read(manifest.as_ref(), true, 0)
+            .unwrap_err()
+            .problems,
+    )
 }
 
 macro_rules! refuses {
@@ -658,7 +662,7 @@ fn reports_problems_before_a_syntax_error_with_it() {
 #[test]
 fn reports_the_first_hundred_problems_and_counts_the_rest() {
     let manifest = format!("{ROUTES}{}", "    - host: a b\n".repeat(150));
-    let problems = policy::read(manifest.as_bytes(), false)
+    let problems = policy::read(manifest.as_bytes(), false, 0)
         .unwrap_err()
         .problems;
     assert_eq!(problems.len(), MAX_REPORTED + 1);
@@ -677,7 +681,7 @@ fn gives_lines_and_columns_in_json_behind_blanks_and_comments() {
         ("\u{feff}bottle: {}\r\nslug: A", 2, 7),
         ("--- {\"slug\": \"A\", \"bottle\": {}}", 1, 14),
     ] {
-        let problems = policy::read(manifest.as_bytes(), true)
+        let problems = policy::read(manifest.as_bytes(), true, 0)
             .unwrap_err()
             .problems;
         assert_eq!(problems.len(), 1, "{manifest}");
@@ -760,7 +764,10 @@ fn nesting_of_any_depth_overflows_no_stack() {
         for unit in ["[", "{", "- ", "? ", "[{a: ", "{a: [", "\"", "!", "&a "] {
             for head in ["", "slug: a\nbottle:\n  git: ", ROUTES] {
                 let manifest = head.to_owned() + &unit.repeat((MAX_BYTES - 64) / unit.len());
-                assert!(policy::read(manifest.as_bytes(), false).is_err(), "{unit}");
+                assert!(
+                    policy::read(manifest.as_bytes(), false, 0).is_err(),
+                    "{unit}"
+                );
             }
         }
     };
@@ -799,7 +806,7 @@ fn reads_sixteen_mebibytes_of_hosts_in_time_that_follows_their_number() {
 #[test]
 fn unknown_keys_without_number_cost_no_more_than_their_bytes() {
     let manifest = format!("slug: a\nbottle: {{}}\n{}", "xy: 1\n".repeat(1_000_000));
-    let problems = policy::read(manifest.as_bytes(), false)
+    let problems = policy::read(manifest.as_bytes(), false, 0)
         .unwrap_err()
         .problems;
     assert_eq!(problems.len(), MAX_REPORTED + 1);
@@ -828,7 +835,7 @@ fn the_manifests_that_people_copy_are_valid_and_scan_nothing_that_cannot_bear_it
     assert!(clients.len() >= 9, "{clients:?}");
     manifests.extend(clients.iter().map(|block| format!("slug: a\n{block}")));
     for manifest in manifests {
-        let judged = policy::read(manifest.as_bytes(), true);
+        let judged = policy::read(manifest.as_bytes(), true, 0);
         let judgement = judged.unwrap_or_else(|refused| {
             unreachable!("refused:\n{}\n{manifest}", shown(&refused.problems));
         });

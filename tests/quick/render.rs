@@ -14,13 +14,13 @@ const CERT: &str = "/etc/pipelock-ca.pem";
 const KEY: &str = "/etc/pipelock-ca-key.pem";
 
 fn policy_of(manifest: &str) -> Policy {
-    policy::read(manifest.as_bytes(), true).unwrap().policy
+    policy::read(manifest.as_bytes(), true, 0).unwrap().policy
 }
 
 /// As `policy_of`, with the warnings a fixture may give.
 fn rendered_file(path: &Path) -> String {
     let bytes = fs::read(path).unwrap();
-    render(&policy::read(&bytes, false).unwrap().policy, CERT, KEY)
+    render(&policy::read(&bytes, false, 0).unwrap().policy, CERT, KEY)
 }
 
 #[test]
@@ -258,7 +258,7 @@ proptest! {
     ) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         for manifest in [bytes, format!("slug: a\nbottle:\n  egress:\n    routes:\n{text}").into_bytes()] {
-            if let Err(refused) = policy::read(&manifest, true) {
+            if let Err(refused) = policy::read(&manifest, true, 0) {
                 prop_assert!(!refused.problems.is_empty());
                 for problem in refused.problems {
                     let mut lines = problem.display("m").to_string();
@@ -275,7 +275,7 @@ proptest! {
     fn reads_yaml_as_another_reader_does(slug in "[a-z0-9+.xoe-]{1,6}") {
         // A slug this reader takes for text is text to the other one too.
         let manifest = format!("slug: {slug}\nbottle: {{}}\n");
-        if let Ok(judgement) = policy::read(manifest.as_bytes(), true) {
+        if let Ok(judgement) = policy::read(manifest.as_bytes(), true, 0) {
             let other: Value = serde_yaml::from_str(&manifest).unwrap();
             prop_assert_eq!(other["slug"].as_str(), Some(judgement.policy.slug.as_str()));
         }

@@ -645,7 +645,9 @@ mod tests {
     fn a_resolver_is_the_manifest_s_in_a_machine_alone() {
         let policy = |dns: &str| {
             let text = format!("slug: a\nbottle: {{}}\nnetwork: {{dns: [{dns}]}}\n");
-            crate::policy::read(text.as_bytes(), true).unwrap().policy
+            crate::policy::read(text.as_bytes(), true, 0)
+                .unwrap()
+                .policy
         };
         let row = TABLE
             .iter()

@@ -72,7 +72,9 @@ mod tests {
         let text = format!(
             "slug: a\nbottle: {{egress: {{routes: [{routes}]}}}}\npipelock: {{{pipelock}}}\n"
         );
-        crate::policy::read(text.as_bytes(), true).unwrap().policy
+        crate::policy::read(text.as_bytes(), true, 0)
+            .unwrap()
+            .policy
     }
 
     fn restart(revoked: &[&str], scanned: &[&str]) -> Plan {

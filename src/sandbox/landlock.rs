@@ -1,5 +1,5 @@
-//! What the daemon may open, execute, bind and signal, by Landlock. The rules are made
-//! before the fork; the child only enters them. Touches the kernel.
+//! What a daemon may open, execute, bind, connect to and signal, by Landlock. The rules are
+//! made before the fork; the child only enters them. Touches the kernel.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
+use super::seccomp::Profile;
 use crate::ca::public;
 use crate::sys::confine::landlock_version;
 
@@ -49,7 +50,30 @@ const SYSTEM: [&str; 15] = [
 /// Where the interpreter and the libraries of a program that is not static are.
 pub const PROGRAMS: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr"];
 
-/// What the daemon is granted; everything else is denied.
+/// What else ordinary programs open and are the worse without: where random numbers, the
+/// names of users, and the number of processors come from, and what OpenSSL does not start
+/// without where it is there. Of `/proc` what is the machine's alone: everything below a
+/// process's number, its own too, is left out, for a rule for one would have to be made by
+/// the process itself, and lasts no longer than the kernel's cache.
+const ORDINARY: [&str; 15] = [
+    "/dev/zero",
+    "/dev/random",
+    "/dev/urandom",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/gai.conf",
+    "/etc/ld.so.cache",
+    "/etc/mime.types",
+    "/etc/ssl/openssl.cnf",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/version",
+    "/proc/sys/kernel",
+    "/sys/devices/system/cpu",
+];
+
+/// What a daemon is granted; everything else is denied.
 #[derive(Debug, Clone)]
 pub struct Grants {
     /// Executed and read: the daemon.
@@ -57,8 +81,32 @@ pub struct Grants {
     /// Read: files, and directories with everything below. A file is the one that is
     /// there now; where files are replaced by renaming, the directory is granted.
     pub read: Vec<PathBuf>,
-    /// Where it listens: the one TCP port it may bind by its number.
-    pub listen: SocketAddr,
+    /// Read and executed: programs that it starts, and directories of such.
+    pub execute: Vec<PathBuf>,
+    /// Its own directories: everything below is read, written, made, renamed and removed, and
+    /// not executed, so that no program gets there that the image does not have. Devices
+    /// cannot be made.
+    pub write: Vec<PathBuf>,
+    /// The TCP ports it may bind; 0 is any that the kernel chooses.
+    pub bind: Vec<u16>,
+    /// The TCP ports, of any address, it may connect to; `None` is all of them.
+    pub connect: Option<Vec<u16>>,
+}
+
+impl Grants {
+    /// A proxy's, as pipelock is one: it reads these, listens there and connects to
+    /// everywhere.
+    #[must_use]
+    pub fn proxy(program: PathBuf, read: Vec<PathBuf>, listen: SocketAddr) -> Self {
+        Self {
+            program,
+            read,
+            execute: Vec::new(),
+            write: Vec::new(),
+            bind: ports(listen).collect(),
+            connect: None,
+        }
+    }
 }
 
 /// Rules that could not be made.
@@ -91,16 +139,30 @@ pub fn level() -> u32 {
 }
 
 /// The rules for `grants`; `None` where the kernel has no Landlock. A program that does
-/// not run `alone` ([`crate::sys::executable::is_static`]) needs others.
-pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockError> {
+/// not run `alone` ([`crate::sys::executable::is_static`]) needs others, and so do the
+/// daemons that are not pipelock.
+pub fn rules(
+    grants: &Grants,
+    alone: bool,
+    profile: Profile,
+) -> Result<Option<OwnedFd>, LandlockError> {
+    let ordinary = matches!(profile, Profile::General { .. });
+    let ports: BitFlags<AccessNet> = match grants.connect {
+        None => AccessNet::BindTcp.into(),
+        Some(_) => AccessNet::BindTcp | AccessNet::ConnectTcp,
+    };
+    let bound = grants.bind.iter().map(|port| (port, AccessNet::BindTcp));
+    let connected = grants.connect.iter().flatten();
+    let connected = connected.map(|port| (port, AccessNet::ConnectTcp));
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(TESTED))?
-        .handle_access(AccessNet::BindTcp)?
+        .handle_access(ports)?
         .scope(Scope::from_all(TESTED))?
         .create()?
         .add_rules(
-            ports(grants.listen)
-                .map(|port| Ok::<_, RulesetError>(NetPort::new(port, AccessNet::BindTcp))),
+            bound
+                .chain(connected)
+                .map(|(port, access)| Ok::<_, RulesetError>(NetPort::new(*port, access))),
         )?;
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let execute = AccessFs::ReadFile | AccessFs::Execute;
@@ -108,11 +170,18 @@ pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockEr
     for path in &grants.read {
         rules = grant(rules, path, read)?;
     }
+    for path in &grants.execute {
+        rules = grant(rules, path, read | AccessFs::Execute)?;
+    }
+    for path in &grants.write {
+        rules = grant(rules, path, own())?;
+    }
     // A link among the files may lead anywhere: on Nix into its store.
     for path in SYSTEM
         .into_iter()
         .chain(public::FILES)
         .chain(public::DIRECTORIES)
+        .chain(ORDINARY.into_iter().filter(|_| ordinary))
     {
         rules = grant(rules, Path::new(path), read)?;
     }
@@ -120,6 +189,8 @@ pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockEr
         for path in PROGRAMS {
             rules = grant(rules, Path::new(path), read | AccessFs::Execute)?;
         }
+    }
+    if !alone || ordinary {
         rules = grant(
             rules,
             Path::new("/dev/null"),
@@ -127,6 +198,12 @@ pub fn rules(grants: &Grants, alone: bool) -> Result<Option<OwnedFd>, LandlockEr
         )?;
     }
     Ok(rules.into())
+}
+
+/// All that may be done below a directory of one's own.
+fn own() -> BitFlags<AccessFs> {
+    let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    AccessFs::from_all(TESTED) & !(devices | AccessFs::Execute)
 }
 
 /// What may be bound to listen there. Where that is every address, port 0 too, which is any
@@ -157,12 +234,20 @@ mod tests {
 
     #[test]
     fn makes_rules_of_paths_that_are_there_and_paths_that_are_not() {
-        let grants = Grants {
-            program: "/proc/self/exe".into(),
-            read: vec!["/nonexistent".into(), "/tmp".into()],
-            listen: "0.0.0.0:8888".parse().unwrap(),
+        let grants = Grants::proxy(
+            "/proc/self/exe".into(),
+            vec!["/nonexistent".into(), "/tmp".into()],
+            "0.0.0.0:8888".parse().unwrap(),
+        );
+        let made = rules(&grants, true, Profile::Pipelock).unwrap();
+        assert_eq!(made.is_some(), level() > 0);
+        let other = Grants {
+            execute: vec!["/nonexistent".into(), "/bin/sh".into()],
+            write: vec!["/tmp".into(), "/nonexistent".into()],
+            connect: Some(vec![8888]),
+            ..grants
         };
-        let made = rules(&grants, true).unwrap();
+        let made = rules(&other, false, Profile::General { udp: false }).unwrap();
         assert_eq!(made.is_some(), level() > 0);
     }
 

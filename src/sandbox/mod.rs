@@ -1,4 +1,4 @@
-//! What the daemon may be: decided before the fork, applied between fork and exec,
+//! What a daemon may be: decided before the fork, applied between fork and exec,
 //! read back from `/proc`. Touches the kernel.
 #![forbid(unsafe_code)]
 
@@ -28,9 +28,10 @@ use crate::sys::process::sees_processes;
 use crate::sys::reaper;
 use cgroup::{Group, GroupError};
 use landlock::{Grants, LandlockError};
-use seccomp::{FilterError, Filters};
+use seccomp::{FilterError, Filters, Profile};
 
-/// The daemon's user and group, "nobody" on every Linux.
+/// pipelock's user and group, "nobody" on every Linux. The users of the other daemons are
+/// counted down from here.
 pub const DAEMON_ID: u32 = 65534;
 
 /// What the init itself is allowed to do to its child, and the kernel able to.
@@ -76,7 +77,7 @@ impl Privileges {
         let has = |capability: u32| effective & (1_u64 << capability) != 0;
         let own = read_kernel_file("/proc/self/status").unwrap_or_default();
         Self {
-            set_identity: has(CAP_SETUID) && has(CAP_SETGID) && daemon_id_exists(),
+            set_identity: has(CAP_SETUID) && has(CAP_SETGID) && id_exists(DAEMON_ID),
             bounding: if field(&own, "CapBnd").is_some_and(|set| set == NO_CAPABILITIES) {
                 Bounding::Empty
             } else if has(CAP_SETPCAP) {
@@ -97,12 +98,12 @@ impl Privileges {
 const NO_CAPABILITIES: &str = "0000000000000000";
 /// How many filters a process is under, in `/proc/<pid>/status`.
 const FILTERS: &str = "Seccomp_filters";
-/// Whether this user namespace has a [`DAEMON_ID`], as user and as group, and lets
-/// groups be dropped (`user_namespaces(7)`). A rootless container may have one user only.
-fn daemon_id_exists() -> bool {
+/// Whether this user namespace has this id, as user and as group, and lets groups be
+/// dropped (`user_namespaces(7)`). A rootless container may have one user only.
+fn id_exists(id: u32) -> bool {
     let read = |name: &str| read_kernel_file(format!("/proc/self/{name}"));
     // Without /proc nothing is known, and a root that lacks it is most likely a real one.
-    let mapped = |name: &str| read(name).map_or(true, |map| maps(&map, DAEMON_ID));
+    let mapped = |name: &str| read(name).map_or(true, |map| maps(&map, id));
     mapped("uid_map")
         && mapped("gid_map")
         && read("setgroups").map_or(true, |word| word.trim() != "deny")
@@ -121,9 +122,10 @@ fn maps(map: &str, id: u32) -> bool {
     })
 }
 
-/// What the daemon gets, and what it could not be given.
+/// What a daemon gets, and what it could not be given.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
+    profile: Profile,
     /// Its user.
     pub uid: u32,
     /// Its group.
@@ -211,8 +213,13 @@ impl fmt::Display for Incomplete {
 
 impl std::error::Error for Incomplete {}
 
+/// What a companion has in common with the daemons that have its user, where it cannot have
+/// one of its own: the rest Landlock keeps apart, or is said to be missing by itself.
+const SHARED: &str = "it may change the modes of their files and use their local sockets, and pipelock may read \
+                      its directory and credentials";
+
 impl Sandbox {
-    /// The tightest sandbox these privileges allow.
+    /// The tightest sandbox that these privileges allow to pipelock.
     #[must_use]
     pub fn plan(privileges: Privileges) -> Self {
         let mut missing = Vec::new();
@@ -229,19 +236,14 @@ impl Sandbox {
             ));
         }
         if privileges.bounding == Bounding::Kept {
-            missing.push(
-                "the capability bounding set is left as it was: emptying it needs CAP_SETPCAP"
-                    .to_owned(),
-            );
+            missing.push(UNBOUNDED.to_owned());
         }
         missing.extend(unrestricted(privileges.landlock));
         if !privileges.seccomp {
-            missing.push(
-                "the daemon's system calls are not filtered: this kernel has no seccomp filters"
-                    .to_owned(),
-            );
+            missing.push(UNFILTERED.to_owned());
         }
         Self {
+            profile: Profile::Pipelock,
             uid: if privileges.set_identity {
                 DAEMON_ID
             } else {
@@ -259,6 +261,58 @@ impl Sandbox {
             own_filters: privileges.own_filters,
             group: None,
             missing,
+        }
+    }
+
+    /// The tightest sandbox that the same privileges, those of pipelock's sandbox, allow to
+    /// another daemon: a user and a group of its own, of the same number, and a control
+    /// group of its own. Looks whether that user exists here.
+    #[must_use]
+    pub fn companion(&self, user: u32, group: Option<Group>, profile: Profile) -> Self {
+        let exists = self.change_identity && id_exists(user);
+        self.companion_as(exists.then_some(user), user, group, profile)
+    }
+
+    /// `own`: the wanted user, where it can be had.
+    fn companion_as(
+        &self,
+        own: Option<u32>,
+        wanted: u32,
+        group: Option<Group>,
+        profile: Profile,
+    ) -> Self {
+        let mut missing = Vec::new();
+        match own {
+            Some(_) => {}
+            None if self.change_identity => missing.push(format!(
+                "the daemon runs as uid {}, like pipelock: uid and gid {wanted} do not exist in this user \
+                 namespace; {SHARED}",
+                self.uid
+            )),
+            None if self.uid == 0 => missing.push(format!(
+                "the daemon runs as root, like the init and pipelock: changing user needs CAP_SETUID and \
+                 CAP_SETGID, and a user namespace in which uid and gid {wanted} exist; {SHARED}"
+            )),
+            None => missing.push(format!(
+                "the daemon runs as uid {}, like the init and pipelock: changing user needs CAP_SETUID and \
+                 CAP_SETGID; {SHARED}",
+                self.uid
+            )),
+        }
+        if self.bounding == Bounding::Kept {
+            missing.push(UNBOUNDED.to_owned());
+        }
+        missing.extend(unrestricted_companion(self.landlock));
+        if !self.seccomp {
+            missing.push(UNFILTERED.to_owned());
+        }
+        Self {
+            profile,
+            uid: own.unwrap_or(self.uid),
+            gid: own.unwrap_or(self.gid),
+            group,
+            missing,
+            ..self.clone()
         }
     }
 
@@ -283,12 +337,12 @@ impl Sandbox {
     pub fn prepare(&self, grants: &Grants) -> Result<Prepared, PrepareError> {
         let alone = executable::is_static(&grants.program);
         let rules = if self.landlock >= landlock::FILES {
-            landlock::rules(grants, alone)?
+            landlock::rules(grants, alone, self.profile)?
         } else {
             None
         };
         let filters = if self.seccomp {
-            Some(Filters::compile()?)
+            Some(Filters::compile(self.profile)?)
         } else {
             None
         };
@@ -445,14 +499,18 @@ pub fn insist_on(missing: &[String]) -> Result<(), Incomplete> {
     Err(Incomplete(missing.to_owned()))
 }
 
-/// What this version of Landlock leaves open, in sentences.
+const UNBOUNDED: &str =
+    "the capability bounding set is left as it was: emptying it needs CAP_SETPCAP";
+const UNFILTERED: &str =
+    "the daemon's system calls are not filtered: this kernel has no seccomp filters";
+const UNGRANTED: &str = "the daemon's files and ports are not restricted: this kernel has no Landlock, or does not \
+                         enable it";
+
+/// What this version of Landlock leaves open to pipelock, in sentences.
 fn unrestricted(level: u32) -> Vec<String> {
     let mut open = Vec::new();
     if level < landlock::FILES {
-        open.push(
-            "the daemon's files and ports are not restricted: this kernel has no Landlock, or does not enable it"
-                .to_owned(),
-        );
+        open.push(UNGRANTED.to_owned());
         return open;
     }
     if level < landlock::PORTS {
@@ -469,6 +527,25 @@ fn unrestricted(level: u32) -> Vec<String> {
         ));
     }
     open
+}
+
+/// The same of another daemon, which has ports to connect to and local sockets besides.
+fn unrestricted_companion(level: u32) -> Vec<String> {
+    if level < landlock::FILES {
+        return vec![UNGRANTED.to_owned()];
+    }
+    let lacks = |needed: u32, may: &str| {
+        (level < needed).then(|| {
+            format!("the daemon may {may}: this kernel's Landlock is version {level}, which takes {needed}")
+        })
+    };
+    lacks(landlock::PORTS, "bind and connect to any TCP port")
+        .into_iter()
+        .chain(lacks(
+            landlock::SCOPES,
+            "signal every process of its own user and connect to every abstract socket",
+        ))
+        .collect()
 }
 
 /// The value of a field of `/proc/<pid>/status`, its blanks folded.
@@ -669,6 +746,102 @@ mod tests {
         assert!(
             mismatch.contains("CapBnd is \"0000000000000400\""),
             "{mismatch}"
+        );
+    }
+
+    #[test]
+    fn a_companion_has_a_user_of_its_own_and_is_read_back_as_it() {
+        let pipelock = Sandbox::plan(ROOT);
+        let profile = Profile::General { udp: false };
+        let companion = pipelock.companion_as(Some(65533), 65533, None, profile);
+        assert_eq!(companion.user(), (65533, 65533));
+        assert_eq!(companion.file_owner(), Some((65533, 65533)));
+        assert_eq!(companion.missing, Vec::<String>::new());
+        let status = CONFINED.replace("65534", "65533");
+        assert_eq!(companion.compare(&status), Ok(()));
+        let wanted = "the daemon's sandbox has a hole: Uid is \"65533 65533 65533 65533\" instead of \"65534 65534 \
+                      65534 65534\", Gid is \"65533 65533 65533 65533\" instead of \"65534 65534 65534 65534\"";
+        let mismatch = pipelock.compare(&status).unwrap_err().to_string();
+        assert_eq!(mismatch, wanted, "each by its own values");
+        let mismatch = companion.compare(CONFINED).unwrap_err().to_string();
+        assert!(mismatch.contains("Uid is \"65534"), "{mismatch}");
+        for (there, hole) in [
+            ("Groups:\t ", "Groups:\t65534 "),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+            ("CapEff:\t0000000000000000", "CapEff:\t0000000000000001"),
+            ("Seccomp:\t2", "Seccomp:\t0"),
+            ("Seccomp_filters:\t3", "Seccomp_filters:\t0"),
+        ] {
+            assert!(status.contains(there), "{there:?}");
+            assert!(
+                companion.compare(&status.replace(there, hole)).is_err(),
+                "{hole:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_companion_without_a_user_of_its_own_says_what_that_leaves_open() {
+        let profile = Profile::General { udp: true };
+        let of = |privileges: Privileges| {
+            Sandbox::plan(privileges).companion_as(None, 65533, None, profile)
+        };
+        // A user namespace that ends before its user: pipelock's, never root.
+        let small = of(ROOT);
+        assert_eq!(small.user(), (DAEMON_ID, DAEMON_ID));
+        let begins = |sandbox: &Sandbox, with: &str| {
+            let [sentence, ..] = sandbox.missing.as_slice() else {
+                return false;
+            };
+            sentence.starts_with(with) && sentence.ends_with(SHARED)
+        };
+        assert!(
+            begins(
+                &small,
+                "the daemon runs as uid 65534, like pipelock: uid and gid 65533 do not exist"
+            ),
+            "{:?}",
+            small.missing
+        );
+        let unprivileged = Privileges {
+            set_identity: false,
+            bounding: Bounding::Empty,
+            own_uid: DAEMON_ID,
+            own_gid: DAEMON_ID,
+            ..ROOT
+        };
+        // pipelock's user itself: pipelock lacks nothing, the others do.
+        assert_eq!(Sandbox::plan(unprivileged).missing, Vec::<String>::new());
+        let same = of(unprivileged);
+        assert_eq!((same.uid, same.file_owner()), (DAEMON_ID, None));
+        assert_eq!(same.missing.len(), 1, "{:?}", same.missing);
+        assert!(begins(
+            &same,
+            "the daemon runs as uid 65534, like the init and pipelock: changing user"
+        ));
+        let root = Privileges {
+            own_uid: 0,
+            own_gid: 0,
+            ..unprivileged
+        };
+        assert!(begins(
+            &of(root),
+            "the daemon runs as root, like the init and pipelock: "
+        ));
+        let old = Privileges {
+            landlock: 3,
+            seccomp: false,
+            bounding: Bounding::Kept,
+            ..unprivileged
+        };
+        let missing = of(old).missing;
+        assert_eq!(missing.len(), 5, "{missing:?}");
+        assert!(
+            missing.contains(
+                &"the daemon may bind and connect to any TCP port: this kernel's Landlock is version 3, which takes 4"
+                    .to_owned()
+            ),
+            "{missing:?}"
         );
     }
 

@@ -1,9 +1,9 @@
-//! Which system calls the daemon may not make. Compiled before the fork, installed
+//! Which system calls a daemon may not make. Compiled before the fork, installed
 //! last before the exec. Touches the kernel.
 //!
 //! A list of what is denied, not of what is allowed: the Go runtime's own calls change
 //! with every release, and a firewall that dies of one is no firewall. What stands here
-//! is what a forward proxy never needs and an intruder would start with.
+//! is what a forward proxy, or any daemon, never needs and an intruder would start with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,8 +18,49 @@ use seccompiler::{
 
 use crate::sys::confine::install_filter;
 
-/// Since Linux 6.6, the same number everywhere; the C library's headers lack it.
+/// Since Linux 6.6, the same number everywhere, as all that are as new; the C library's
+/// headers lack them.
 const FCHMODAT2: libc::c_long = 452;
+/// Linux 6.13.
+const SETXATTRAT: libc::c_long = 463;
+/// Linux 6.13.
+const REMOVEXATTRAT: libc::c_long = 466;
+/// Linux 6.17.
+const FILE_SETATTR: libc::c_long = 469;
+
+/// Which filters a daemon gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// pipelock's: a static proxy that changes no file and speaks TCP and UDP.
+    Pipelock,
+    /// Any other daemon's, which may write below its own directory, start programs and use
+    /// local sockets. Landlock's rules for the ports it may connect to are kept whole: no
+    /// protocol and no flag goes around them.
+    General {
+        /// It may use UDP, whose ports Landlock does not know: all of them, to any address.
+        udp: bool,
+    },
+}
+
+impl Profile {
+    /// For a daemon that may connect to these TCP ports. Who may ask a name server over TCP
+    /// is taken to mean UDP as well.
+    #[must_use]
+    pub fn general(connect: &[u16]) -> Self {
+        const DNS: u16 = 53;
+        Self::General {
+            udp: connect.contains(&DNS),
+        }
+    }
+
+    /// What it denies beside what all do.
+    fn denied(self) -> [&'static [libc::c_long]; 2] {
+        match self {
+            Self::Pipelock => [DENIED_TO_PIPELOCK, DENIED_TO_PIPELOCK_BY_ARCHITECTURE],
+            Self::General { .. } => [DENIED_TO_OTHERS, &[]],
+        }
+    }
+}
 
 /// Refused with `EPERM`, whatever their arguments.
 const DENIED: &[libc::c_long] = &[
@@ -87,13 +128,7 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_set_mempolicy,
     libc::SYS_migrate_pages,
     libc::SYS_move_pages,
-    // What Landlock leaves open of writing: modes, owners, times and attributes.
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    FCHMODAT2,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_utimensat,
+    // What Landlock leaves open of writing: attributes.
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,
     libc::SYS_fsetxattr,
@@ -113,12 +148,6 @@ const DENIED: &[libc::c_long] = &[
 #[cfg(target_arch = "x86_64")]
 const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[
     libc::SYS_kexec_file_load,
-    libc::SYS_chmod,
-    libc::SYS_chown,
-    libc::SYS_lchown,
-    libc::SYS_utime,
-    libc::SYS_utimes,
-    libc::SYS_futimesat,
     libc::SYS_iopl,
     libc::SYS_ioperm,
     libc::SYS_modify_ldt,
@@ -128,6 +157,52 @@ const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[
 /// kexec_file_load(2), which musl's headers lack (the kernel's asm-generic/unistd.h).
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_BY_ARCHITECTURE: &[libc::c_long] = &[294];
+
+/// To pipelock, which writes nothing: what else Landlock leaves open of writing, modes,
+/// owners and times. Git, Python and others set these of their own files; whose are not
+/// their own, the kernel tells by the user.
+const DENIED_TO_PIPELOCK: &[libc::c_long] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    FCHMODAT2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+];
+#[cfg(target_arch = "x86_64")]
+const DENIED_TO_PIPELOCK_BY_ARCHITECTURE: &[libc::c_long] = &[
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const DENIED_TO_PIPELOCK_BY_ARCHITECTURE: &[libc::c_long] = &[];
+
+/// To the other daemons.
+const DENIED_TO_OTHERS: &[libc::c_long] = &[
+    // Attributes by their newer calls.
+    SETXATTRAT,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
+    // Memory and queues that no file stands for: they outlive their maker and the control
+    // group they are counted to, and belong to whoever has the same user.
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+];
 
 /// Every flag of clone(2) that makes a namespace.
 const NAMESPACES: [libc::c_int; 7] = [
@@ -180,21 +255,33 @@ pub struct Filters(Vec<BpfProgram>);
 
 impl Filters {
     /// For this machine's architecture; a call by another one's numbers is fatal.
-    pub fn compile() -> Result<Self, FilterError> {
+    pub fn compile(profile: Profile) -> Result<Self, FilterError> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
-        let by_arguments = BTreeMap::from([
-            (libc::SYS_socket, foreign_sockets()?),
-            (libc::SYS_socketpair, addressable_pairs()?),
+        let mut by_arguments = BTreeMap::from([
             (libc::SYS_prlimit64, limits_of_others()?),
             (libc::SYS_clone, namespaces()?),
         ]);
+        by_arguments.extend(match profile {
+            Profile::Pipelock => vec![
+                (libc::SYS_socket, foreign_sockets()?),
+                (libc::SYS_socketpair, addressable_pairs()?),
+            ],
+            Profile::General { udp } => vec![
+                (libc::SYS_socket, unusual_sockets(udp)?),
+                (libc::SYS_socketpair, vec![none_of(0, &[libc::AF_UNIX])?]),
+                (libc::SYS_setsockopt, other_protocols()?),
+                (libc::SYS_sendto, vec![connects_unseen(3)?]),
+                (libc::SYS_sendmsg, vec![connects_unseen(2)?]),
+                (libc::SYS_sendmmsg, vec![connects_unseen(3)?]),
+            ],
+        });
         let by_arguments = SeccompFilter::new(
             by_arguments,
             SeccompAction::Allow,
             SeccompAction::Errno((Errno::EPERM as i32).unsigned_abs()),
             architecture,
         )?;
-        Ok(Self(vec![by_arguments.try_into()?, by_number()?]))
+        Ok(Self(vec![by_arguments.try_into()?, by_number(profile)?]))
     }
 
     /// How many the kernel will count.
@@ -224,17 +311,18 @@ fn masked(argument: u8, mask: i32, value: i32) -> Result<Rule, BackendError> {
     Rule::new(vec![word(argument, Compare::MaskedEq(mask), value)?])
 }
 
+fn none_of(argument: u8, accepted: &[i32]) -> Result<Rule, BackendError> {
+    Rule::new(
+        accepted
+            .iter()
+            .map(|value| word(argument, Compare::Ne, *value))
+            .collect::<Result<_, _>>()?,
+    )
+}
+
 /// Everything but TCP and UDP over IP: raw and packet sockets, netlink, vsock to the
 /// host, local sockets, and MPTCP, whose ports Landlock does not see.
 fn foreign_sockets() -> Result<Vec<Rule>, BackendError> {
-    let none_of = |argument: u8, accepted: &[i32]| -> Result<Rule, BackendError> {
-        Rule::new(
-            accepted
-                .iter()
-                .map(|value| word(argument, Compare::Ne, *value))
-                .collect::<Result<_, _>>()?,
-        )
-    };
     Ok(vec![
         none_of(0, &[libc::AF_INET, libc::AF_INET6])?,
         // Of the type's four bits only 1 (SOCK_STREAM) and 2 (SOCK_DGRAM) may be seen.
@@ -257,6 +345,60 @@ fn addressable_pairs() -> Result<Vec<Rule>, BackendError> {
     ])
 }
 
+/// Everything but local sockets, TCP over IP, UDP where it may, and of netlink the one
+/// protocol that tells a C library, Go and Python which addresses there are. As for pipelock,
+/// no protocol over IP whose ports Landlock does not see.
+fn unusual_sockets(udp: bool) -> Result<Vec<Rule>, BackendError> {
+    let of = |family: i32, condition: Condition| -> Result<Rule, BackendError> {
+        Rule::new(vec![word(0, Compare::Eq, family)?, condition])
+    };
+    // As for pipelock; without UDP no SOCK_DGRAM either, whose bit two others share.
+    let kinds = [
+        (0b1111, 0),
+        (0b0011, 0b0011),
+        (0b0100, 0b0100),
+        (0b1000, 0b1000),
+    ];
+    let datagrams = (!udp).then_some((0b0010, 0b0010));
+    let mut rules = vec![
+        none_of(
+            0,
+            &[
+                libc::AF_UNIX,
+                libc::AF_INET,
+                libc::AF_INET6,
+                libc::AF_NETLINK,
+            ],
+        )?,
+        of(libc::AF_NETLINK, word(2, Compare::Ne, libc::NETLINK_ROUTE)?)?,
+    ];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for (mask, value) in kinds.into_iter().chain(datagrams) {
+            rules.push(of(family, word(1, Compare::MaskedEq(mask), value)?)?);
+        }
+        rules.push(Rule::new(vec![
+            word(0, Compare::Eq, family)?,
+            word(2, Compare::Ne, libc::IPPROTO_IP)?,
+            word(2, Compare::Ne, libc::IPPROTO_TCP)?,
+            word(2, Compare::Ne, libc::IPPROTO_UDP)?,
+        ])?);
+    }
+    Ok(rules)
+}
+
+/// A TCP socket that becomes one of another protocol (`TCP_ULP`): SMC connects by itself.
+fn other_protocols() -> Result<Vec<Rule>, BackendError> {
+    Ok(vec![Rule::new(vec![
+        word(1, Compare::Eq, libc::IPPROTO_TCP)?,
+        word(2, Compare::Eq, libc::TCP_ULP)?,
+    ])?])
+}
+
+/// Sending that connects as well (tcp(7), Fast Open), which Landlock does not see.
+fn connects_unseen(flags: u8) -> Result<Rule, BackendError> {
+    masked(flags, libc::MSG_FASTOPEN, libc::MSG_FASTOPEN)
+}
+
 /// prlimit(2) on any process but the caller's own, by its zero.
 fn limits_of_others() -> Result<Vec<Rule>, BackendError> {
     Ok(vec![Rule::new(vec![word(0, Compare::Ne, 0)?])?])
@@ -272,10 +414,11 @@ fn namespaces() -> Result<Vec<Rule>, BackendError> {
 /// Refuses what is refused whatever its arguments. A tree, because the kernel tries every
 /// number there is when a filter is installed (`seccomp_cache_prepare`, kernel/seccomp.c),
 /// and a list of all of them one by one made that the longest call of a start.
-fn by_number() -> Result<BpfProgram, FilterError> {
+fn by_number(profile: Profile) -> Result<BpfProgram, FilterError> {
     let mut refused: Vec<(u32, Errno)> = DENIED
         .iter()
         .chain(DENIED_BY_ARCHITECTURE)
+        .chain(profile.denied().into_iter().flatten())
         .map(|number| (*number, Errno::EPERM))
         // Its flags lie in memory, where no filter sees them; "not there" is the answer
         // every C library knows to fall back from to clone(2).
@@ -352,22 +495,49 @@ fn answer(action: u32) -> sock_filter {
 mod tests {
     use super::*;
 
+    const PROFILES: [Profile; 3] = [
+        Profile::Pipelock,
+        Profile::General { udp: false },
+        Profile::General { udp: true },
+    ];
+
     #[test]
     fn compiles_to_what_the_kernel_takes() {
-        let filters = Filters::compile().unwrap();
-        assert_eq!(filters.count(), 2);
-        for program in &filters.0 {
-            assert!(program.len() < 4096, "{}", program.len());
+        for profile in PROFILES {
+            let filters = Filters::compile(profile).unwrap();
+            assert_eq!(filters.count(), 2);
+            for program in &filters.0 {
+                assert!(program.len() < 4096, "{}", program.len());
+            }
         }
+    }
+
+    fn denied(profile: Profile) -> Vec<libc::c_long> {
+        let own = profile.denied().into_iter().flatten();
+        DENIED
+            .iter()
+            .chain(DENIED_BY_ARCHITECTURE)
+            .chain(own)
+            .copied()
+            .collect()
     }
 
     #[test]
     fn denies_no_call_twice() {
-        let mut numbers: Vec<_> = DENIED.iter().chain(DENIED_BY_ARCHITECTURE).collect();
-        let all = numbers.len();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), all);
+        for profile in PROFILES {
+            let mut numbers = denied(profile);
+            let all = numbers.len();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), all);
+        }
+    }
+
+    #[test]
+    fn who_may_ask_a_name_server_may_use_udp() {
+        let udp = |connect: &[u16]| Profile::general(connect) == Profile::General { udp: true };
+        assert!(udp(&[443, 53]));
+        assert!(!udp(&[443, 5353]) && !udp(&[]));
     }
 
     /// What the kernel would answer to this number; panics where the program is not one.
@@ -390,12 +560,16 @@ mod tests {
 
     #[test]
     fn refuses_what_is_listed_and_nothing_else() {
-        let program = by_number().unwrap();
+        for profile in PROFILES {
+            refuses_what_is_listed_for(profile);
+        }
+    }
+
+    fn refuses_what_is_listed_for(profile: Profile) {
+        let program = by_number(profile).unwrap();
+        let denied = denied(profile);
         for number in 0..1024_i32 {
-            let listed = DENIED
-                .iter()
-                .chain(DENIED_BY_ARCHITECTURE)
-                .any(|denied| *denied == libc::c_long::from(number));
+            let listed = denied.contains(&libc::c_long::from(number));
             let number = number.unsigned_abs();
             let wanted = if listed {
                 libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()
@@ -415,8 +589,10 @@ mod tests {
     /// Every number there is, when it is installed: no path is much longer than another.
     #[test]
     fn answers_after_a_few_comparisons() {
-        let program = by_number().unwrap();
-        assert!(program.len() < 512, "{}", program.len());
+        for profile in PROFILES {
+            let program = by_number(profile).unwrap();
+            assert!(program.len() < 512, "{}", program.len());
+        }
         assert!(tree(&[]).unwrap().len() == 1);
     }
 }

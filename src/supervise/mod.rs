@@ -96,11 +96,11 @@ impl Setup<'_> {
         let directory = self.config.parent().unwrap_or(Path::new("/"));
         let pair = self.custody.paths;
         let read = [directory, self.trust_bundle, &pair.cert, &pair.key];
-        Grants {
-            program: self.daemon.to_owned(),
-            read: read.map(Path::to_owned).into(),
+        Grants::proxy(
+            self.daemon.to_owned(),
+            read.map(Path::to_owned).into(),
             listen,
-        }
+        )
     }
 }
 

@@ -35,11 +35,8 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let command = Program::new(&program, &arguments, &environment).unwrap();
     let sandbox = Sandbox::plan(Privileges::of_this_process());
-    let grants = Grants {
-        program,
-        read: vec![directory.to_owned()],
-        listen: listen.unwrap_or(([127, 0, 0, 1], 8888).into()),
-    };
+    let listen = listen.unwrap_or(([127, 0, 0, 1], 8888).into());
+    let grants = Grants::proxy(program, vec![directory.to_owned()], listen);
     let prepared = sandbox.prepare(&grants).unwrap();
     eprintln!("{}", become_command(&command, &sandbox, &prepared));
     std::process::exit(127);

@@ -11,22 +11,75 @@ use crate::bottle::trust;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
-use crate::policy::{self, Judgement, Problem};
+use crate::policy::{self, Judgement, Problem, Refused};
 use crate::sys::files::{read_bounded, read_up_to};
+
+/// All that there is to say of a manifest and of the roots beside it; both ways of saying it are
+/// made from this.
+struct Findings {
+    name: String,
+    /// The manifest's size.
+    bytes: usize,
+    judged: Result<Judgement, Refused>,
+    /// Warnings about the roots, or why they cannot be used.
+    roots: Result<Vec<String>, String>,
+}
+
+/// Judges a manifest and the roots beside it.
+fn find(manifest: &Path, strict: bool) -> Result<Findings, StartError> {
+    let (bytes, name) = read(manifest)?;
+    let roots = if manifest == Path::new("-") {
+        Ok(Vec::new())
+    } else {
+        trust::extra(&trust::directory(manifest), MAX_BYTES).map(|extra| extra.warnings)
+    };
+    Ok(Findings {
+        name,
+        bytes: bytes.len(),
+        judged: policy::read(&bytes, strict, clock::now()),
+        roots,
+    })
+}
 
 /// Judges a manifest and says so on standard output.
 pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
-    let (judgement, name) = judge(manifest, strict)?;
-    let policy = &judgement.policy;
+    let Findings {
+        name,
+        judged,
+        roots,
+        ..
+    } = find(manifest, strict)?;
+    let invalid = |why| Err(StartError::new(ExitCode::ManifestInvalid, why));
+    let judgement = match judged {
+        Ok(judgement) => judgement,
+        Err(refused) => {
+            let mut words = refused.in_words(&name);
+            match roots {
+                Ok(warnings) => {
+                    for warning in warnings {
+                        words.push_str(&format!("\nwarning: {warning}"));
+                    }
+                }
+                Err(why) => words.push_str(&format!("\n{why}")),
+            }
+            return invalid(words);
+        }
+    };
     for warning in &judgement.warnings {
         print(&format!("warning: {}\n", warning.display(&name)))?;
     }
     for note in &judgement.notes {
         print(&format!("note: {}\n", note.display(&name)))?;
     }
-    if manifest != Path::new("-") {
-        check_roots(manifest)?;
+    match roots {
+        Ok(warnings) => {
+            for warning in warnings {
+                print(&format!("warning: {warning}\n"))?;
+            }
+        }
+        Err(why) => return invalid(why),
     }
+    let policy = &judgement.policy;
     print(&format!(
         "{name}: valid; slug {}, {} host(s) allowed{}\n",
         policy.slug,
@@ -37,16 +90,6 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
             ""
         }
     ))
-}
-
-/// Judges the extra roots beside a manifest.
-fn check_roots(manifest: &Path) -> Result<(), StartError> {
-    let extra = trust::extra(&trust::directory(manifest), MAX_BYTES)
-        .map_err(|why| StartError::new(ExitCode::ManifestInvalid, why))?;
-    for warning in extra.warnings {
-        print(&format!("warning: {warning}\n"))?;
-    }
-    Ok(())
 }
 
 /// What `check --json` prints: one object.
@@ -64,18 +107,12 @@ struct Report<'a> {
 /// Judges a manifest, and prints what there is to say of it as one JSON object. One that is
 /// invalid ends with its code all the same.
 pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
-    let (bytes, name) = read(manifest)?;
-    let of_roots = |text: String| Rejection::new(text).at(None, "trust".to_owned());
-    let roots = if manifest == Path::new("-") {
-        Ok(Vec::new())
-    } else {
-        trust::extra(&trust::directory(manifest), MAX_BYTES).map(|extra| extra.warnings)
-    };
-    let (bad_roots, root_warnings) = match roots {
-        Ok(warnings) => (None, warnings),
-        Err(why) => (Some(of_roots(why)), Vec::new()),
-    };
-    let judged = policy::read(&bytes, strict, clock::now());
+    let Findings {
+        name,
+        bytes,
+        judged,
+        roots,
+    } = find(manifest, strict)?;
     let policy = judged.as_ref().ok().map(|it| &it.policy);
     let mut report = Report {
         file: &name,
@@ -96,14 +133,13 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
             report.warnings.clone_from(&refused.warnings);
         }
     }
-    report.errors.extend(bad_roots);
-    let warnings = root_warnings.into_iter().map(of_roots);
-    report.warnings.extend(warnings);
+    let of_roots = |text: String| Rejection::new(text).at(None, "trust".to_owned());
+    match roots {
+        Ok(warnings) => report.warnings.extend(warnings.into_iter().map(of_roots)),
+        Err(why) => report.errors.push(of_roots(why)),
+    }
     report.valid = report.errors.is_empty();
-    print_as_it_is(&format!(
-        "{}\n",
-        plain::json(&report, bytes.len().min(4096))
-    ))?;
+    print_as_it_is(&format!("{}\n", plain::json(&report, bytes.min(4096))))?;
     if report.valid {
         return Ok(());
     }
@@ -126,7 +162,7 @@ pub(super) fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String)
     }
 }
 
-fn read(manifest: &Path) -> Result<(Vec<u8>, String), StartError> {
+pub(super) fn read(manifest: &Path) -> Result<(Vec<u8>, String), StartError> {
     let missing = |error: String| StartError::new(ExitCode::ManifestMissing, error);
     if manifest == Path::new("-") {
         let bytes = read_up_to(io::stdin().lock(), MAX_BYTES)

@@ -119,7 +119,7 @@ mod tests {
                 "m:8: bottle.egress.routes[0]: a list is not a mapping with a host",
                 "m:9: bottle.egress.routes[1]: the tag \"!t\" is not read\nhint: remove it; a quoted value is text",
                 "m:10: bottle.egress.routes[2].host: a mapping stands where one value is wanted",
-                "m:12: network: a list stands where a mapping is wanted",
+                "m:12: network: a list stands where a mapping is wanted\nhint: write its keys without \"- \" and brackets",
                 "m:14: pipelock.<<: merge keys are not read\nhint: write the keys out",
                 "m:16: pipelock.listen: the key is there twice; each may be written once",
                 "m:17: pipelock.passthrough[0]: not a host name",
@@ -180,7 +180,10 @@ mod tests {
             ("---\n", empty),
             ("~", empty),
             ("word", "m:1: \"word\" stands where a mapping is wanted"),
-            ("[a]", "m:1: a list stands where a mapping is wanted"),
+            (
+                "[a]",
+                "m:1: a list stands where a mapping is wanted\nhint: write its keys without \"- \" and brackets",
+            ),
             (
                 "!t {}",
                 "m:1: the tag \"!t\" is not read\nhint: remove it; a quoted value is text",

@@ -183,12 +183,43 @@ fn syntax(error: &ScanError) -> Rejection {
             Rejection::new("not YAML: a single \"*\" or \"&\" without quotes")
                 .hint("name each host, or a domain as \"*.domain.example\"")
         }
-        info => Rejection::new(format!("not YAML: {}", escaped(info))),
+        info => {
+            let refusal = Rejection::new(format!("not YAML: {}", escaped(info)));
+            match to_write(info) {
+                Some(hint) => refusal.hint(hint),
+                None => refusal,
+            }
+        }
     }
+}
+
+/// What helps where the parser says this.
+fn to_write(info: &str) -> Option<String> {
+    if let Some(character) = info
+        .strip_prefix("unexpected character: `")
+        .and_then(|rest| rest.strip_suffix('\''))
+    {
+        let character = escaped(character);
+        return Some(format!(
+            "a value that begins with \"{character}\" stands in quotes"
+        ));
+    }
+    [
+        ("tabs disallowed", "indent with blanks: YAML takes no tabs there"),
+        ("':' must be followed", "write a blank behind the colon"),
+        (
+            "mapping values are not allowed",
+            "a value with \": \" in it stands in quotes, and the keys of a mapping begin in one column",
+        ),
+        ("invalid indentation in quoted scalar", "close the quote"),
+    ]
+    .into_iter()
+    .find_map(|(said, hint)| info.starts_with(said).then(|| hint.to_owned()))
 }
 
 pub(super) fn unknown_alias() -> Rejection {
     Rejection::new(format!("not YAML: {UNKNOWN_ALIAS}"))
+        .hint("a value that begins with \"*\" stands in quotes; without them it is an alias")
 }
 
 pub(super) fn too_deep() -> Rejection {
@@ -198,6 +229,29 @@ pub(super) fn too_deep() -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_syntax_error_says_what_to_write_where_that_can_be_told() {
+        let hint = |text: &str| {
+            let problem = Events::of(text).find_map(Result::err).unwrap();
+            problem.hint.unwrap_or_default()
+        };
+        for (text, wanted) in [
+            ("a:\n\tb: 1", "indent with blanks: YAML takes no tabs there"),
+            ("a:\tb", "write a blank behind the colon"),
+            ("a: @b", "a value that begins with \"@\" stands in quotes"),
+            ("a: `b`", "a value that begins with \"`\" stands in quotes"),
+            ("a: [%b]", "a value that begins with \"%\" stands in quotes"),
+            (
+                "a: b: c",
+                "a value with \": \" in it stands in quotes, and the keys of a mapping begin in one column",
+            ),
+            ("a: \"b\nc: d\n", "close the quote"),
+            ("a: [b", ""),
+        ] {
+            assert_eq!(hint(text), wanted, "{text:?}");
+        }
+    }
 
     /// Whether all of the text was read.
     fn is_read(text: &str) -> bool {

@@ -298,8 +298,18 @@ fn misplaced(node: &Node, wanted: Shape) -> Rejection {
         |what: &str| Rejection::new(format!("{what} stands where {wanted_there} is wanted"));
     match node {
         Node::Scalar(scalar) => stands(&quoted(&scalar.text)),
+        Node::Sequence(_) if wanted == Shape::Mapping => {
+            stands("a list").hint("write its keys without \"- \" and brackets")
+        }
         Node::Sequence(_) => stands("a list"),
-        Node::Mapping(_) => stands("a mapping"),
+        Node::Mapping(_) => match wanted {
+            Shape::List(element) => stands("a mapping").hint(match element {
+                Element::Route => "write a list: \"- host: NAME\" for each route",
+                Element::Grant => "write a list: \"- {host: NAME, until: TIME}\" for each grant",
+                Element::Host | Element::Address => "write a list: \"- VALUE\" for each entry",
+            }),
+            _ => stands("a mapping"),
+        },
         // Those say what is wrong themselves.
         Node::Alias(_) | Node::Tagged(..) => stands("something else"),
     }
@@ -409,14 +419,14 @@ mod tests {
             (
                 "[x]",
                 "a list stands where one value is wanted",
-                "a list stands where a mapping is wanted",
+                "a list stands where a mapping is wanted\nhint: write its keys without \"- \" and brackets",
                 "",
             ),
             (
                 "{}",
                 "a mapping stands where one value is wanted",
                 "",
-                "a mapping stands where a list is wanted",
+                "a mapping stands where a list is wanted\nhint: write a list: \"- VALUE\" for each entry",
             ),
         ] {
             for (key, wanted) in [

@@ -344,6 +344,8 @@ impl Judge {
                     hosts.push(host);
                 }
                 (Some(Err(())), _) | (_, Some(Err(()))) => {}
+                // What stands there instead of a route was refused.
+                (None, None) if at == Position::default() => {}
                 (None, None) => self.warnings.add(|| {
                     Rejection::new("the route has no host, and is passed over")
                         .at(Some(at), section.path())
@@ -397,7 +399,9 @@ impl Judge {
                 Ok(host) => {
                     hosts.extend(as_passed(&host));
                 }
-                Err(refusal) => self.refuse(Some(scalar.at), field(), || refusal),
+                Err(refusal) => self.refuse(Some(scalar.at), field(), || {
+                    with_its_route(refusal, &scalar.text, allowlist)
+                }),
             }
         }
         hosts.sort_unstable();
@@ -480,11 +484,20 @@ impl Judge {
             network::interface(text(s, "address")?)
         });
         let gateway = self.judge(section, "gateway", given.gateway.as_ref(), |s| {
-            let gateway = network::address(text(s, "IP address")?)?;
-            match address {
-                Some(address) => reachable(gateway, address),
-                None => Ok(gateway),
-            }
+            let gateway = text(s, "IP address")?;
+            let Some(own) = address else {
+                return network::address(gateway);
+            };
+            network::address(gateway)
+                .map_err(|refusal| match network::meant_address(gateway) {
+                    // What would be refused in its turn is not told to be written.
+                    Some(meant) if reachable(meant, own).is_err() => refusal.hint(format!(
+                        "write another address of the network of {}/{}",
+                        own.0, own.1
+                    )),
+                    _ => refusal,
+                })
+                .and_then(|gateway| reachable(gateway, own))
         });
         Network {
             internal,
@@ -643,6 +656,21 @@ fn not_routed(host: &str, allowlist: &[String]) -> Rejection {
         "list the single hosts in pipelock.passthrough: {}{more}",
         named.join(", ")
     ))
+}
+
+/// A refusal whose hint is all there is to do, where the host that was meant has no route either.
+fn with_its_route(refusal: Rejection, text: &str, allowlist: &[String]) -> Rejection {
+    let Some(host) = host::meant(text).filter(|host| !matching::allows_entry(allowlist, host))
+    else {
+        return refusal;
+    };
+    match not_routed(&host, allowlist).hint {
+        Some(add) if add.starts_with("add ") => {
+            refusal.hint(format!("write \"{host}\" here, and {add}"))
+        }
+        Some(hint) => refusal.hint(hint),
+        None => refusal,
+    }
 }
 
 /// What to write below `pipelock` so that a normalized host is passed through besides those that are.

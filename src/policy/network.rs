@@ -79,14 +79,20 @@ pub fn interface(text: &str) -> Result<Prefixed, Rejection> {
 pub fn address(text: &str) -> Result<IpAddr, Rejection> {
     let Ok(address) = text.parse::<IpAddr>() else {
         let refusal = Rejection::new(format!("{} is not an IP address", quoted(text)));
-        let bare = text.split(['/', '%']).next().unwrap_or_default();
-        return Err(match bare.parse::<IpAddr>() {
-            Ok(ip) if usable(bare, ip).is_ok() => refusal.hint(format!("write \"{ip}\"")),
-            _ => refusal,
+        return Err(match meant_address(text) {
+            Some(ip) => refusal.hint(format!("write \"{ip}\"")),
+            None => refusal,
         });
     };
     usable(text, address)?;
     Ok(address)
+}
+
+/// The address that somebody meant with a prefix length or a zone behind it.
+pub fn meant_address(text: &str) -> Option<IpAddr> {
+    let bare = text.split(['/', '%']).next()?;
+    let address = bare.parse().ok()?;
+    usable(bare, address).is_ok().then_some(address)
 }
 
 /// Whether two addresses are in one network of this prefix length.
@@ -113,12 +119,33 @@ pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
         ))
         .hint("write a port from 1 to 65535"));
     }
+    if let Some(what) = no_listener(socket.ip()) {
+        return Err(Rejection::new(format!(
+            "{} has {what}, and no server listens there",
+            quoted(text)
+        ))
+        .hint("write an address of the machine's own, and a port"));
+    }
     if let SocketAddr::V6(v6) = socket
         && (v6.scope_id() != 0 || v6.ip().to_ipv4_mapped().is_some())
     {
-        return Err(refusal);
+        return Err(match meant(text) {
+            Some(meant) => refusal.hint(format!("write \"{meant}\"")),
+            None => refusal,
+        });
     }
     Ok(socket)
+}
+
+/// What an address is that no server can be bound to: many hosts', or one that says nothing
+/// without a zone, which is not read.
+fn no_listener(ip: IpAddr) -> Option<&'static str> {
+    match ip.to_canonical() {
+        ip if ip.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("the broadcast address"),
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address"),
+        _ => None,
+    }
 }
 
 /// The address and port that somebody meant. Whoever wrote an address is never told to listen
@@ -126,8 +153,7 @@ pub fn listen(text: &str) -> Result<SocketAddr, Rejection> {
 fn meant(text: &str) -> Option<SocketAddr> {
     let at = |ip: IpAddr, port| {
         let ip = ip.to_canonical();
-        let fits = !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        (fits && port > 0).then(|| SocketAddr::new(ip, port))
+        (no_listener(ip).is_none() && port > 0).then(|| SocketAddr::new(ip, port))
     };
     let bare = |host: &str| -> Option<IpAddr> {
         let inside = host

@@ -126,6 +126,54 @@ fn what_check_has_to_say_is_to_be_had_as_one_object() {
 }
 
 #[test]
+fn what_is_wrong_with_the_roots_is_told_in_both_forms_whatever_is_wrong_with_the_manifest() {
+    let scratch = ScratchDir::new().unwrap();
+    fs::create_dir(scratch.join("trust")).unwrap();
+    fs::write(scratch.join("m.yaml"), "slug: A\nbottle: {}\n").unwrap();
+    for (file, text) in [("a.pem", "nothing"), ("README", "passed over")] {
+        fs::write(scratch.join("trust").join(file), text).unwrap();
+        let said = err(&init_in(scratch.path(), &["check", "m.yaml"], b""));
+        let json = init_in(scratch.path(), &["check", "m.yaml", "--json"], b"");
+        let told: Value = serde_json::from_slice(&json.stdout).unwrap();
+        let of_roots = |list: &str| {
+            let list = told[list].as_array().unwrap().iter();
+            let mut roots = list.filter(|it| it["field"] == "trust");
+            roots
+                .next()
+                .map(|it| it["message"].as_str().unwrap().to_owned())
+        };
+        let (error, warning) = (of_roots("errors"), of_roots("warnings"));
+        assert_eq!(
+            (error.is_some(), warning.is_some()),
+            (file == "a.pem", file == "README")
+        );
+        let warning = warning.map(|warning| format!("warning: {warning}"));
+        let line = error.or(warning).unwrap();
+        assert!(
+            said.contains("m.yaml:1: slug: \"A\" is not a slug"),
+            "{said}"
+        );
+        assert!(said.contains(&format!("\n{line}\n")), "{said}");
+        fs::remove_file(scratch.join("trust").join(file)).unwrap();
+    }
+}
+
+#[test]
+fn what_stands_instead_of_a_route_is_said_once() {
+    let manifest = "slug: a\nbottle: {egress: {routes: [&x {host: a.example}, *x, [b]]}}\n";
+    let said = err(&init_in(
+        Path::new("/"),
+        &["check", "-"],
+        manifest.as_bytes(),
+    ));
+    assert!(
+        said.contains("routes[1]: aliases") && said.contains("routes[2]: a list"),
+        "{said}"
+    );
+    assert!(!said.contains("passed over"), "{said}");
+}
+
+#[test]
 fn checks_a_manifest_from_a_file_and_from_standard_input() {
     let scratch = ScratchDir::new().unwrap();
     fs::write(scratch.join("m.yaml"), GOOD).unwrap();

@@ -248,7 +248,12 @@ const PROSE: &[&str] = &[
     "slug and bottle are required",
     "write \"*.\" and the domain",
     "write \"NAME: ADDRESS\"",
+    "write a list: ",
+    "write a blank behind the colon",
     "write a port from",
+    "write an address of the machine's own",
+    "write another address of the network",
+    "write its keys without",
     "write four numbers",
     "write it as IPv4, starting",
     "write its A-label",
@@ -256,6 +261,10 @@ const PROSE: &[&str] = &[
     "write the keys out",
     "write the name alone; every port is allowed",
     "write the value out",
+    "a value that begins with",
+    "a value with \": \" in it",
+    "close the quote",
+    "indent with blanks",
 ];
 
 enum Followed {
@@ -350,6 +359,20 @@ fn follow(text: &str, problem: &Problem, hint: &str) -> Followed {
         return then(
             "an entry",
             Some(replaced(text, problem, |_| entry.to_owned())),
+        );
+    }
+    if let Some(both) = hint
+        .strip_prefix("write \"")
+        .filter(|it| it.contains("\" here, and add below bottle.egress.routes: "))
+    {
+        let (value, entry) = both
+            .split_once("\" here, and add below bottle.egress.routes: ")
+            .unwrap();
+        let text = replaced(text, problem, |_| format!("\"{value}\""));
+        return then(
+            "a value and its route",
+            with_lines_below(&text, "  egress:\n    routes:", &format!("    {entry}\n"))
+                .filter(|text| text.contains("\nbottle:\n")),
         );
     }
     if let Some(value) = quoted("put it in quotes: \"") {
@@ -635,6 +658,7 @@ fn what_is_told_to_be_written_is_accepted_once_it_is() {
         "no unit",
         "removed",
         "single hosts",
+        "a value and its route",
         "slug",
         "under pipelock",
     ] {

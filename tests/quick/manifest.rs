@@ -133,7 +133,7 @@ refuses! {
         => "manifest.yaml:4: pipelock: \"listen:8888\" stands where a mapping is wanted\nhint: write \"listen: 8888\"";
     refuses_an_unknown_anchor_in_what_is_not_ours:
         "slug: a\nbottle: {git: [*nowhere]}\n"
-        => "manifest.yaml:2: not YAML: while parsing node, found unknown anchor";
+        => "manifest.yaml:2: not YAML: while parsing node, found unknown anchor\nhint: a value that begins with \"*\" stands in quotes; without them it is an alias";
     names_the_place_of_a_key_of_another_part_of_the_bottle:
         "slug: a\nbottle:\n  routes: []\n"
         => "manifest.yaml:3: bottle.routes: not a key that is read here\nhint: did you mean \"bottle.egress.routes\"?";
@@ -190,7 +190,7 @@ refuses! {
         => "manifest.yaml:5: bottle.egress.routes[0]: an empty entry; a route is a mapping with a host\nhint: write \"- host: name.example\", or remove the entry";
     refuses_routes_that_are_a_mapping:
         "slug: a\nbottle:\n  egress:\n    routes: {host: a.example}\n"
-        => "manifest.yaml:4: bottle.egress.routes: a mapping stands where a list is wanted";
+        => "manifest.yaml:4: bottle.egress.routes: a mapping stands where a list is wanted\nhint: write a list: \"- host: NAME\" for each route";
     refuses_routes_that_are_one_host:
         "slug: a\nbottle:\n  egress:\n    routes: a.example\n"
         => "manifest.yaml:4: bottle.egress.routes: \"a.example\" stands where a list is wanted\nhint: write [{host: a.example}]";
@@ -229,7 +229,7 @@ refuses! {
         => "manifest.yaml:1: slug: \"123\" is not a slug: YAML takes it for a number or a boolean\nhint: put it in quotes: \"123\"";
     refuses_a_bottle_that_is_a_list:
         "slug: a\nbottle: []\n"
-        => "manifest.yaml:2: bottle: a list stands where a mapping is wanted";
+        => "manifest.yaml:2: bottle: a list stands where a mapping is wanted\nhint: write its keys without \"- \" and brackets";
     refuses_a_section_that_is_a_word:
         "slug: a\nbottle: {}\nnetwork: none\n"
         => "manifest.yaml:3: network: \"none\" stands where a mapping is wanted";
@@ -407,6 +407,33 @@ refuses! {
     refuses_to_pass_through_a_url:
         "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough: [\"https://a.example/x\", 7, [a], {b: c}]\n"
         => "manifest.yaml:4: pipelock.passthrough[0]: \"https://a.example/x\" is not a host name: it is a URL\nhint: write \"a.example\"\nmanifest.yaml:4: pipelock.passthrough[1]: \"7\" is a number, not a host name\nmanifest.yaml:4: pipelock.passthrough[2]: not a host name\nmanifest.yaml:4: pipelock.passthrough[3]: not a host name";
+    a_passthrough_that_has_no_route_either_is_told_all_there_is_to_do:
+        "slug: a\nbottle: {egress: {routes: [host: a.example, host: b.c.example]}}\npipelock:\n  passthrough: [\"https://b.example/x\", \"1e3\", 1e3, \"*.c.example:443\"]\n"
+        => "manifest.yaml:4: pipelock.passthrough[0]: \"https://b.example/x\" is not a host name: it is a URL\nhint: write \"b.example\" here, and add below bottle.egress.routes: - host: b.example\nmanifest.yaml:4: pipelock.passthrough[1]: \"1e3\" is not allowed by any route, so nothing could be passed through to it\nhint: add below bottle.egress.routes: - host: \"1e3\"\nmanifest.yaml:4: pipelock.passthrough[2]: \"1e3\" is a number, not a host name\nhint: write \"1e3\" here, and add below bottle.egress.routes: - host: \"1e3\"\nmanifest.yaml:4: pipelock.passthrough[3]: \"*.c.example:443\" is not a host name: it has a port\nhint: list the single hosts in pipelock.passthrough: b.c.example";
+    a_gateway_is_not_told_to_become_one_that_is_refused:
+        "slug: a\nbottle: {}\nnetwork:\n  address: 10.0.2.15/24\n  gateway: \"fe80::1%eth0\"\n"
+        => "manifest.yaml:5: network.gateway: \"fe80::1%eth0\" is not an IP address\nhint: write another address of the network of 10.0.2.15/24";
+    a_gateway_within_reach_is_told_its_form:
+        "slug: a\nbottle: {}\nnetwork:\n  address: fd00::2/64\n  gateway: \"fe80::1%eth0\"\n"
+        => "manifest.yaml:5: network.gateway: \"fe80::1%eth0\" is not an IP address\nhint: write \"fe80::1\"";
+    refuses_to_listen_on_a_multicast_address:
+        "slug: a\nbottle: {}\npipelock:\n  listen: 224.0.0.1:8888\n"
+        => "manifest.yaml:4: pipelock.listen: \"224.0.0.1:8888\" has a multicast address, and no server listens there\nhint: write an address of the machine's own, and a port";
+    refuses_to_listen_on_a_multicast_address_of_ipv6:
+        "slug: a\nbottle: {}\npipelock:\n  listen: '[ff02::1]:8888'\n"
+        => "manifest.yaml:4: pipelock.listen: \"[ff02::1]:8888\" has a multicast address, and no server listens there\nhint: write an address of the machine's own, and a port";
+    refuses_to_listen_on_the_broadcast_address:
+        "slug: a\nbottle: {}\npipelock:\n  listen: 255.255.255.255:8888\n"
+        => "manifest.yaml:4: pipelock.listen: \"255.255.255.255:8888\" has the broadcast address, and no server listens there\nhint: write an address of the machine's own, and a port";
+    refuses_to_listen_on_a_link_local_address_whose_zone_is_not_read:
+        "slug: a\nbottle: {}\npipelock:\n  listen: '[fe80::1]:8888'\n"
+        => "manifest.yaml:4: pipelock.listen: \"[fe80::1]:8888\" has a link-local address, and no server listens there\nhint: write an address of the machine's own, and a port";
+    a_listener_in_ipv6_form_is_told_its_form:
+        "slug: a\nbottle: {}\npipelock:\n  listen: '[::ffff:10.0.0.1]:8888'\n"
+        => "manifest.yaml:4: pipelock.listen: \"[::ffff:10.0.0.1]:8888\" is not an IP address and a port\nhint: write \"10.0.0.1:8888\"";
+    a_mapping_for_a_list_is_told_how_to_write_one:
+        "slug: a\nbottle: {}\npipelock:\n  passthrough:\n    a.example: true\n"
+        => "manifest.yaml:5: pipelock.passthrough: a mapping stands where a list is wanted\nhint: write a list: \"- VALUE\" for each entry";
     refuses_a_passthrough_that_is_no_list:
         "slug: a\nbottle: {egress: {routes: [host: a.example]}}\npipelock:\n  passthrough: a.example\n"
         => "manifest.yaml:4: pipelock.passthrough: \"a.example\" stands where a list is wanted\nhint: write [a.example]";
@@ -460,7 +487,7 @@ refuses! {
         => "manifest.yaml: the manifest is empty\nhint: slug and bottle are required";
     refuses_a_manifest_that_is_a_list:
         "- a\n"
-        => "manifest.yaml:1: a list stands where a mapping is wanted";
+        => "manifest.yaml:1: a list stands where a mapping is wanted\nhint: write its keys without \"- \" and brackets";
     refuses_a_manifest_that_is_a_word:
         "hello\n"
         => "manifest.yaml:1: \"hello\" stands where a mapping is wanted";
@@ -493,10 +520,10 @@ refuses! {
         => "manifest.yaml:3: not YAML: while parsing a node, did not find expected node content";
     refuses_an_unclosed_quote:
         "slug: \"a\nbottle: {}\n"
-        => "manifest.yaml:1: not YAML: invalid indentation in quoted scalar";
+        => "manifest.yaml:1: not YAML: invalid indentation in quoted scalar\nhint: close the quote";
     refuses_a_tab_for_indentation:
         "slug: a\nbottle:\n\tsupervise: true\n"
-        => "manifest.yaml:3: not YAML: tabs disallowed within this context (block indentation)";
+        => "manifest.yaml:3: not YAML: tabs disallowed within this context (block indentation)\nhint: indent with blanks: YAML takes no tabs there";
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 use std::iter::Chain;
+use std::ops::Range;
 use std::rc::Rc;
 use std::str::Chars;
 
-use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScanError};
+use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScanError, Span};
 
 use super::problem::{Position, Problem, Rejection, escaped};
 use super::text::start_of_collection;
@@ -34,8 +35,12 @@ pub(super) struct Events<'a> {
     lines_before: usize,
     columns_before: usize,
     columns_added: usize,
+    /// So many bytes of the text were passed over.
+    skipped: usize,
     /// Where the latest event was.
-    last: Marker,
+    last: Span,
+    /// So many characters after what was passed over are so many bytes.
+    known: (usize, usize),
     ended: bool,
 }
 
@@ -62,7 +67,9 @@ impl<'a> Events<'a> {
             lines_before: before.matches('\n').count(),
             columns_before: last_line.chars().count(),
             columns_added: prefix.len(),
-            last: Marker::new(0, 1, 0),
+            skipped,
+            last: Span::empty(Marker::new(0, 1, 0)),
+            known: (0, 0),
             ended: false,
         }
     }
@@ -107,6 +114,31 @@ impl<'a> Events<'a> {
         rest.split(ends).next().unwrap_or_default()
     }
 
+    /// Where the latest event begins and ends, in bytes of the text. Of what is not there, and
+    /// of the end of what has no brackets, it is wherever the parser noticed.
+    pub(super) fn span(&mut self) -> Range<usize> {
+        let Span { start, end } = self.last;
+        let start = self.byte(start.index());
+        start..self.byte(end.index()).max(start)
+    }
+
+    fn byte(&mut self, index: usize) -> usize {
+        let wanted = index.saturating_sub(self.columns_added);
+        let text = self.text.get(self.skipped..).unwrap_or_default();
+        let (characters, bytes) = self.known;
+        let (before, after) = text.split_at_checked(bytes).unwrap_or((text, ""));
+        let found = if let Some(more) = wanted.checked_sub(characters) {
+            after.char_indices().nth(more).map(|(at, _)| bytes + at)
+        } else {
+            let back = characters.saturating_sub(wanted + 1);
+            before.char_indices().rev().nth(back).map(|(at, _)| at)
+        };
+        if let Some(found) = found {
+            self.known = (wanted, found);
+        }
+        self.skipped + found.unwrap_or(text.len())
+    }
+
     fn place(&self, at: Marker) -> Position {
         let mut column = at.col() + 1;
         if at.line() == 1 {
@@ -129,15 +161,15 @@ impl<'a> Iterator for Events<'a> {
         // Past the limit the parser saw an end that is not there: no event counts.
         let too_long = self.taken.replace(0) > MAX_LOOKAHEAD;
         let (at, refusal) = match event {
-            Some(_) if too_long => (self.last, too_long_for_one_event()),
+            Some(_) if too_long => (self.last.start, too_long_for_one_event()),
             Some(Ok((event, span))) => {
-                self.last = span.start;
+                self.last = span;
                 return Some(Ok((event, self.place(span.start))));
             }
             // The parser has passed over it, and goes on.
             Some(Err(error)) if error.info() == UNKNOWN_ALIAS => {
-                self.last = *error.marker();
-                return Some(Ok((Event::Alias(UNKNOWN), self.place(self.last))));
+                self.last = Span::empty(*error.marker());
+                return Some(Ok((Event::Alias(UNKNOWN), self.place(self.last.start))));
             }
             Some(Err(error)) => (*error.marker(), syntax(&error)),
             None => {
@@ -280,6 +312,29 @@ mod tests {
                 .map(Result::unwrap)
                 .find(|(event, _)| matches!(event, Event::MappingStart(..)));
             assert_eq!(start.unwrap().1, Position::new(line, column), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_span_is_of_the_text_as_it_stands() {
+        for text in [
+            "# \u{fc}\r\n{a: \u{fc}\u{fc} , 'b': [\"c\"]} # \u{fc}\r\n",
+            "\u{fc}: 1\r\na: \u{fc}\u{fc}\r\nb: # x\r\n- \"c\"\r\n",
+            "--- # x\n&x a: \u{fc}\u{fc} # y\nb:\n  - \"c\"\n...\n",
+        ] {
+            let mut events = Events::of(text);
+            let mut spans = Vec::new();
+            while let Some(event) = events.next() {
+                if let Event::Scalar(value, ..) = event.unwrap().0 {
+                    spans.push((value.into_owned(), &text[events.span()]));
+                }
+            }
+            let written = |wanted: &str| {
+                let mut found = spans.iter().filter(|(value, _)| value == wanted);
+                found.next().map(|(_, span)| *span)
+            };
+            assert_eq!(written("\u{fc}\u{fc}"), Some("\u{fc}\u{fc}"), "{text:?}");
+            assert_eq!(written("c"), Some("\"c\""), "{text:?}");
         }
     }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod document;
+pub mod edit;
 mod events;
 mod problem;
 mod reader;

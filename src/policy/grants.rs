@@ -66,6 +66,38 @@ impl Policy {
         in_force.map(|grant| grant.until).min()
     }
 
+    /// When what an entry of the allowlist stands for is allowed no longer, in seconds since
+    /// 1970; `None` where that has no end.
+    #[must_use]
+    pub fn allowed_until(&self, entry: &str) -> Option<u64> {
+        let lasts = |it: &Lasting| matching::allows_entry(&it.allowlist, entry);
+        self.until(entry, lasts, |_| true)
+    }
+
+    /// When what an entry stands for is passed through no longer; `None` where that has no end.
+    #[must_use]
+    pub fn passed_until(&self, entry: &str) -> Option<u64> {
+        let lasts = |it: &Lasting| matching::passes_entry(&it.passthrough, entry);
+        self.until(entry, lasts, |grant| grant.passthrough)
+    }
+
+    fn until(
+        &self,
+        entry: &str,
+        lasts: impl Fn(&Lasting) -> bool,
+        is_one: impl Fn(&Grant) -> bool,
+    ) -> Option<u64> {
+        if lasts(self.lasting.as_ref()?) {
+            return None;
+        }
+        let granted = |grant: &&Grant| {
+            let of_it = std::slice::from_ref(&grant.host);
+            grant.in_force && is_one(grant) && matching::allows_entry(of_it, entry)
+        };
+        let grants = self.grants.iter().filter(granted);
+        grants.map(|grant| grant.until).max()
+    }
+
     /// Makes its lists those of what lasts and of the grants in force.
     pub(super) fn allow_granted(&mut self) {
         let Some(lasting) = &self.lasting else {

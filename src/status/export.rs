@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use super::for_agents;
 use crate::policy::Policy;
 
 /// Where the export is, in the run directory.
@@ -16,6 +17,10 @@ pub const CA: &str = "pipelock-ca.pem";
 pub const BUNDLE: &str = "ca-bundle.pem";
 /// The variables.
 pub const ENVIRONMENT: &str = "client.env";
+/// What an agent is told of all this; its first lines are the state's, and the reporter's.
+pub const AGENTS: &str = "for-agents.md";
+/// The variable that says where that is.
+const AGENTS_VARIABLE: &str = "SIDECAR_FOR_AGENTS";
 /// Where a client is to mount the export: a file of variables can hold no relative path.
 pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";
 /// The proxy's name where no address is known.
@@ -45,15 +50,18 @@ pub fn clients(
     trust: Option<&Rc<[u8]>>,
     policy: &Policy,
     address: Option<IpAddr>,
-) -> [(&'static str, Content); 3] {
+) -> [(&'static str, Content); 4] {
     let bundle = Content::Bundle {
         trust: trust.cloned(),
         ca: Rc::clone(ca),
     };
-    let environment = environment(&proxy_url(policy, address));
+    let proxy = proxy_url(policy, address);
+    let environment = environment(&proxy);
+    let page = for_agents::page(policy, &proxy, CLIENT_DIRECTORY);
     [
         (BUNDLE, bundle),
         (ENVIRONMENT, Content::Text(environment.into())),
+        (AGENTS, Content::Text(page.into())),
         (CA, Content::Text(Rc::clone(ca))),
     ]
 }
@@ -94,6 +102,7 @@ fn environment(proxy: &str) -> String {
     // Yarn from 2 on ignores them, and ends at a variable of this form that it does not know.
     put("YARN_HTTP_PROXY", proxy);
     put("YARN_HTTPS_PROXY", proxy);
+    put(AGENTS_VARIABLE, &format!("{CLIENT_DIRECTORY}/{AGENTS}"));
     for name in [
         "NODE_EXTRA_CA_CERTS",
         "SSL_CERT_FILE",

@@ -8,6 +8,7 @@ mod facts;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::boot::mode::Mode;
@@ -17,10 +18,11 @@ use crate::environment;
 use crate::exit::ExitCode;
 use crate::plain;
 use crate::status::denials::{self, Denials};
-use crate::status::export::Content;
+use crate::status::export::{AGENTS, Content};
+use crate::status::for_agents;
 use crate::status::notify::Notifier;
 use crate::status::schema::{
-    FILE, MOST_SENTENCES, Outcome, SCHEMA, Stage, StageTime, State, Status,
+    FILE, MOST_SENTENCES, Outcome, SCHEMA, Stage, StageTime, State, Status, Word,
 };
 use crate::status::teller::{self, Teller};
 use crate::status::{last_words, report};
@@ -48,6 +50,9 @@ pub struct Reporter {
     started: Instant,
     run: Option<Room>,
     export: Option<Teller>,
+    /// What an agent is told, but for its first lines; and the state that those told of.
+    page: Option<Rc<str>>,
+    page_told: Option<Word<State>>,
     claim: Option<Claim>,
     told: Option<String>,
     /// What was told, as the file that it became.
@@ -142,6 +147,8 @@ impl Reporter {
             started,
             run: None,
             export: None,
+            page: None,
+            page_told: None,
             claim: None,
             told: None,
             written: None,
@@ -400,12 +407,31 @@ impl Reporter {
     }
 
     /// Has this written in the export, where there is one.
-    pub fn export(&mut self, files: [(&'static str, Content); 3]) {
+    pub fn export(&mut self, files: [(&'static str, Content); 4]) {
         let Some(export) = &mut self.export else {
             return;
         };
         for (name, content) in files {
-            export.tell(name, content);
+            match content {
+                Content::Text(page) if name == AGENTS => self.page = Some(page),
+                content => export.tell(name, content),
+            }
+        }
+        self.page_told = None;
+        self.tell_agents();
+    }
+
+    /// Has the page for agents say what is true now, where it says something else.
+    fn tell_agents(&mut self) {
+        let (Some(export), Some(page)) = (&mut self.export, &self.page) else {
+            return;
+        };
+        let state = &self.status.state;
+        if self.page_told.as_ref() != Some(state) {
+            let now = crate::ca::rfc3339(crate::boot::clock::now());
+            let text = for_agents::head(state, &now) + page;
+            export.tell(AGENTS, Content::Text(text.into()));
+            self.page_told = Some(state.clone());
         }
     }
 
@@ -445,6 +471,7 @@ impl Reporter {
             self.written = self.run.as_ref().and_then(|run| run.mark(FILE));
             self.retry = (!told).then(|| Instant::now() + RETRY);
         }
+        self.tell_agents();
         // Last, and never waited for.
         let warnings = self
             .export
@@ -539,7 +566,7 @@ mod tests {
     use super::*;
     use crate::daemon::pipelock::TESTED_VERSION;
     use crate::status::schema::{
-        Ca, Config, Daemon, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES, Revocation, Word,
+        Ca, Config, Daemon, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES, Revocation,
     };
     use crate::status::told::StatusFile;
 

@@ -27,9 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The files of an export, in the order they are written. Whoever finds the certificate
 /// finds the others beside it, and whoever reads "ready" finds them all.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     export::BUNDLE,
     export::ENVIRONMENT,
+    export::AGENTS,
     export::CA,
     denials::FILE,
     report::FILE,

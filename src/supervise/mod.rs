@@ -59,7 +59,7 @@ const LOOK_EVERY: Duration = watch::INTERVAL.saturating_add(Duration::from_milli
 pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> + 'a;
 
 /// What clients are told, of a configuration and of the CA's certificate.
-pub type Clients<'a> = dyn Fn(&Desired, &Rc<str>) -> [(&'static str, Content); 3] + 'a;
+pub type Clients<'a> = dyn Fn(&Desired, &Rc<str>) -> [(&'static str, Content); 4] + 'a;
 
 /// Everything supervision needs to know.
 pub struct Setup<'a> {

@@ -19,13 +19,14 @@ use serde_json::Value;
 
 use crate::support::{Bed, Init, Place, pipelock, skipped};
 
-const EXPORTED: [&str; 6] = [
+const EXPORTED: [&str; 7] = [
     "status.json",
     "denials.json",
     "report.json",
     "pipelock-ca.pem",
     "ca-bundle.pem",
     "client.env",
+    "for-agents.md",
 ];
 
 /// With pipelock itself, where one is named.
@@ -780,7 +781,7 @@ const NEIGHBOUR: &str = r#"
     i=0
     while :; do
         for place in run run/export; do
-            for name in status.json denials.json report.json pipelock-ca.pem ca-bundle.pem client.env \
+            for name in status.json denials.json report.json pipelock-ca.pem ca-bundle.pem client.env for-agents.md \
                 .status.json.new .pipelock.yaml.new; do
                 i=$((i + 1))
                 rm -rf "$place/$name" 2>/dev/null
@@ -832,7 +833,12 @@ fn an_export_that_is_emptied_or_replaced_is_told_everything_again() {
             let told: Value =
                 serde_json::from_slice(&fs::read(export.join("status.json")).ok()?).ok()?;
             let ready = told["boot_id"] == boot_id && told["state"] == "ready";
-            let names = ["pipelock-ca.pem", "ca-bundle.pem", "client.env"];
+            let names = [
+                "pipelock-ca.pem",
+                "ca-bundle.pem",
+                "client.env",
+                "for-agents.md",
+            ];
             (ready && names.iter().all(|name| export.join(name).is_file())).then_some(())
         });
     };
@@ -878,12 +884,13 @@ type Spoil = (&'static str, fn(&Path));
 
 #[test]
 fn a_file_of_the_export_that_somebody_changed_is_put_back() {
-    const NAMES: [&str; 5] = [
+    const NAMES: [&str; 6] = [
         "status.json",
         "denials.json",
         "pipelock-ca.pem",
         "ca-bundle.pem",
         "client.env",
+        "for-agents.md",
     ];
     let mut init = new_bed().with_export().start(Place::Child);
     init.wait_ready();
@@ -894,7 +901,7 @@ fn a_file_of_the_export_that_somebody_changed_is_put_back() {
     let before = NAMES.map(|name| exported(&init, name).unwrap());
     // In place or by another file, of the same length or another, and what a link leads to may
     // be changed later; one that is none of ours is not ours to tell.
-    let spoil: [Spoil; 6] = [
+    let spoil: [Spoil; 7] = [
         ("status.json", |path| fs::write(path, "{}").unwrap()),
         ("denials.json", |path| forge(path)),
         ("pipelock-ca.pem", |path| {
@@ -908,6 +915,7 @@ fn a_file_of_the_export_that_somebody_changed_is_put_back() {
             fs::write(&new, "HTTPS_PROXY=http://elsewhere.example:8888\n").unwrap();
             fs::rename(new, path).unwrap();
         }),
+        ("for-agents.md", |path| forge(path)),
         ("report.json", |path| fs::write(path, "{}").unwrap()),
     ];
     for (name, spoil) in spoil {

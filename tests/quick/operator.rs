@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::process::Command;
@@ -78,6 +79,7 @@ fn a_shell_and_docker_read_the_same_from_the_clients_variables() {
         "NIX_SSL_CERT_FILE",
         "YARN_HTTP_PROXY",
         "YARN_HTTPS_PROXY",
+        "SIDECAR_FOR_AGENTS",
     ] {
         assert!(
             text.lines()
@@ -136,10 +138,11 @@ fn an_extra_root_is_in_the_bundle_and_a_changed_manifest_changes_the_files() {
 
 #[test]
 fn nothing_of_an_earlier_start_stays_in_the_export() {
-    const NAMES: [&str; 6] = [
+    const NAMES: [&str; 7] = [
         "pipelock-ca.pem",
         "ca-bundle.pem",
         "client.env",
+        "for-agents.md",
         "denials.json",
         "report.json",
         "status.json",
@@ -157,6 +160,127 @@ fn nothing_of_an_earlier_start_stays_in_the_export() {
         let written = ["status.json", "report.json", "denials.json"].contains(&name);
         assert!(left.is_empty() || written, "{name}: {left}");
     }
+}
+
+// What an agent reads.
+
+/// Waits until the page for agents is as wanted.
+fn wait_page(init: &mut Init, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+    init.wait_until(what, |init| {
+        let page = fs::read_to_string(init.bed.path("run/export/for-agents.md")).ok()?;
+        wanted(&page).then_some(page)
+    })
+}
+
+#[test]
+fn the_page_for_agents_says_at_every_moment_what_is_allowed_and_whether_anything_is() {
+    let bed = Bed::new().with_export();
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let up = |page: &str| page.contains("(by the proxy's clock): up.");
+    let page = wait_page(&mut init, "it is up", up);
+    assert!(page.contains("\na.example\n"), "{page}");
+    assert!(
+        page.contains(&format!("`http://{}`", init.bed.address())),
+        "{page}"
+    );
+    let path = init.bed.path("run/export/for-agents.md");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o644);
+    let variables = fs::read_to_string(init.bed.path("run/export/client.env")).unwrap();
+    let named = "SIDECAR_FOR_AGENTS=/run/sidecar-export/for-agents.md\n";
+    assert!(variables.contains(named), "{variables}");
+
+    init.bed.allow(&["a.example", "b.example"]);
+    let grown = |page: &str| page.contains("\nb.example\n") && up(page);
+    wait_page(&mut init, "what is new is on it", grown);
+    init.bed.allow(&["a.example"]);
+    let less = |page: &str| !page.contains("b.example") && up(page);
+    wait_page(&mut init, "what is revoked is not", less);
+    // What is not used is not told.
+    init.bed
+        .replace_manifest("slug: bed\nbottle: {}\nversion: 2\n");
+    init.wait_for("it is refused", |status| {
+        status["manifest_error"].is_string()
+    });
+    wait_page(&mut init, "the old one stays", less);
+
+    init.signal(Signal::SIGUSR1);
+    wait_page(&mut init, "it is halted", |page| {
+        page.contains("halted by a human. Nothing is to get through")
+    });
+    init.signal(Signal::SIGUSR2);
+    wait_page(&mut init, "it is up again", up);
+    let end = init.stop().0;
+    let page = fs::read_to_string(end.bed.path("run/export/for-agents.md")).unwrap();
+    assert!(
+        page.contains("ended. Nothing gets through") && !up(&page),
+        "{page}"
+    );
+}
+
+#[test]
+fn the_page_for_agents_has_the_words_that_a_real_proxy_answers_with() {
+    let bed = Bed::new().with_export();
+    pipelock::copy_into(&bed.path(""));
+    let more = "network: {internal_cidr: 127.0.0.0/8}";
+    bed.replace_manifest(&bed.manifest_text(&["127.0.0.1", "10.1.2.3"], more));
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let page = wait_page(&mut init, "it is there", |page| !page.is_empty());
+    // Of each row of the table: the number, and the words.
+    let rows: Vec<(u16, Vec<&str>)> = page
+        .lines()
+        .filter_map(|line| {
+            let seen = line.strip_prefix("| ")?.split(" | ").next()?;
+            let code = seen.get(..3)?.parse().ok()?;
+            let words = seen.split('`').skip(1).step_by(2);
+            Some((code, words.map(|it| it.trim_end_matches(" HOST")).collect()))
+        })
+        .collect();
+    assert!(rows.len() > 10, "{page}");
+    let told = |code: u16, text: &str| {
+        let has = |words: &&str| {
+            words
+                .split(" … ")
+                .all(|part| text.contains(part.trim_end_matches(": HOST")))
+        };
+        rows.iter()
+            .filter(|row| row.0 == code && row.1.iter().any(has))
+            .count()
+    };
+    let address = init.bed.address().to_owned();
+    let here = "http://127.0.0.1:1/";
+    let get = |url: &str| ask(&address, &format!("GET {url}"), "", "");
+    let header = format!("X-Key: {SECRET}\r\n");
+    let large = "a".repeat((5 << 20) + 1);
+    let mut answers = vec![
+        get("http://pypi.org/"),
+        ask(&address, "CONNECT pypi.org:443", "", ""),
+        get("http://10.1.2.3/"),
+        ask(
+            &address,
+            &format!("POST {here}"),
+            "",
+            &format!("key={SECRET}"),
+        ),
+        ask(&address, &format!("GET {here}"), &header, ""),
+        get(&format!("{here}?key={SECRET}")),
+        ask(&address, &format!("POST {here}"), "", "key=%zz"),
+        ask(&address, &format!("POST {here}"), "", &large),
+        get(here),
+        ask(&address, "CONNECT 127.0.0.1:1", "", ""),
+    ];
+    answers.extend((0..60).map(|_| get(here)).find(|(code, _)| *code == 429));
+    let codes: Vec<u16> = answers.iter().map(|(code, _)| *code).collect();
+    assert_eq!(
+        codes,
+        [403, 403, 403, 403, 403, 403, 403, 403, 502, 502, 429]
+    );
+    for (code, text) in answers {
+        assert_eq!(told(code, &text), 1, "{code} {text}\n{rows:?}");
+    }
+    assert_eq!(init.stop().0.code, 0);
 }
 
 // Denials.

@@ -20,10 +20,10 @@ use crate::policy::matching::{allows, allows_entry, passes_entry};
 use crate::policy::{MAX_REQUESTS_PER_MINUTE, Policy, one_more_passed, route_for};
 
 /// pipelock's own limits, where the manifest sets none.
-const DEFAULT_SCAN_LIMIT_MIB: u32 = 5;
+pub(crate) const DEFAULT_SCAN_LIMIT_MIB: u32 = 5;
 /// Of a response over plain HTTP.
-const DEFAULT_PLAIN_LIMIT_MIB: u32 = 10;
-const DEFAULT_REQUESTS_PER_MINUTE: u32 = 60;
+pub(crate) const DEFAULT_PLAIN_LIMIT_MIB: u32 = 10;
+pub(crate) const DEFAULT_REQUESTS_PER_MINUTE: u32 = 60;
 
 /// What was refused, cut, or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -44,12 +44,17 @@ options:
   --run-dir DIR                     all but check, render, ca: where the configuration
                                     and status.json are [/run/sidecar]
   --cert FILE                       run, render, ca: [/etc/pipelock-ca.pem]
-  --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]
+  --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]; where a
+                                    run that is no PID 1 is given a --run-dir and neither
+                                    of the two, they are in that directory: ca.pem,
+                                    ca-key.pem; export/ is made there for clients of this
+                                    host, and the start ends with what to paste for them
   --require-sandbox                 run: fail where any part of the daemon's sandbox
                                     cannot be applied; a machine's init does anyway
   --json                            status: the whole status as JSON; check: every
                                     problem with its line, column, field and hint;
-                                    watch: an object a line
+                                    watch: an object a line; run: the result as JSON on
+                                    a terminal, too
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status, healthcheck: give up after [5]; halt, resume,
                                     reload, stop, --wait-generation: after [60]; 1 is
@@ -110,7 +115,7 @@ pub fn version() -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Start and supervise.
-    Run(Paths),
+    Run(RunOptions),
     /// Judge a manifest.
     Check {
         /// The manifest; `-` is standard input.
@@ -141,6 +146,19 @@ pub enum Command {
     Help,
     /// Print the version.
     Version,
+}
+
+/// What a run is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Where everything is.
+    pub paths: Paths,
+    /// The run directory was named, and no file of the CA pair.
+    pub below_run_dir: bool,
+    /// The manifest was named.
+    pub manifest_is_named: bool,
+    /// The result as JSON, whoever reads it.
+    pub json: bool,
 }
 
 /// Where everything is, and how strict `run` is about it.
@@ -302,7 +320,7 @@ fn takes(command: &str, option: &str) -> bool {
         ],
         "cert" | "key" => &["run", "render", "ca"],
         "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
-        "json" => &["check", "status", "watch"],
+        "json" => &["run", "check", "status", "watch"],
         "wait-generation" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
@@ -319,6 +337,8 @@ struct Options {
     svg: Option<PathBuf>,
     wait_generation: Option<u64>,
     timeout: Option<u64>,
+    /// All that were given.
+    named: Vec<String>,
 }
 
 impl Options {
@@ -356,6 +376,7 @@ impl Options {
 
     /// The command of this name, with them.
     fn command(self, name: &str) -> Command {
+        let is_named = |option: &str| self.named.iter().any(|it| it == option);
         let patient = self.timeout.unwrap_or(LONGEST_RELOAD);
         let control = |request, run_dir| {
             Command::Control(ControlOptions {
@@ -395,7 +416,12 @@ impl Options {
             "resume" => control(Request::Resume, self.paths.run_dir),
             "reload" => control(Request::Reload, self.paths.run_dir),
             "stop" => control(Request::Stop, self.paths.run_dir),
-            _ => Command::Run(self.paths),
+            _ => Command::Run(RunOptions {
+                below_run_dir: is_named("run-dir") && !is_named("cert") && !is_named("key"),
+                manifest_is_named: is_named("manifest"),
+                paths: self.paths,
+                json: self.json,
+            }),
         }
     }
 }
@@ -445,6 +471,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     if let Some(option) = seen.iter().find(|option| !takes(&command, option)) {
         return Err(UsageError(format!("{command} takes no --{option}")));
     }
+    options.named = seen;
     Ok(options.command(&command))
 }
 
@@ -458,8 +485,24 @@ mod tests {
 
     #[test]
     fn runs_with_the_usual_paths_when_nothing_is_said() {
-        assert_eq!(words(""), Ok(Command::Run(Paths::default())));
+        assert_eq!(words(""), Ok(Command::Run(RunOptions::default())));
         assert_eq!(words("run"), words(""));
+    }
+
+    #[test]
+    fn a_run_has_its_pair_below_a_named_run_directory_unless_one_of_the_two_is_named() {
+        for (line, below) in [
+            ("run", false),
+            ("run --run-dir x", true),
+            ("--run-dir x", true),
+            ("run --run-dir x --cert c", false),
+            ("run --key k --run-dir x", false),
+        ] {
+            let Ok(Command::Run(options)) = words(line) else {
+                unreachable!("{line}");
+            };
+            assert_eq!(options.below_run_dir, below, "{line}");
+        }
     }
 
     #[test]

@@ -44,12 +44,12 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         Ok(command @ Command::Run(_)) => command,
         // A kernel hands every word of its command line it does not understand to init, and
         // one that is a command of ours would end the machine.
-        _ if mode::detect() == Mode::Machine => Command::Run(cli::Paths::default()),
+        _ if mode::detect() == Mode::Machine => Command::Run(cli::RunOptions::default()),
         Ok(command) => command,
         Err(error) => return fail(ExitCode::Usage, &error.to_string()),
     };
     let result = match command {
-        Command::Run(paths) => story::run(&paths),
+        Command::Run(options) => story::run(&options),
         Command::Check {
             manifest,
             strict,

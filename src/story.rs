@@ -21,12 +21,13 @@ use crate::bottle::looker::Looker;
 use crate::bottle::{self, Desired, trust};
 use crate::ca::authority;
 use crate::ca::custody::Custody;
-use crate::cli::Paths;
+use crate::cli::{Paths, RunOptions};
 use crate::daemon::pipelock;
 use crate::environment::LogFilter;
 use crate::exit::{ExitCode, StartError};
+use crate::policy::Policy;
 use crate::shutdown;
-use crate::status::export;
+use crate::status::export::{self, Place};
 use crate::status::{Reporter, Stage};
 use crate::supervise::{Pair, Setup};
 use crate::sys::console::{self, init_logging};
@@ -34,16 +35,17 @@ use crate::sys::files::Access;
 use crate::sys::random;
 use crate::sys::signals::Signals;
 use ending::{Ending, conclude, supervise_until_the_end};
-use places::{cannot_write, config_path, mount_all};
+use places::{Clients, cannot_write, config_path, mount_all};
 use reading::{Begun, begin, read_everything, watched};
 
 /// Runs until the end of the daemon, and of the machine where there is one.
-pub fn run(paths: &Paths) -> ! {
-    let paths = &paths.absolute();
+pub fn run(options: &RunOptions) -> ! {
     let started = Instant::now();
     // First: what is sent before ends a process that is not PID 1 without a result.
     let signals = Signals::install();
     let mode = mode::detect();
+    let (paths, clients) = places::settle(options, mode);
+    let paths = &paths;
     console::reopen();
     let arguments = Arguments::of(mode);
     let filter = LogFilter::of(arguments.log.as_deref());
@@ -51,7 +53,8 @@ pub fn run(paths: &Paths) -> ! {
     init_logging(filter.as_ref().ok().copied().flatten());
     let mut reporter = Reporter::new(started, boot_id());
     reporter.set_mode(mode);
-    panics::record(mode);
+    let words_for = (mode == Mode::Child && !options.json).then_some(paths.run_dir.as_path());
+    panics::record(mode, words_for.is_some());
     if let Err(errno) = protect::close_memory() {
         reporter.warn(format!(
             "cannot close this process's memory to others: {}",
@@ -67,7 +70,7 @@ pub fn run(paths: &Paths) -> ! {
         Err(error) => {
             // For the places where a status is read; why they cannot be had is less than why
             // there is nothing to tell of.
-            let _ = mount_all(mode, &arguments, paths, None, &mut reporter);
+            let _ = mount_all(mode, &arguments, paths, clients, None, &mut reporter);
             // Nobody else may be had to write the result.
             console::console().flush_within(Duration::ZERO);
             conclude(
@@ -75,17 +78,25 @@ pub fn run(paths: &Paths) -> ! {
                 Ending::Failed(StartError::system(format!(
                     "cannot install signal handlers: {error}"
                 ))),
+                words_for,
             );
             shutdown::end(Some(mode), ExitCode::OperatingSystem.number());
         }
     };
-    let ending = match start(mode, &arguments, paths, &mut signals, &mut reporter) {
+    let ending = match start(
+        mode,
+        &arguments,
+        paths,
+        clients,
+        &mut signals,
+        &mut reporter,
+    ) {
         Ok(ending) => ending,
-        Err(error) => Ending::Failed(error),
+        Err(error) => Ending::Failed(places::advise(error, options, mode)),
     };
     reporter.ending();
     reporter.reaped(shutdown::end_everything(mode, &signals));
-    let code = conclude(&mut reporter, ending);
+    let code = conclude(&mut reporter, ending, words_for);
     shutdown::end(Some(mode), code.number())
 }
 
@@ -94,11 +105,12 @@ fn start(
     mode: Mode,
     arguments: &Arguments,
     paths: &Paths,
+    whose: Clients,
     signals: &mut Signals,
     reporter: &mut Reporter,
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
-    let run_room = mount_all(mode, arguments, paths, Some(signals), reporter)?;
+    let run_room = mount_all(mode, arguments, paths, whose, Some(signals), reporter)?;
     let _forgets = authority::Forgets(&run_room);
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;
@@ -144,14 +156,13 @@ fn start(
         return Ok(Ending::Stopped);
     };
     let certificate: Rc<str> = kept.placed.certificate.as_str().into();
+    let export_path = places::export_path(paths);
     let clients = |desired: &Desired, certificate: &Rc<str>| {
-        let address = arguments.ip.as_ref().map(|ip| ip.address.0);
-        export::clients(
-            certificate,
-            desired.trust.as_ref(),
-            &desired.policy,
-            address,
-        )
+        let place = match whose {
+            Clients::Elsewhere => Place::Elsewhere(arguments.ip.as_ref().map(|ip| ip.address.0)),
+            Clients::OfThisHost => Place::Here(&export_path),
+        };
+        export::clients(certificate, desired.trust.as_ref(), &desired.policy, place)
     };
     reporter.export(clients(&desired, &certificate));
     reporter.finish_export();
@@ -171,6 +182,11 @@ fn start(
         Mode::Machine => network::write_names(&desired.policy.network, arguments.ip.as_ref()),
         Mode::Container | Mode::Child => Ok(()),
     };
+    let invite = |policy: &Policy| {
+        if whose == Clients::OfThisHost {
+            places::invite(&export_path, policy);
+        }
+    };
     let setup = Setup {
         daemon: &paths.daemon,
         config: &config_path(paths),
@@ -180,6 +196,7 @@ fn start(
         judge: &|read| bottle::judge(paths, mode, read),
         apply: &apply,
         clients: &clients,
+        invite: &invite,
         custody: Custody {
             paths,
             run: &run_room,

@@ -1,7 +1,8 @@
 //! What a client of the proxy needs, in the export directory: the CA, the public roots
 //! with it, and the variables that make its tools use both. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::rc::Rc;
 
 use super::for_agents;
@@ -26,6 +27,16 @@ pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";
 /// The proxy's name where no address is known.
 const PROXY_NAME: &str = crate::boot::network::HOSTNAME;
 
+/// Where the clients are.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// In another machine or container, where the export is mounted at [`CLIENT_DIRECTORY`]. This
+    /// one's own address, where the manifest has none.
+    Elsewhere(Option<IpAddr>),
+    /// On this host, where the export is this directory.
+    Here(&'a Path),
+}
+
 /// What a file is to be.
 #[derive(Debug, Clone)]
 pub enum Content {
@@ -43,21 +54,28 @@ pub enum Content {
 }
 
 /// What clients need. `trust` is the public and the extra roots together, where there are
-/// extra ones; `address` is the machine's own, where the manifest has none.
+/// extra ones.
 #[must_use]
 pub fn clients(
     ca: &Rc<str>,
     trust: Option<&Rc<[u8]>>,
     policy: &Policy,
-    address: Option<IpAddr>,
+    place: Place,
 ) -> [(&'static str, Content); 4] {
     let bundle = Content::Bundle {
         trust: trust.cloned(),
         ca: Rc::clone(ca),
     };
-    let proxy = proxy_url(policy, address);
-    let environment = environment(&proxy);
-    let page = for_agents::page(policy, &proxy, CLIENT_DIRECTORY);
+    let (proxy, directory) = match place {
+        Place::Elsewhere(address) => (proxy_url(policy, address), CLIENT_DIRECTORY.to_owned()),
+        Place::Here(export) => (
+            proxy_url_here(policy),
+            export.to_string_lossy().into_owned(),
+        ),
+    };
+    let bundle_path = quoted(&format!("{directory}/{BUNDLE}"));
+    let environment = environment(&proxy, &bundle_path);
+    let page = for_agents::page(policy, &proxy, &directory);
     [
         (BUNDLE, bundle),
         (ENVIRONMENT, Content::Text(environment.into())),
@@ -69,24 +87,64 @@ pub fn clients(
 /// Where clients reach the proxy: the address it listens on; if that is every address,
 /// the manifest's or the machine's own, else the machine's name.
 fn proxy_url(policy: &Policy, address: Option<IpAddr>) -> String {
-    let listen = policy.listen;
-    let ip = Some(listen.ip())
+    let listen = policy.listen.ip();
+    let ip = Some(listen)
         .filter(|ip| !ip.is_unspecified())
         .or(policy.network.address.map(|(ip, _)| ip))
         .or(address);
+    url(policy, ip)
+}
+
+/// Where clients of this host reach it: what listens on every address does on loopback, too.
+fn proxy_url_here(policy: &Policy) -> String {
+    let listen = policy.listen.ip();
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    url(
+        policy,
+        Some(if listen.is_unspecified() {
+            loopback
+        } else {
+            listen
+        }),
+    )
+}
+
+fn url(policy: &Policy, ip: Option<IpAddr>) -> String {
     let host = match ip {
         Some(IpAddr::V4(ip)) => ip.to_string(),
         Some(IpAddr::V6(ip)) => format!("[{ip}]"),
         None => PROXY_NAME.to_owned(),
     };
-    format!("http://{host}:{}", listen.port())
+    format!("http://{host}:{}", policy.listen.port())
+}
+
+/// For a shell: as it is, if nothing in it means anything to one.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// What to paste into a shell on the host where the export is this directory: the variables,
+/// and a request to try them with.
+#[must_use]
+pub fn invitation(export: &Path, policy: &Policy) -> String {
+    let file = quoted(&export.join(ENVIRONMENT).to_string_lossy());
+    let named = policy
+        .allowlist
+        .iter()
+        .find(|host| !host.contains(['*', ':']));
+    let host = named.map_or("example.com", String::as_str);
+    format!("  set -a; . {file}; set +a\n  curl https://{host}/\n")
 }
 
 /// `NAME=value` in lines, without quotes or `export`: what `docker --env-file` and
 /// systemd's `EnvironmentFile=` take as it is, and a shell after `set -a`. No value
-/// holds anything that one of them would expand.
-fn environment(proxy: &str) -> String {
-    let bundle = format!("{CLIENT_DIRECTORY}/{BUNDLE}");
+/// holds anything that one of them would expand; the path of a `bundle` on this host is quoted
+/// for a shell where it has to be.
+fn environment(proxy: &str, bundle: &str) -> String {
     let mut text = String::new();
     let mut put = |name: &str, value: &str| text.push_str(&format!("{name}={value}\n"));
     for (name, value) in [
@@ -122,7 +180,7 @@ fn environment(proxy: &str) -> String {
         // Set by Nix's own profile, and wins over SSL_CERT_FILE there.
         "NIX_SSL_CERT_FILE",
     ] {
-        put(name, &bundle);
+        put(name, bundle);
     }
     text
 }
@@ -165,9 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn clients_of_this_host_reach_what_listens_everywhere_on_loopback() {
+        let network = "network: {address: 10.0.2.15/24}\n";
+        assert_eq!(proxy_url_here(&policy(network)), "http://127.0.0.1:8888");
+        let other = "pipelock: {listen: \"[::1]:3128\"}\n";
+        assert_eq!(proxy_url_here(&policy(other)), "http://[::1]:3128");
+    }
+
+    #[test]
+    fn is_quoted_for_a_shell_where_that_has_to_be() {
+        assert_eq!(quoted("/home/me/run-1"), "/home/me/run-1");
+        assert_eq!(quoted("/my $run's"), "'/my $run'\\''s'");
+    }
+
+    #[test]
     fn holds_nothing_that_a_shell_or_docker_would_change() {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_=/:.,-[]".contains(c);
-        for line in environment("http://[fd00::2]:8888").lines() {
+        let bundle = format!("{CLIENT_DIRECTORY}/{BUNDLE}");
+        for line in environment("http://[fd00::2]:8888", &bundle).lines() {
             assert!(line.chars().all(plain), "{line}");
             assert!(
                 line.split_once('=')

@@ -27,7 +27,7 @@ use crate::status::schema::{
 use crate::status::teller::{self, Teller};
 use crate::status::{last_words, report};
 use crate::sys::claim::Claim;
-use crate::sys::console::{Stream, console};
+use crate::sys::console::console;
 use crate::sys::files::{Access, FileError, Mark, Room};
 
 /// The export has so long to forget what an earlier start had left there.
@@ -202,6 +202,23 @@ impl Reporter {
     pub fn stopping(&mut self) {
         let result = self.notifier.stopping();
         notified(result);
+    }
+
+    /// What to do about whoever has the daemon's port, where nothing of ours runs any more.
+    #[must_use]
+    pub fn hint_of_port(&self) -> Option<String> {
+        let port = self.served.map(facts::look_at)?;
+        let holder = port.detail.filter(|_| port.closed == Some(false));
+        let holder = match (port.closed, holder) {
+            (Some(false), Some(holder)) => format!(": {holder}"),
+            (Some(false), None) => String::new(),
+            _ => return None,
+        };
+        Some(format!(
+            "{} is another's{holder}; end that, or have pipelock listen elsewhere: the manifest's \
+             pipelock.listen",
+            port.address
+        ))
     }
 
     /// When [`Reporter::tick`] has something to do; `None` while it has nothing.
@@ -494,7 +511,7 @@ impl Reporter {
         self.publish();
     }
 
-    /// The end: records it, and says it on the console's last line.
+    /// The end: records it.
     pub fn conclude(&mut self, code: ExitCode, error: Option<String>) {
         let warnings = self.export.as_mut().map(Teller::recall);
         self.heard_of_export(warnings.unwrap_or_default());
@@ -536,8 +553,6 @@ impl Reporter {
                 log::warn!("{problem}");
             }
         }
-        let line = format!("sidecar-init: result {}\n", self.json());
-        console().write_lines(Stream::Error, line.as_bytes());
     }
 
     fn write_report(&mut self) {

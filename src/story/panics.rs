@@ -8,8 +8,9 @@ use crate::sys::console;
 use crate::sys::fork;
 
 /// A panic is a defect; PID 1 may not die of it before it has said so, because the
-/// kernel would panic too and the host would learn nothing.
-pub(super) fn record(mode: Mode) {
+/// kernel would panic too and the host would learn nothing. A person at a terminal has read
+/// the error, which is what there is to say `in_words`.
+pub(super) fn record(mode: Mode, in_words: bool) {
     let own = std::process::id();
     std::panic::set_hook(Box::new(move |panic| {
         // A child's is nobody's end but its own.
@@ -21,10 +22,13 @@ pub(super) fn record(mode: Mode) {
             .map_or_else(String::new, ToString::to_string);
         let error = format!("internal error: {} at {place}", panic_message(panic));
         log::error!("{error}");
-        let line = format!(
-            "sidecar-init: result {}\n",
-            status::record_internal_error(&error)
-        );
+        let result = status::record_internal_error(&error);
+        let last = if in_words && console::is_terminal() {
+            format!("ended, with code 70: {}", ExitCode::Internal.means())
+        } else {
+            format!("result {result}")
+        };
+        let line = format!("sidecar-init: {last}\n");
         console::console().write_lines(console::Stream::Error, line.as_bytes());
         shutdown::end(Some(mode), ExitCode::Internal.number());
     }));
@@ -63,7 +67,7 @@ mod tests {
         };
         init_logging(None);
         let mut reporter = Reporter::new(Instant::now(), "a boot".to_owned());
-        record(Mode::Child);
+        record(Mode::Child, true);
         let room = Room::open(Path::new(&directory)).unwrap();
         reporter.tell_in(&room, None).unwrap();
         reporter.finish_stages();

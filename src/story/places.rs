@@ -10,14 +10,15 @@ use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::Mode;
 use crate::boot::mounts;
 use crate::ca::authority;
-use crate::cli::Paths;
+use crate::cli::{Paths, RunOptions};
 use crate::daemon::pipelock;
 use crate::exit::{ExitCode, StartError};
+use crate::policy::Policy;
 use crate::shutdown;
 use crate::status::Reporter;
-use crate::status::export::DIRECTORY as EXPORT;
+use crate::status::export::{self, DIRECTORY as EXPORT};
 use crate::sys::claim::{self, Claim, ClaimError};
-use crate::sys::console;
+use crate::sys::console::{self, Stream};
 use crate::sys::errand;
 use crate::sys::files::{FileError, Room, ensure_directory};
 use crate::sys::signals::{Signals, wait};
@@ -28,12 +29,81 @@ const STATE_PATIENCE: Duration = Duration::from_mins(1);
 /// The firewall serves without an export.
 const EXPORT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The CA pair below a run directory.
+const PAIR_BELOW: [&str; 2] = ["ca.pem", "ca-key.pem"];
+
+/// Who reads the export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clients {
+    /// Others, who are given it when somebody has made a directory for it.
+    Elsewhere,
+    /// The shells of whoever started this by hand: it is made for them.
+    OfThisHost,
+}
+
+/// Where this run has everything, each path absolute: the daemon starts in `/`. A child that
+/// is given a run directory alone needs nothing else; what is PID 1 has the places that its
+/// image or runtime made.
+pub(super) fn settle(options: &RunOptions, mode: Mode) -> (Paths, Clients) {
+    let mut paths = options.paths.absolute();
+    if mode != Mode::Child || !options.below_run_dir {
+        return (paths, Clients::Elsewhere);
+    }
+    let [cert, key] = PAIR_BELOW.map(|name| paths.run_dir.join(name));
+    (paths.cert, paths.key) = (cert, key);
+    (paths, Clients::OfThisHost)
+}
+
+pub(super) fn export_path(paths: &Paths) -> PathBuf {
+    paths.run_dir.join(EXPORT)
+}
+
+/// Says what to paste into another shell. The lines stand alone, so that each can be taken
+/// whole.
+pub(super) fn invite(export: &Path, policy: &Policy) {
+    if policy.listen.ip().is_unspecified() {
+        log::warn!(
+            "whoever reaches this host can use it, for it listens on every address; the manifest's \
+             pipelock.listen: 127.0.0.1:{} keeps it to this host",
+            policy.listen.port()
+        );
+    }
+    let text = format!(
+        "sidecar-init: paste this into another shell, and what it starts goes through pipelock:\n{}",
+        export::invitation(export, policy)
+    );
+    console::console().write_lines(Stream::Error, text.as_bytes());
+}
+
+/// Adds what somebody needs who has no manifest yet. None is looked for where the command
+/// was given: an agent's checkout may hold one, and it is not for the agent to say what it
+/// may reach.
+pub(super) fn advise(error: StartError, options: &RunOptions, mode: Mode) -> StartError {
+    let lacks_manifest = error.code == ExitCode::ManifestMissing
+        && mode == Mode::Child
+        && !options.manifest_is_named
+        && !options.paths.manifest.exists();
+    if !lacks_manifest {
+        return error;
+    }
+    let text = format!(
+        "{error}\nhint: name one with --manifest FILE; the smallest that allows a host is three lines:\n{SMALLEST}"
+    );
+    StartError::new(error.code, text)
+}
+
+/// Listens where the clients of this host are.
+const SMALLEST: &str = "  slug: laptop
+  bottle: {egress: {routes: [{host: example.com}]}}
+  pipelock: {listen: 127.0.0.1:8888}";
+
 /// Kernel file systems, the state volume, the export, the run directory. A stop that is asked
 /// for meanwhile is heeded by whoever comes next.
 pub(super) fn mount_all(
     mode: Mode,
     arguments: &Arguments,
     paths: &Paths,
+    clients: Clients,
     mut signals: Option<&mut Signals>,
     reporter: &mut Reporter,
 ) -> Result<Room, StartError> {
@@ -65,18 +135,21 @@ pub(super) fn mount_all(
             }
         }
         if let Some(export) = &arguments.export {
-            let target = paths.run_dir.join(EXPORT);
+            let target = export_path(paths);
             let mount = || mounts::mount_source(export, &target, true);
             if mount_apart(mount, EXPORT_PATIENCE, signals)? == Mounted::Late {
                 reporter.warn(silent(export, &target, EXPORT_PATIENCE));
             }
         }
     }
+    if clients == Clients::OfThisHost {
+        ensure_directory(&export_path(paths)).map_err(unusable)?;
+    }
     // The firewall serves its agent, whether the host can be told or not.
     match room.enter(EXPORT) {
         Ok(None) => log::info!(
             "no {}: nobody is given client.env and the CA",
-            paths.run_dir.join(EXPORT).display()
+            export_path(paths).display()
         ),
         Ok(Some(export)) => reporter.tell_export(&room, EXPORT, export),
         Err(error) => reporter.warn(format!("the host is told nothing in the export: {error}")),
@@ -229,6 +302,35 @@ pub(super) fn mount_manifest(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_child_has_everything_below_its_run_directory() {
+        let options = RunOptions {
+            below_run_dir: true,
+            ..RunOptions::default()
+        };
+        let usual = Paths::default();
+        for (mode, cert, key, clients) in [
+            (
+                Mode::Child,
+                "/run/sidecar/ca.pem".into(),
+                "/run/sidecar/ca-key.pem".into(),
+                Clients::OfThisHost,
+            ),
+            (
+                Mode::Container,
+                usual.cert.clone(),
+                usual.key.clone(),
+                Clients::Elsewhere,
+            ),
+            (Mode::Machine, usual.cert, usual.key, Clients::Elsewhere),
+        ] {
+            let (paths, whose) = settle(&options, mode);
+            assert_eq!((paths.cert, paths.key, whose), (cert, key, clients));
+        }
+        let (paths, clients) = settle(&RunOptions::default(), Mode::Child);
+        assert_eq!((paths, clients), (Paths::default(), Clients::Elsewhere));
+    }
 
     #[test]
     fn a_mount_that_hangs_is_left_and_one_that_fails_says_why() {

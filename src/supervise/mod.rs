@@ -33,6 +33,7 @@ use crate::bottle::looker::{Looker, News};
 use crate::bottle::names::Names;
 use crate::ca::custody::Custody;
 use crate::exit::StartError;
+use crate::policy::Policy;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
 use crate::status::Reporter;
@@ -79,6 +80,8 @@ pub struct Setup<'a> {
     pub apply: &'a dyn Fn(&Desired) -> Result<(), NetworkError>,
     /// What its clients are told.
     pub clients: &'a Clients<'a>,
+    /// Invites whoever started it to use it, once it can be.
+    pub invite: &'a dyn Fn(&Policy),
     /// Judges a CA pair that changed.
     pub custody: Custody<'a>,
     /// What the daemon may be.

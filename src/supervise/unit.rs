@@ -479,6 +479,7 @@ impl Unit {
             policy.listen,
             policy.allowlist.len()
         );
+        (around.setup.invite)(policy);
     }
 
     fn give_config(&mut self, around: &mut Context) {

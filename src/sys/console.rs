@@ -6,7 +6,7 @@
 //! asked of it, a [`Carrier`] writes instead.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -505,6 +505,12 @@ impl Write for LogWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether a person reads the console.
+#[must_use]
+pub fn is_terminal() -> bool {
+    io::stderr().is_terminal()
 }
 
 /// Sends `log`'s records to the console. `filter` is `env_logger`'s syntax; `info` by default.

@@ -31,6 +31,7 @@ mod faults;
 mod hints;
 mod hung;
 mod kubernetes;
+mod laptop;
 mod line;
 mod lockdown;
 mod machine;

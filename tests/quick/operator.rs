@@ -836,11 +836,10 @@ fn what_is_asked_for_and_does_nothing_here_is_a_warning_for_as_long() {
     let watchdog = "WATCHDOG_USEC=\"30s\" is no number, and is passed over";
     assert_eq!(said(&status), [names, watchdog, log]);
     // The level is the usual one.
-    let console = init.console();
-    assert!(
-        console.contains("sidecar-init: ready: ") && !console.contains("debug: "),
-        "{console}"
-    );
+    let console = init.wait_until("it says so", |init| {
+        Some(init.console()).filter(|it| it.contains("sidecar-init: ready: "))
+    });
+    assert!(!console.contains("debug: "), "{console}");
     // A warning of the manifest's is over with it; what the environment says stays.
     init.bed
         .replace_manifest(&init.bed.manifest_text(&["a.example", "b.example"], ""));

@@ -82,8 +82,11 @@ pub enum Console {
     FullDisk,
     /// A socket that nobody reads.
     StuckSocket,
-    /// A terminal, read as fast as it comes, for both streams and for typing on.
+    /// A terminal, read as fast as it comes, for both streams and for typing on; the result is
+    /// JSON all the same.
     Terminal,
+    /// The same, for a person.
+    Person,
 }
 
 /// A directory with a manifest and a daemon; gone with its owner.
@@ -95,6 +98,8 @@ pub struct Bed {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     init: PathBuf,
+    /// Started with a run directory of this name alone, and with relative paths.
+    one_line: Option<String>,
 }
 
 impl Bed {
@@ -119,6 +124,7 @@ impl Bed {
             environment: Vec::new(),
             arguments: Vec::new(),
             init: init_program().into(),
+            one_line: None,
         };
         bed.allow(&["a.example"]);
         bed
@@ -141,6 +147,12 @@ impl Bed {
                 .status();
             assert!(copied.unwrap().success());
         }
+        self
+    }
+
+    /// Started where it is, by a line that names the run directory, the daemon and the manifest.
+    pub fn in_one_line(mut self, run_dir: &str) -> Self {
+        self.one_line = Some(run_dir.to_owned());
         self
     }
 
@@ -252,22 +264,33 @@ impl Bed {
         let mut command = Command::new(line[0]);
         command.args(&line[1..]);
         let run_dir = self.path("run");
-        let terminal = (console == Console::Terminal).then(open_terminal);
+        let is_terminal = matches!(console, Console::Terminal | Console::Person);
+        let terminal = is_terminal.then(open_terminal);
         let line_of = |terminal: &(File, File)| Stdio::from(terminal.1.try_clone().unwrap());
         let socket = std::os::unix::net::UnixStream::pair().unwrap();
+        command.arg("run");
+        match &self.one_line {
+            Some(run_dir) => command
+                .current_dir(&self.directory)
+                .args(["--run-dir", run_dir, "--daemon", "./pipelock"])
+                .args(["--manifest", "manifest.yaml"]),
+            None => command
+                .args(["--manifest".into(), self.manifest()])
+                .args(["--daemon".into(), self.path("pipelock")])
+                .args(["--run-dir".into(), run_dir.clone()])
+                .args(["--cert".into(), run_dir.join("ca.crt")])
+                .args(["--key".into(), run_dir.join("ca.key")]),
+        };
+        if console == Console::Terminal {
+            command.arg("--json");
+        }
         command
-            .arg("run")
-            .args(["--manifest".into(), self.manifest()])
-            .args(["--daemon".into(), self.path("pipelock")])
-            .args(["--run-dir".into(), run_dir.clone()])
-            .args(["--cert".into(), run_dir.join("ca.crt")])
-            .args(["--key".into(), run_dir.join("ca.key")])
             .args(&self.arguments)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(terminal.as_ref().map_or_else(Stdio::piped, line_of))
             .stderr(match console {
-                Console::Terminal => terminal.as_ref().map(line_of).unwrap(),
+                Console::Terminal | Console::Person => terminal.as_ref().map(line_of).unwrap(),
                 Console::FullDisk => File::options()
                     .write(true)
                     .open("/dev/full")
@@ -303,7 +326,11 @@ impl Bed {
                 let mut pipe = init.child.stderr.take().unwrap();
                 thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()));
             }
-            Console::Stuck | Console::StuckSocket | Console::FullDisk | Console::Terminal => {}
+            Console::Stuck
+            | Console::StuckSocket
+            | Console::FullDisk
+            | Console::Terminal
+            | Console::Person => {}
         }
         init
     }
@@ -549,6 +576,7 @@ impl Init {
                 environment: Vec::new(),
                 arguments: Vec::new(),
                 init: PathBuf::new(),
+                one_line: None,
             },
         )
     }
@@ -571,6 +599,15 @@ impl Init {
             thread::sleep(LOOK);
         }
         panic!("the init does not end\nstatus: {:#}", self.status());
+    }
+
+    /// Waits for its end, and for all that its terminal shows.
+    pub fn wait_end_in_words(mut self) -> (i32, String) {
+        let exit = self.child.wait().unwrap();
+        self.ended = true;
+        let shown = finish(self.console.as_mut().unwrap());
+        let shown = String::from_utf8_lossy(&shown).replace('\r', "");
+        (exit.code().expect("an exit code"), shown)
     }
 
     /// Waits for its end. The last console line must be the result, and tell the truth.

@@ -1,0 +1,228 @@
+//! A sidecar that somebody starts by hand, in one line: what it makes for itself, what it says
+//! to a person, and what comes of the lines that it gives to paste.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use microvm::ScratchDir;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Bed, Console, Init, Place, init_program, pipelock};
+
+/// Behind this come the lines to paste.
+const INVITATION: &str =
+    "sidecar-init: paste this into another shell, and what it starts goes through pipelock:\n";
+
+/// A bottle with this, listening where no other test does.
+fn laptop(bottle: &str, run_dir: &str) -> Bed {
+    let bed = Bed::new().in_one_line(run_dir);
+    let manifest = format!(
+        "slug: laptop\nbottle: {bottle}\npipelock: {{listen: \"{}\"}}\n",
+        bed.address
+    );
+    fs::write(bed.manifest(), manifest).unwrap();
+    bed
+}
+
+/// The lines to paste, once they are there.
+fn invited(init: &mut Init) -> String {
+    init.wait_until("it says what to paste", |init| {
+        let console = init.console().replace('\r', "");
+        let (_, after) = console.split_once(INVITATION)?;
+        let is_theirs = |line: &&str| line.starts_with("  ");
+        let lines: Vec<&str> = after.lines().take_while(is_theirs).collect();
+        (lines.len() == 2 && after.contains(lines[1])).then(|| lines.join("\n"))
+    })
+}
+
+/// Pasted into a shell that has nothing of this one: what curl says of it.
+fn pasted(lines: &str, place: &Path) -> String {
+    let output = Command::new("sh")
+        .args(["-c", lines])
+        .current_dir(place)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn one_line_makes_what_it_needs_and_says_what_to_paste() {
+    // A name that means something to a shell is no other case.
+    for run_dir in ["run", "my $run's"] {
+        let bed = laptop("{}", run_dir);
+        pipelock::copy_into(&bed.path(""));
+        let mut init = bed.start(Place::Child);
+        let lines = invited(&mut init);
+        assert!(lines.ends_with("\n  curl https://example.com/"), "{lines}");
+        let refused = pasted(&lines, Path::new("/"));
+        assert!(refused.contains("403"), "{lines}\n{refused}");
+        let run = init.bed.path(run_dir);
+        for name in ["ca.pem", "ca-key.pem", "export/pipelock-ca.pem"] {
+            assert!(run.join(name).exists(), "{name}");
+        }
+        let bundle = fs::read_to_string(run.join("export/ca-bundle.pem")).unwrap();
+        let ca = fs::read_to_string(run.join("ca.pem")).unwrap();
+        assert!(bundle.contains(ca.trim()), "it is the one that is served");
+        init.signal(Signal::SIGTERM);
+        let _ = init.without_status().wait_end();
+    }
+}
+
+#[test]
+fn a_second_run_in_the_same_directory_keeps_its_ca_and_names_an_allowed_host() {
+    let mut bed = laptop(
+        "{egress: {routes: [{host: \"*.b.example\"}, {host: c.example}]}}",
+        "run",
+    );
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let mut init = bed.start(Place::Child);
+        let status = init.wait_ready();
+        seen.push(status["ca"]["fingerprint_sha256"].clone());
+        assert!(invited(&mut init).ends_with("  curl https://c.example/"));
+        bed = init.stop().0.bed;
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert!(seen[0].is_string(), "{seen:?}");
+}
+
+#[test]
+fn whoever_names_a_file_of_the_pair_is_told_nothing_to_paste_and_given_no_export() {
+    let mut init = Bed::new().start(Place::Child);
+    init.wait_ready();
+    let (end, _) = init.stop();
+    assert!(
+        !end.console_text().contains("paste this"),
+        "{}",
+        end.console_text()
+    );
+    assert!(!end.bed.path("run/export").exists());
+}
+
+#[test]
+fn is_warned_of_a_port_that_others_reach_too() {
+    let bed = Bed::new().in_one_line("run");
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let manifest =
+        format!("slug: laptop\nbottle: {{}}\npipelock: {{listen: \"0.0.0.0:{port}\"}}\n");
+    fs::write(bed.manifest(), manifest).unwrap();
+    let mut init = bed.start(Place::Child);
+    invited(&mut init);
+    let environment = fs::read_to_string(init.bed.path("run/export/client.env")).unwrap();
+    let proxy = format!("HTTPS_PROXY=http://127.0.0.1:{port}\n");
+    assert!(environment.contains(&proxy), "{environment}");
+    let warning = format!("pipelock.listen: 127.0.0.1:{port} keeps it to this host");
+    assert!(init.console().contains(&warning), "{}", init.console());
+}
+
+#[test]
+fn a_person_reads_a_sentence_at_the_end_and_whoever_asks_for_it_json() {
+    let mut init = laptop("{}", "run").start_on(Place::Child, Console::Person);
+    invited(&mut init);
+    init.signal(Signal::SIGINT);
+    let (code, shown) = init.wait_end_in_words();
+    assert_eq!(code, 0);
+    let last = "\nsidecar-init: stopped, as it was asked to; nothing gets through\n";
+    assert!(shown.ends_with(last), "{shown}");
+    assert!(!shown.contains("result {"), "{shown}");
+    // A terminal that another program reads.
+    let mut init = laptop("{}", "run").start_on(Place::Child, Console::Terminal);
+    invited(&mut init);
+    let (end, _) = init.stop();
+    assert_eq!(end.result["state"], "stopped");
+}
+
+#[test]
+fn a_person_reads_what_could_not_be_and_where_more_of_it_is() {
+    let bed = laptop("{}", "run");
+    fs::remove_file(bed.path("pipelock")).unwrap();
+    let report = bed.path("run/report.json");
+    let init = bed.start_on(Place::Child, Console::Person);
+    let (code, shown) = init.wait_end_in_words();
+    assert_eq!(code, 127);
+    let last = format!(
+        "\nsidecar-init: ended at the stage ready, with code 127: the daemon is not there; nothing gets through. \
+         All that is known is in {}\n",
+        report.display()
+    );
+    assert!(shown.ends_with(&last), "{shown}");
+    assert!(shown.contains("sidecar-init: error: giving up"), "{shown}");
+}
+
+#[test]
+fn says_who_has_the_port_and_how_to_choose_another() {
+    for console in [Console::Person, Console::Read] {
+        let bed = laptop("{}", "run");
+        let _taken = TcpListener::bind(&bed.address).unwrap();
+        let hint = format!(
+            "hint: {} is another's: pid {} (",
+            bed.address,
+            std::process::id()
+        );
+        let choice = "end that, or have pipelock listen elsewhere: the manifest's pipelock.listen";
+        let init = bed.start_on(Place::Child, console);
+        let said = if console == Console::Person {
+            init.wait_end_in_words().1
+        } else {
+            init.wait_end().error().to_owned()
+        };
+        assert!(said.contains(&hint), "{said}");
+        assert!(said.contains(choice), "{said}");
+    }
+}
+
+#[test]
+fn who_has_no_manifest_is_given_the_smallest_and_it_is_one() {
+    if Path::new("/etc/sidecar/manifest.yaml").exists() {
+        crate::support::skipped("a laptop without a manifest", "this machine has one");
+        return;
+    }
+    let scratch = ScratchDir::new().unwrap();
+    // What an agent may have written where the command is given is not taken for it.
+    fs::write(scratch.join("manifest.yaml"), "slug: agent\nbottle: {}\n").unwrap();
+    let run = |more: &[&str]| {
+        Command::new(init_program())
+            .args(["run", "--run-dir", "run", "--daemon", "/bin/false"])
+            .args(more)
+            .current_dir(scratch.path())
+            .output()
+            .unwrap()
+    };
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(66));
+    let console = String::from_utf8(output.stderr).unwrap();
+    let result = console.lines().last().unwrap();
+    let result: Value =
+        serde_json::from_str(result.strip_prefix("sidecar-init: result ").unwrap()).unwrap();
+    let error = result["error"].as_str().unwrap();
+    assert!(
+        error.contains("hint: name one with --manifest FILE"),
+        "{error}"
+    );
+    let smallest: Vec<&str> = error
+        .lines()
+        .filter_map(|it| it.strip_prefix("  "))
+        .collect();
+    assert_eq!(smallest.len(), 3, "{error}");
+    fs::write(scratch.join("mine.yaml"), smallest.join("\n")).unwrap();
+    let checked = Command::new(init_program())
+        .args(["check", "--strict", "mine.yaml"])
+        .current_dir(scratch.path())
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    // One that was named is another matter.
+    let output = run(&["--manifest", "none.yaml"]);
+    assert_eq!(output.status.code(), Some(66));
+    let console = String::from_utf8(output.stderr).unwrap();
+    assert!(!console.contains("the smallest"), "{console}");
+}

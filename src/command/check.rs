@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{print, print_as_it_is};
+use super::{granted, print, print_as_it_is};
 use crate::boot::clock;
 use crate::bottle::trust;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
 use crate::policy::{self, Judgement, Problem, Refused};
+use crate::status::Granted;
 use crate::sys::files::{read_bounded, read_up_to};
 
 /// All that there is to say of a manifest and of the roots beside it; both ways of saying it are
@@ -80,6 +81,11 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
         Err(why) => return invalid(why),
     }
     let policy = &judgement.policy;
+    // Of what is over there is a note.
+    for grant in policy.grants.iter().filter(|it| it.in_force) {
+        let words = granted::in_words(&Granted::of(grant), clock::now());
+        print(&format!("granted: {words}\n"))?;
+    }
     print(&format!(
         "{name}: valid; slug {}, {} host(s) allowed{}\n",
         policy.slug,
@@ -99,6 +105,7 @@ struct Report<'a> {
     valid: bool,
     slug: Option<&'a str>,
     hosts_allowed: Option<usize>,
+    grants: Vec<Granted>,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
     notes: Vec<Problem>,
@@ -119,6 +126,10 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
         valid: false,
         slug: policy.map(|policy| policy.slug.as_str()),
         hosts_allowed: policy.map(|policy| policy.allowlist.len()),
+        grants: policy
+            .iter()
+            .flat_map(|policy| policy.grants.iter().map(Granted::of))
+            .collect(),
         errors: Vec::new(),
         warnings: Vec::new(),
         notes: Vec::new(),

@@ -4,6 +4,7 @@
 mod ca;
 mod check;
 mod control;
+mod granted;
 mod healthcheck;
 mod patience;
 mod render;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::patience::Patience;
-use super::{LOOK_INTERVAL, below, print, print_as_it_is};
+use super::{LOOK_INTERVAL, below, granted, print, print_as_it_is};
+use crate::boot::clock;
 use crate::cli::StatusOptions;
 use crate::exit::{ExitCode, StartError};
 use crate::status::denials::{self, Tally};
@@ -156,6 +157,12 @@ pub fn describe(file: &StatusFile) -> String {
     if let Some(listen) = &status.listen {
         let allowed = status.hosts_allowed;
         line("proxy", format!("{listen}, {allowed} host(s) allowed"));
+    }
+    for grant in &status.grants {
+        line("granted", granted::in_words(grant, clock::now()));
+    }
+    if status.grants_more > 0 {
+        line("", format!("and {} more", status.grants_more));
     }
     let daemon = &status.daemon;
     line(

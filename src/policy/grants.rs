@@ -13,6 +13,9 @@ use crate::manifest::{self, Position, Rejection, Scalar, Section, quoted};
 /// The longest that a host is granted, in seconds from now: a year. What is to last is a route.
 pub const LONGEST: u64 = 366 * 86_400;
 
+/// One that is over is told of for so many seconds more: a day.
+pub const TOLD_FOR: u64 = 86_400;
+
 /// A host that is allowed until a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -57,6 +60,15 @@ impl Policy {
             self.allow_granted();
         }
         ended
+    }
+
+    /// The hosts that are allowed, and those passed through, without an end.
+    #[must_use]
+    pub fn lasting(&self) -> (&[String], &[String]) {
+        match &self.lasting {
+            Some(lasting) => (&lasting.allowlist, &lasting.passthrough),
+            None => (&self.allowlist, &self.passthrough),
+        }
     }
 
     /// When the next of its grants ends, in seconds since 1970; `None` where none is in force.
@@ -190,6 +202,9 @@ impl Judge {
                 in_force: false,
             };
             grant.in_force = grant.holds_at(now);
+            if grant.in_force {
+                self.known.look_at(&grant.host, host_at, section);
+            }
             if now >= until {
                 let until_at = given_until.map(|scalar| scalar.at);
                 self.notes.add(|| {

@@ -247,19 +247,25 @@ impl Known {
         let mut notes = Problems::default();
         let mut seen = BTreeSet::new();
         // With what the notes before have passed through: the key may be written once.
-        let mut passthrough = policy.passthrough.clone();
+        let mut passthrough = policy.lasting().1.to_vec();
         for Listed { at, section, host } in &self.listed {
             if !seen.insert(host) {
                 continue;
             }
-            let scanned = !matching::passes_entry(&policy.passthrough, host);
-            let note =
-                usage(host).and_then(|usage| advice(host, usage, scanned, policy, &passthrough));
-            if scanned && note.is_some() {
+            let granted = matches!(section, Section::Grant(_));
+            let passed = if granted {
+                &policy.passthrough
+            } else {
+                policy.lasting().1
+            };
+            let scanned = !matching::passes_entry(passed, host);
+            let listed = (!granted).then_some(&passthrough[..]);
+            let note = usage(host).and_then(|usage| advice(host, usage, scanned, policy, listed));
+            if scanned && note.is_some() && !granted {
                 passthrough.push(host.clone());
             }
             let wide = is_wide(host).then(|| wide(host));
-            let lacking = lacking(host, &policy.allowlist);
+            let lacking = lacking(host, &policy.allowlist, granted);
             for refusal in wide.into_iter().chain(note).chain(lacking) {
                 notes.add(|| refusal.at(Some(*at), section.key("host")));
             }
@@ -352,12 +358,13 @@ fn companions(host: &str) -> Option<(&'static [&'static str], &'static str)> {
 }
 
 /// What scanning and limits do to a host, and the keys that help; `None` where they are set.
+/// `passthrough` is the list that it would be added to; a grant has a key for that itself.
 fn advice(
     host: &str,
     usage: Use,
     scanned: bool,
     policy: &Policy,
-    passthrough: &[String],
+    passthrough: Option<&[String]>,
 ) -> Option<Rejection> {
     let tuning = &policy.tuning;
     let (what, many_requests, long_tunnels) = match usage {
@@ -372,6 +379,7 @@ fn advice(
     let mut troubles = Vec::new();
     let mut keys = Vec::new();
     let mut hints = Vec::new();
+    let mut in_grant = "";
     if scanned {
         troubles.push(match usage {
             Models => format!(
@@ -399,7 +407,10 @@ fn advice(
         if usage == System {
             troubles.push("over plain HTTP it is scanned in any case".to_owned());
         }
-        hints.push(one_more_passed(passthrough, host));
+        match passthrough {
+            Some(passthrough) => hints.push(one_more_passed(passthrough, host)),
+            None => in_grant = "in its grant: write passthrough: true",
+        }
     }
     if many_requests && tuning.requests_per_minute.is_none() {
         // A tunnel that is passed through counts as one; Yarn opens one for each package.
@@ -420,9 +431,12 @@ fn advice(
     if !keys.is_empty() {
         hints.push(format!("write {}", keys.join(", ")));
     }
-    if hints.is_empty() {
-        return None;
-    }
+    let hint = match (in_grant, hints.join(" and ")) {
+        ("", hints) if hints.is_empty() => return None,
+        (in_grant, hints) if hints.is_empty() => in_grant.to_owned(),
+        ("", hints) => format!("under pipelock: {hints}"),
+        (in_grant, hints) => format!("under pipelock: {hints}; {in_grant}"),
+    };
     let gives_up = match (scanned, usage) {
         (true, System) => "; what is passed through over https:// is not scanned",
         (true, _) => "; what is passed through is not scanned",
@@ -430,12 +444,12 @@ fn advice(
     };
     Some(
         Rejection::new(format!("{} {what}: {}", quoted(host), troubles.join("; ")))
-            .hint(format!("under pipelock: {}{gives_up}", hints.join(" and "))),
+            .hint(format!("{hint}{gives_up}")),
     )
 }
 
 /// The note about companions that no route allows.
-fn lacking(host: &str, allowlist: &[String]) -> Option<Rejection> {
+fn lacking(host: &str, allowlist: &[String], granted: bool) -> Option<Rejection> {
     let (needed, why) = companions(host)?;
     let missing: Vec<&str> = needed
         .iter()
@@ -449,7 +463,11 @@ fn lacking(host: &str, allowlist: &[String]) -> Option<Rejection> {
         .iter()
         .map(|name| format!("- host: {}", in_yaml(name)));
     let entries = entries.collect::<Vec<_>>().join(", ");
-    let hint = format!("add below bottle.egress.routes: {entries}");
+    let hint = if granted {
+        format!("grant as long: {}", missing.join(", "))
+    } else {
+        format!("add below bottle.egress.routes: {entries}")
+    };
     Some(
         Rejection::new(format!(
             "{} is allowed without {}, {why}",

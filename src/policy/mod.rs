@@ -687,7 +687,7 @@ pub(crate) fn one_more_passed(passthrough: &[String], host: &str) -> String {
 }
 
 /// A normalized host as YAML reads it for text.
-fn in_yaml(host: &str) -> String {
+pub(crate) fn in_yaml(host: &str) -> String {
     let unquoted = Scalar {
         text: host.into(),
         plain: true,

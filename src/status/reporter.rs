@@ -581,7 +581,8 @@ mod tests {
     use super::*;
     use crate::daemon::pipelock::TESTED_VERSION;
     use crate::status::schema::{
-        Ca, Config, Daemon, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES, Revocation,
+        Ca, Config, Daemon, Granted, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES,
+        Revocation,
     };
     use crate::status::told::StatusFile;
 
@@ -631,6 +632,14 @@ mod tests {
             done_at: Some("2026-01-01T00:00:00Z".to_owned()),
         });
         status.not_scanned = vec![sentence(); 4096];
+        status.grants = vec![
+            Granted {
+                host: sentence(),
+                until: sentence(),
+                ..Granted::default()
+            };
+            1024
+        ];
         status.scan_limit_mib = Some(u32::MAX);
         (status.listen, status.ready_since) = (Some(sentence()), Some(sentence()));
         status.hosts_allowed = u64::MAX;

@@ -11,8 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, forward_to_deseria
 use serde_json::Value;
 
 use crate::boot::mode::Mode;
+use crate::ca::rfc3339;
 use crate::daemon::pipelock::said::Said;
 use crate::plain;
+use crate::policy::grants::Grant;
 
 /// The schema's version; raised when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
@@ -281,6 +283,38 @@ pub struct Revocation {
     pub done_at: Option<String>,
 }
 
+/// A host that the manifest allows until a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Granted {
+    /// As the manifest has it.
+    pub host: String,
+    /// When that ends, or has, RFC 3339.
+    pub until: String,
+    /// Whether it is passed through unscanned as long.
+    pub passthrough: bool,
+    /// Whether it is allowed by that: it is over otherwise, and stays so whatever the clock says.
+    pub in_force: bool,
+}
+
+impl Granted {
+    fn limit(&mut self) {
+        limit(&mut self.host, LONGEST_HOST);
+        limit(&mut self.until, LONGEST_HOST);
+    }
+
+    /// What a policy says of it.
+    #[must_use]
+    pub fn of(grant: &Grant) -> Self {
+        Self {
+            host: grant.host.clone(),
+            until: rfc3339(grant.until),
+            passthrough: grant.passthrough,
+            in_force: grant.in_force,
+        }
+    }
+}
+
 /// A port that nobody should listen on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -294,6 +328,10 @@ pub struct Port {
 }
 
 impl Port {
+    fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        [&mut self.address].into_iter().chain(&mut self.detail)
+    }
+
     /// What is true of it while no daemon is meant to serve, for a sentence that ends
     /// there.
     #[must_use]
@@ -337,6 +375,13 @@ pub enum Validity {
 }
 
 impl Ca {
+    fn texts(&mut self) -> impl Iterator<Item = &mut String> {
+        let dates = [&mut self.not_before, &mut self.not_after].into_iter();
+        dates
+            .chain([&mut self.fingerprint_sha256])
+            .chain(self.source.other())
+    }
+
     /// So many seconds before its end people are warned: a week.
     pub const WARNED_BEFORE: u64 = 7 * 86_400;
 
@@ -446,8 +491,14 @@ pub struct Status {
     pub config: Config,
     /// Where the daemon is to listen.
     pub listen: Option<String>,
-    /// How many hosts are allowed.
+    /// How many hosts are allowed, with those that are granted.
     pub hosts_allowed: u64,
+    /// What is granted until a time: first what is in force, by its end, then what ended within
+    /// the last day, the last one first. At most a hundred of them.
+    #[serde(deserialize_with = "objects")]
+    pub grants: Vec<Granted>,
+    /// How many more.
+    pub grants_more: u64,
     /// Since when the daemon has served and refused without a break, RFC 3339; absent while it
     /// does not.
     pub ready_since: Option<String>,
@@ -481,7 +532,7 @@ pub struct Status {
     /// Children reaped, the daemon included.
     pub reaped: u64,
     /// How start-up went. Those that are none of ours a reader leaves out.
-    #[serde(deserialize_with = "stages")]
+    #[serde(deserialize_with = "objects")]
     pub stages: Vec<StageTime>,
     /// When this was written, RFC 3339, by the machine's clock.
     pub updated: String,
@@ -527,6 +578,8 @@ impl Status {
             config,
             listen,
             hosts_allowed: _,
+            grants,
+            grants_more,
             ready_since,
             not_scanned,
             not_scanned_more,
@@ -551,6 +604,8 @@ impl Status {
         last_lines.truncate(MOST_SENTENCES);
         stages.truncate(MOST_STAGES);
         limit_hosts(not_scanned, not_scanned_more);
+        limit_hosts(grants, grants_more);
+        grants.iter_mut().for_each(Granted::limit);
         if let Some(revocation) = revocation.as_mut() {
             limit_hosts(&mut revocation.hosts, &mut revocation.more);
             limit_hosts(&mut revocation.scanned, &mut revocation.scanned_more);
@@ -567,17 +622,10 @@ impl Status {
             outcome.other(),
         ];
         let done_at = revocation.iter_mut().filter_map(|of| of.done_at.as_mut());
-        let ca = ca.iter_mut().flat_map(|ca| {
-            let dates = [&mut ca.not_before, &mut ca.not_after].into_iter();
-            dates
-                .chain([&mut ca.fingerprint_sha256])
-                .chain(ca.source.other())
-        });
+        let ca = ca.iter_mut().flat_map(Ca::texts);
         let exit = last_exit.iter_mut();
         let exit = exit.flat_map(|exit| [&mut exit.text, &mut exit.at]);
-        let port = port
-            .iter_mut()
-            .flat_map(|port| [&mut port.address].into_iter().chain(&mut port.detail));
+        let port = port.iter_mut().flat_map(Port::texts);
         let known = [slug, version, trouble, working_since, listen, ready_since]
             .into_iter()
             .chain([&mut config.desired_sha256, &mut config.applied_sha256]);
@@ -609,7 +657,7 @@ impl Status {
 }
 
 /// Keeps the first of them, and counts the others.
-fn limit_hosts(hosts: &mut Vec<String>, more: &mut u64) {
+fn limit_hosts<T>(hosts: &mut Vec<T>, more: &mut u64) {
     *more = more.saturating_add(hosts.len().saturating_sub(MOST_HOSTS) as u64);
     hosts.truncate(MOST_HOSTS);
 }
@@ -669,9 +717,14 @@ where
     read.map_err(|_| de::Error::custom("invalid number"))
 }
 
-fn stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<StageTime>, D::Error> {
-    let stages = Vec::<Value>::deserialize(from)?;
-    Ok(stages
+/// A list of those; what is none of ours a reader leaves out.
+fn objects<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let objects = Vec::<Value>::deserialize(from)?;
+    Ok(objects
         .into_iter()
         .filter_map(|it| object(it).ok())
         .collect())

@@ -106,6 +106,7 @@ impl Supervisor<'_> {
                 self.reporter.roots_refused(warnings, new.untold, &why);
             }
         }
+        self.judge_grants(&mut new);
         if new.policy == self.desired.policy && new.trust == self.desired.trust {
             log::debug!("the manifest asks for the same as before");
             return;
@@ -113,6 +114,12 @@ impl Supervisor<'_> {
         if let Err(error) = (self.setup.apply)(&new) {
             self.reporter.warn(error.to_string());
         }
+        new.count_notes();
+        self.adopt(new);
+    }
+
+    /// Has the daemon run on this from now on.
+    pub(super) fn adopt(&mut self, new: Desired) {
         let certificate = self.pair.certificate();
         self.reporter
             .export((self.setup.clients)(&new, certificate));
@@ -132,7 +139,6 @@ impl Supervisor<'_> {
         }
         let generation = self.reporter.config_wanted(&new.config_sha256);
         self.reporter.follow(&new.policy);
-        new.count_notes();
         self.desired = new;
         generation
     }

@@ -7,6 +7,7 @@
 
 pub mod backoff;
 mod follow;
+mod grants;
 mod launch;
 pub mod machine;
 mod pair;
@@ -120,6 +121,7 @@ pub fn supervise<'a>(
     reporter.supervision_began(desired.policy.listen);
     reporter.config_wanted(&desired.config_sha256);
     let mut supervisor = Supervisor {
+        ended: grants::Ended::default(),
         roster: Roster::new(vec![Unit::new(&desired.policy)]),
         looker,
         next_look: now + LOOK_EVERY,
@@ -136,6 +138,7 @@ pub fn supervise<'a>(
         told_counters: (0, 0),
         told_at: now,
     };
+    supervisor.begin_grants();
     supervisor.run(signals)
 }
 
@@ -153,6 +156,8 @@ struct Supervisor<'a> {
     /// When to look after what is ours, where nobody who looks at the manifest wakes us.
     next_look: Instant,
     steps: Option<Steps>,
+    /// The grants that are over.
+    ended: grants::Ended,
     /// The files that resolve names, as they were last seen.
     names: Option<Names>,
     /// How often a daemon is restarted for those.
@@ -174,6 +179,7 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     fn run(&mut self, signals: &mut Signals) -> Outcome {
         loop {
+            self.end_grants();
             self.settle();
             if let Some(outcome) = self.roster.outcome() {
                 return outcome;

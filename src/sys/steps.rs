@@ -11,11 +11,14 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 /// A smaller change is not worth a word: who keeps a clock right makes them all the time.
 const SMALLEST: i64 = 1000;
 
-/// A timer that never expires and is cancelled whenever the clock is set
-/// (`timerfd_create(2)`, `TFD_TIMER_CANCEL_ON_SET`), and both clocks as last seen.
+/// A timer on the time of day that expires when it is told to, if ever, and is cancelled
+/// whenever the clock is set (`timerfd_create(2)`, `TFD_TIMER_CANCEL_ON_SET`), and both clocks
+/// as last seen. A machine that slept past its time finds it expired.
 #[derive(Debug)]
 pub struct Steps {
     timer: TimerFd,
+    /// The clock was set while the timer was.
+    missed: bool,
     last: (SystemTime, Instant),
 }
 
@@ -24,23 +27,42 @@ impl Steps {
     pub fn watch() -> Result<Self, Errno> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_REALTIME, flags)?;
-        // 2242: later than any clock a start accepts.
-        let never = Expiration::OneShot(TimeSpec::from_duration(Duration::from_secs(1 << 33)));
+        let mut steps = Self {
+            timer,
+            missed: false,
+            last: (SystemTime::now(), Instant::now()),
+        };
+        steps.wake_at(None)?;
+        Ok(steps)
+    }
+
+    /// Is readable from that time of day on, in seconds since 1970, as well; `None`: never.
+    pub fn wake_at(&mut self, at: Option<u64>) -> Result<(), Errno> {
+        // 2242: later than any clock a start accepts. A second is the least there is: zero
+        // would end the watch.
+        let at = Duration::from_secs(at.unwrap_or(1 << 33).max(1));
+        let at = Expiration::OneShot(TimeSpec::from_duration(at));
         let flags =
             TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-        timer.set(never, flags)?;
-        Ok(Self {
-            timer,
-            last: (SystemTime::now(), Instant::now()),
-        })
+        match self.timer.set(at, flags) {
+            // It is set all the same, and nobody else hears of the step.
+            Err(Errno::ECANCELED) => {
+                self.missed = true;
+                Ok(())
+            }
+            set => set,
+        }
     }
 
     /// By how many milliseconds the clock was set since the last call; `None` if it was
     /// not, or by less than a second.
     pub fn take(&mut self) -> Option<i64> {
-        // Success is its cancellation, after which it goes on watching. EAGAIN: nothing
-        // happened.
-        self.timer.wait().ok()?;
+        // Success is its cancellation, after which it goes on watching, or its expiry. EAGAIN:
+        // nothing happened.
+        let missed = std::mem::take(&mut self.missed);
+        if self.timer.wait().is_err() && !missed {
+            return None;
+        }
         let now = (SystemTime::now(), Instant::now());
         let by = between(self.last, now);
         self.last = now;
@@ -66,6 +88,8 @@ fn between(before: (SystemTime, Instant), after: (SystemTime, Instant)) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, poll};
+
     use super::*;
 
     #[test]
@@ -82,6 +106,34 @@ mod tests {
             between(before, (before.0 + second - day, later)),
             -86_400_000
         );
+    }
+
+    #[test]
+    fn is_readable_when_a_time_of_day_has_come_and_takes_that_for_no_step() {
+        let readable = |steps: &Steps, patience: u16| {
+            let mut waiting = [PollFd::new(steps.as_fd(), PollFlags::POLLIN)];
+            poll(&mut waiting, patience).unwrap() == 1
+        };
+        let now = || {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            since.unwrap().as_secs()
+        };
+        let mut steps = Steps::watch().unwrap();
+        assert!(!readable(&steps, 0));
+        let then = now() + 1;
+        steps.wake_at(Some(then)).unwrap();
+        assert!(readable(&steps, 10_000));
+        assert!(now() >= then);
+        assert_eq!(steps.take(), None);
+        assert!(!readable(&steps, 0));
+        // Already over.
+        for over in [0, now() - 100] {
+            steps.wake_at(Some(over)).unwrap();
+            assert!(readable(&steps, 0), "{over}");
+            assert_eq!(steps.take(), None);
+        }
+        steps.wake_at(None).unwrap();
+        assert!(!readable(&steps, 1200));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sidecar_init::ca::rfc3339;
 
 use crate::support::share::{Host, Share};
 use crate::support::{Bed, End, Init, Place, children, others, pipelock, skipped};
@@ -122,6 +123,40 @@ fn a_start_on_a_share_that_does_not_answer_says_what_it_waits_for_and_hears_a_st
             share.becomes(Host::Answers);
             assert!(init.wait_ready()["manifest_error"].is_null());
         }
+        let end = ended(init);
+        drop((share, end));
+    }
+}
+
+/// What is granted until a time needs nobody to say that it is over.
+#[test]
+fn a_grant_ends_in_time_while_the_manifest_does_not_answer() {
+    for host in [Host::Deaf, Host::Mute] {
+        let Some((bed, share)) = shared_bed(&["a.example"]) else {
+            return;
+        };
+        let mut init = bed.start(Place::Child);
+        let share = share;
+        init.wait_ready();
+        let until = SystemTime::now() + Duration::from_secs(12);
+        let until = until.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let grants = format!("grants: [{{host: b.example, until: {}}}]\n", rfc3339(until));
+        let granting = init.bed.manifest_text(&["a.example"], &grants);
+        fs::write(init.bed.path("host/manifest.yaml"), granting).unwrap();
+        init.wait_applied(2);
+        share.becomes(host);
+        wait_silent(&mut init);
+        assert_eq!(init.status()["hosts_allowed"], 2, "it was silent too late");
+        let status = init.wait_for("the grant is over", |status| {
+            status["config"]["applied_generation"] == 3
+        });
+        let over = UNIX_EPOCH + Duration::from_secs(until);
+        let late = SystemTime::now().duration_since(over).unwrap();
+        assert!(late < Duration::from_secs(5), "{host:?}: {late:?}");
+        assert_eq!(
+            status["revocation"]["hosts"],
+            serde_json::json!(["b.example"])
+        );
         let end = ended(init);
         drop((share, end));
     }

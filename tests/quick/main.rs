@@ -28,6 +28,7 @@ mod executables;
 mod export;
 mod families;
 mod faults;
+mod grants;
 mod hints;
 mod hung;
 mod kubernetes;

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sidecar_init::ca::rfc3339;
 
 use crate::support::tunnels::PASSED_THROUGH;
 use crate::support::upstream::Upstream;
@@ -507,6 +508,65 @@ fn a_removed_host_is_out_of_reach_in_time_through_tunnels_that_were_open_too() {
         serde_json::json!([PASSED_THROUGH, INTERCEPTED])
     );
     for host in [PASSED_THROUGH, INTERCEPTED] {
+        assert_eq!(served.connect_status(host), 403, "{host}");
+    }
+    assert_eq!(served.connect_status(KEPT), 200);
+    assert_eq!(served.init.stop().0.code, 0);
+}
+
+#[test]
+fn what_was_granted_is_out_of_reach_when_that_ends_through_tunnels_that_were_open_too() {
+    const WITHIN: Duration = Duration::from_secs(5);
+    let Some(mut served) = Served::start("grace_seconds: 8") else {
+        return;
+    };
+    allow_here(&served.init.bed, &[KEPT]);
+    served.init.wait_applied(2);
+    assert_eq!(served.connect_status(INTERCEPTED), 403);
+    // The tunnels take six seconds to be old enough.
+    let until = SystemTime::now() + Duration::from_secs(16);
+    let until = until.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let at = rfc3339(until);
+    let more = format!(
+        "network: {{internal_cidr: 127.0.0.0/8}}\ngrants:\n- {{host: {INTERCEPTED}, until: {at}}}\n\
+         - {{host: localhost, until: {at}, passthrough: true}}\n"
+    );
+    let bed = &served.init.bed;
+    bed.replace_manifest(&bed.manifest_text(&[KEPT], &more));
+    let status = served.init.wait_applied(3);
+    let unscanned = status["not_scanned"].to_string();
+    assert!(unscanned.contains("\"localhost\""), "{status}");
+    let waiting = served.get(INTERCEPTED, "/meet/2");
+    let tunnels = tunnels::open_tunnels(served.init.bed.address.parse().unwrap(), "localhost");
+    served.upstream.request("/meet/2");
+    let end = UNIX_EPOCH + Duration::from_secs(until);
+    let since = Instant::now();
+    let left = end.duration_since(SystemTime::now());
+    let left = left.expect("the machine is too slow for this test");
+    let waited = thread::spawn(move || {
+        let mut client = waiting;
+        let _ = client.stdout.take().unwrap().read_to_end(&mut Vec::new());
+        assert!(!client.wait().unwrap().success());
+        Instant::now()
+    });
+    let mut gone = tunnels::gone_after(tunnels, since);
+    gone.push(("intercepted, idle", waited.join().unwrap() - since));
+    say(&format!(
+        "MEASURED: {} these tunnels to a granted host are gone, of {left:.2?} that were left: {gone:.2?}",
+        served.init.status()["daemon"]["version"]
+    ));
+    for (kind, after) in gone {
+        assert!(after >= left, "{kind}: {after:?} of {left:?}");
+        assert!(after < left + WITHIN, "{kind}: {after:?} of {left:?}");
+    }
+    let status = served.init.wait_applied(4);
+    assert_eq!(
+        status["revocation"]["hosts"],
+        serde_json::json!(["localhost", INTERCEPTED])
+    );
+    let unscanned = status["not_scanned"].to_string();
+    assert!(!unscanned.contains("\"localhost\""), "{status}");
+    for host in ["localhost", INTERCEPTED] {
         assert_eq!(served.connect_status(host), 403, "{host}");
     }
     assert_eq!(served.connect_status(KEPT), 200);

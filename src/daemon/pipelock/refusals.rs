@@ -16,8 +16,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::mode::Mode;
+use crate::ca::rfc3339;
+use crate::policy::grants::Grant;
 use crate::policy::matching::{allows, allows_entry, passes_entry};
-use crate::policy::{MAX_REQUESTS_PER_MINUTE, Policy, one_more_passed, route_for};
+use crate::policy::{MAX_REQUESTS_PER_MINUTE, Policy, in_yaml, one_more_passed, route_for};
 
 /// pipelock's own limits, where the manifest sets none.
 pub(crate) const DEFAULT_SCAN_LIMIT_MIB: u32 = 5;
@@ -371,6 +373,9 @@ pub struct Met {
 pub struct InForce {
     allowlist: Vec<String>,
     passthrough: Vec<String>,
+    /// The two without what is granted for a time, where anything is.
+    lasting: Option<Box<(Vec<String>, Vec<String>)>>,
+    grants: Vec<Grant>,
     limits: Limits,
     /// Whether there is a `network.internal_cidr`, which is one network and no list.
     has_cidr: bool,
@@ -387,6 +392,11 @@ impl InForce {
         Self {
             allowlist: policy.allowlist.clone(),
             passthrough: policy.passthrough.clone(),
+            lasting: (!policy.grants.is_empty()).then(|| {
+                let (allowlist, passthrough) = policy.lasting();
+                Box::new((allowlist.to_vec(), passthrough.to_vec()))
+            }),
+            grants: policy.grants.clone(),
             limits: Limits {
                 scan_mib: scan.unwrap_or(DEFAULT_SCAN_LIMIT_MIB),
                 plain_mib: scan.unwrap_or(DEFAULT_PLAIN_LIMIT_MIB),
@@ -419,6 +429,23 @@ impl InForce {
         bytes == u64::from(self.limits.plain_mib) << 20
     }
 
+    /// What the manifest passes through without an end.
+    fn listed(&self) -> &[String] {
+        let lasting = self.lasting.as_ref();
+        lasting.map_or(&self.passthrough, |lasting| &lasting.1)
+    }
+
+    /// The grant of a host that nothing else allows: of those in force the one that ends last,
+    /// else the one that has.
+    fn granted(&self, host: &str) -> Option<&Grant> {
+        let (allowlist, _) = &**self.lasting.as_ref()?;
+        let grants = self.grants.iter();
+        let of_host = grants.filter(|it| allows_entry(std::slice::from_ref(&it.host), host));
+        of_host
+            .max_by_key(|grant| (grant.in_force, grant.until))
+            .filter(|_| !allows_entry(allowlist, host))
+    }
+
     /// What to do if a request of this kind was wanted.
     #[must_use]
     pub fn advice(&self, row: &Row, met: &Met) -> Advice {
@@ -432,14 +459,15 @@ impl InForce {
         let now = self.limits;
         let allowed = named.is_some_and(|host| allows_entry(&self.allowlist, host));
         let passed = named.is_some_and(|host| passes_entry(&self.passthrough, host));
+        let granted = named.and_then(|host| self.granted(host));
         let passthrough = || {
             let key = match named.map(|host| (host, route_for(host))) {
                 Some((_, Err(why))) => return Err(why),
+                Some((_, Ok(_))) if granted.is_some() => {
+                    "in its grant: write passthrough: true".to_owned()
+                }
                 Some((host, Ok(_))) => {
-                    format!(
-                        "under pipelock: {}",
-                        one_more_passed(&self.passthrough, host)
-                    )
+                    format!("under pipelock: {}", one_more_passed(self.listed(), host))
                 }
                 None => "name the host in pipelock.passthrough".to_owned(),
             };
@@ -453,8 +481,14 @@ impl InForce {
             Ok(format!("{what}; {GIVES_UP}"))
         };
         match row.remedy {
-            Remedy::Route if allowed => Advice::Done("it is allowed since".to_owned()),
-            Remedy::Route => route(host),
+            Remedy::Route if allowed => Advice::Done(match granted {
+                Some(grant) => format!("it is allowed since, until {}", rfc3339(grant.until)),
+                None => "it is allowed since".to_owned(),
+            }),
+            Remedy::Route => match granted {
+                Some(grant) => allowed_until(grant),
+                None => route(host),
+            },
             Remedy::Rate if now.per_minute > then.per_minute => Advice::Done(format!(
                 "{} requests a minute are allowed since",
                 now.per_minute
@@ -558,6 +592,16 @@ impl InForce {
             ),
         }
     }
+}
+
+/// What to do about a host that was granted.
+fn allowed_until(grant: &Grant) -> Advice {
+    Advice::Do(format!(
+        "it was allowed until {}. was it meant for longer? write another time as the until of its grant: \
+         host: {}",
+        rfc3339(grant.until),
+        in_yaml(&grant.host)
+    ))
 }
 
 /// The route that allows what is not allowed.

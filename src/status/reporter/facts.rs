@@ -14,7 +14,8 @@ use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::InForce;
 use crate::daemon::pipelock::said::Said;
 use crate::policy::Policy;
-use crate::status::schema::{Ca, LastExit, Port, Revocation, State, Validity, Word};
+use crate::policy::grants::{Grant, TOLD_FOR};
+use crate::status::schema::{Ca, Granted, LastExit, Port, Revocation, State, Validity, Word};
 use crate::sys::connections;
 
 /// Of the manifest.
@@ -24,6 +25,8 @@ impl Reporter {
         self.status.slug = Some(policy.slug.clone());
         self.status.listen = Some(policy.listen.to_string());
         self.status.hosts_allowed = policy.allowlist.len() as u64;
+        self.status.grants = granted(policy, clock::now());
+        self.status.grants_more = 0;
         self.status.not_scanned = policy.not_scanned();
         self.status.not_scanned_more = 0;
         self.status.scan_limit_mib = policy.tuning.scan_limit_mib;
@@ -358,6 +361,22 @@ impl Reporter {
     }
 }
 
+/// What of a policy's grants is told at this time, in seconds since 1970.
+fn granted(policy: &Policy, now: u64) -> Vec<Granted> {
+    let is_told = |grant: &&Grant| grant.in_force || now < grant.until.saturating_add(TOLD_FOR);
+    let mut told: Vec<&Grant> = policy.grants.iter().filter(is_told).collect();
+    told.sort_by_key(|grant| {
+        let last_first = u64::MAX - grant.until;
+        let order = if grant.in_force {
+            grant.until
+        } else {
+            last_first
+        };
+        (!grant.in_force, order)
+    });
+    told.into_iter().map(Granted::of).collect()
+}
+
 /// Looks at the port now, by connecting.
 pub(super) fn look_at(listen: SocketAddr) -> Port {
     let (closed, detail) = match connections::look_at_port(listen) {
@@ -384,6 +403,34 @@ mod tests {
 
     fn reporter() -> Reporter {
         Reporter::new(Instant::now(), String::new())
+    }
+
+    #[test]
+    fn what_is_granted_is_told_by_its_end_and_what_is_over_for_a_day() {
+        let now = 1_795_694_400;
+        let at =
+            |host: &str, until: u64| format!("{{host: {host}, until: \"{}\"}},", rfc3339(until));
+        let grants = [
+            at("over.example", now),
+            at("later.example", now + 20),
+            at("long.example", now - TOLD_FOR),
+            at("soon.example", now + 10),
+            at("before.example", now - TOLD_FOR + 1),
+        ];
+        let text = format!("slug: a\nbottle: {{}}\ngrants: [{}]\n", grants.concat());
+        let judged = crate::policy::read(text.as_bytes(), true, now).unwrap();
+        let told = granted(&judged.policy, now);
+        let told: Vec<_> = told
+            .iter()
+            .map(|it| (it.host.as_str(), it.in_force))
+            .collect();
+        let wanted = [
+            ("soon.example", true),
+            ("later.example", true),
+            ("over.example", false),
+            ("before.example", false),
+        ];
+        assert_eq!(told, wanted);
     }
 
     #[test]

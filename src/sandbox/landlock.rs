@@ -51,17 +51,18 @@ const SYSTEM: [&str; 15] = [
 pub const PROGRAMS: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/usr"];
 
 /// What else ordinary programs open and are the worse without: where random numbers, the
-/// names of users, and the number of processors come from, and what OpenSSL does not start
-/// without where it is there. Of `/proc` what is the machine's alone: everything below a
+/// names of users, and the number of processors come from, and what OpenSSL and git, where it
+/// is there, do not start without. Of `/proc` what is the machine's alone: everything below a
 /// process's number, its own too, is left out, for a rule for one would have to be made by
 /// the process itself, and lasts no longer than the kernel's cache.
-const ORDINARY: [&str; 15] = [
+const ORDINARY: [&str; 16] = [
     "/dev/zero",
     "/dev/random",
     "/dev/urandom",
     "/etc/passwd",
     "/etc/group",
     "/etc/gai.conf",
+    "/etc/gitconfig",
     "/etc/ld.so.cache",
     "/etc/mime.types",
     "/etc/ssl/openssl.cnf",
@@ -87,7 +88,8 @@ pub struct Grants {
     /// not executed, so that no program gets there that the image does not have. Devices
     /// cannot be made.
     pub write: Vec<PathBuf>,
-    /// The TCP ports it may bind; 0 is any that the kernel chooses.
+    /// The TCP ports it may bind by their numbers. 0 is any that the kernel chooses: it comes
+    /// with the others for a companion, for the reason that [`Grants::proxy`] has.
     pub bind: Vec<u16>,
     /// The TCP ports, of any address, it may connect to; `None` is all of them.
     pub connect: Option<Vec<u16>>,
@@ -95,7 +97,8 @@ pub struct Grants {
 
 impl Grants {
     /// A proxy's, as pipelock is one: it reads these, listens there and connects to
-    /// everywhere.
+    /// everywhere. Who listens on every address may bind a port of the kernel's choice as
+    /// well: Go finds out by that whether there is IPv6.
     #[must_use]
     pub fn proxy(program: PathBuf, read: Vec<PathBuf>, listen: SocketAddr) -> Self {
         Self {
@@ -151,7 +154,10 @@ pub fn rules(
         None => AccessNet::BindTcp.into(),
         Some(_) => AccessNet::BindTcp | AccessNet::ConnectTcp,
     };
-    let bound = grants.bind.iter().map(|port| (port, AccessNet::BindTcp));
+    // Whether that is on every address nobody says of a companion.
+    let chosen = (ordinary && !grants.bind.is_empty()).then_some(&0);
+    let bound = grants.bind.iter().chain(chosen);
+    let bound = bound.map(|port| (port, AccessNet::BindTcp));
     let connected = grants.connect.iter().flatten();
     let connected = connected.map(|port| (port, AccessNet::ConnectTcp));
     let mut rules = Ruleset::default()

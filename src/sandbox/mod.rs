@@ -11,7 +11,7 @@ mod unexecuted;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -316,7 +316,7 @@ impl Sandbox {
         }
     }
 
-    /// What a daemon of this program does not have: one that is not static runs others.
+    /// What a daemon of this program does not have: a pipelock that is not static runs others.
     #[must_use]
     pub fn missing_for(&self, program: &Path) -> Vec<String> {
         self.missing_with(program, executable::is_static(program))
@@ -324,7 +324,9 @@ impl Sandbox {
 
     fn missing_with(&self, program: &Path, alone: bool) -> Vec<String> {
         let mut missing = self.missing.clone();
-        if self.landlock >= landlock::FILES && !alone {
+        // Of an interpreter, which a companion may well be, that is what it is.
+        let is_pipelock = self.profile == Profile::Pipelock;
+        if is_pipelock && self.landlock >= landlock::FILES && !alone {
             missing.push(format!(
                 "the daemon may read and execute everything in /usr and /lib: {} is not a static program",
                 program.display()
@@ -335,7 +337,8 @@ impl Sandbox {
 
     /// Makes everything that has to exist before the fork.
     pub fn prepare(&self, grants: &Grants) -> Result<Prepared, PrepareError> {
-        let alone = executable::is_static(&grants.program);
+        let is_alone = |program: &PathBuf| program.is_file() && executable::is_static(program);
+        let alone = executable::is_static(&grants.program) && grants.execute.iter().all(is_alone);
         let rules = if self.landlock >= landlock::FILES {
             landlock::rules(grants, alone, self.profile)?
         } else {

@@ -20,6 +20,7 @@ mod budgets;
 mod ca;
 mod cli;
 mod clients;
+mod companions;
 mod consoles;
 mod containers;
 mod control;

@@ -3,6 +3,7 @@
 //! Everything is waited for by what it does, and ended on drop.
 
 pub mod fixture;
+pub mod hostile;
 pub mod interception;
 pub mod intruder;
 pub mod line;

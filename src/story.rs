@@ -143,7 +143,8 @@ fn start(
             .map_err(StartError::system)?;
     }
     reporter.enter(Stage::Config);
-    let sandbox = confining::complete(sandbox, mode, paths, reporter);
+    let (sandbox, memory) =
+        confining::complete(sandbox, mode, paths, &desired.policy.daemons, reporter)?;
     run_room
         .install(
             pipelock::CONFIG,
@@ -203,6 +204,7 @@ fn start(
             owner: sandbox.file_owner(),
         },
         sandbox,
+        memory,
         require_sandbox,
     };
     let pair = Pair::new(kept, certificate);

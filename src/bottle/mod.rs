@@ -218,8 +218,16 @@ pub fn judge(
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
-    let judgement = policy::read(bytes, false, clock::now())
-        .map_err(|refused| invalid(refused.in_words(&name)))?;
+    let now = clock::now();
+    let mut judged = policy::read(bytes, false, now);
+    let has_others = judged
+        .as_ref()
+        .is_ok_and(|it| !it.policy.daemons.is_empty());
+    if has_others && mode == Mode::Machine {
+        // Only then: who asks for the machine's memory at a start waits for that.
+        judged = policy::read_within(bytes, false, now, memory::machine_total());
+    }
+    let judgement = judged.map_err(|refused| invalid(refused.in_words(&name)))?;
     let mut warnings: Vec<String> = judgement
         .warnings
         .iter()

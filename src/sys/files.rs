@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{Mode, fchmod, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::plain;
@@ -143,6 +143,40 @@ impl Room {
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(self.failed("open directory", name, errno)),
         }
+    }
+
+    /// A directory in this one, with this access, made where there is none. What is in it
+    /// stays; what has its name and is no directory goes out of the way.
+    pub fn make(&self, name: &str, access: Access) -> Result<Self, FileError> {
+        let failed = |errno| self.failed("make directory", name, errno);
+        let mode = Mode::from_bits_truncate(access.mode);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let open = || openat(&self.fd, name, flags, Mode::empty());
+        let fd = match open() {
+            Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {
+                self.remove(name)?;
+                mkdirat(&self.fd, name, mode)
+                    .and_then(|()| open())
+                    .map_err(failed)?
+            }
+            opened => opened.map_err(failed)?,
+        };
+        if let Some((uid, gid)) = access.owner {
+            fchown(&fd, Some(uid), Some(gid))
+                .map_err(|error| FileError::new("give away", &self.path.join(name), error))?;
+        }
+        // Whatever the umask made of it.
+        fchmod(&fd, mode).map_err(failed)?;
+        Ok(Self {
+            fd,
+            path: self.path.join(name),
+        })
+    }
+
+    /// Where it is, as it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Its descriptor.

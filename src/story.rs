@@ -130,7 +130,9 @@ fn start(
     };
     is_mounted.set(true);
     let (_, read) = bottle::without_marks(&found);
-    let (desired, warnings) = bottle::judge(paths, mode, read).map_err(|problem| *problem)?;
+    let judged = bottle::judge(paths, mode, read);
+    reporter.manifest_known(bottle::manifest_sha256(read), judged.is_ok());
+    let (desired, warnings) = judged.map_err(|problem| *problem)?;
     let desired = desired.with_its_roots()?;
     drop(found);
     reporter.manifest_read(warnings, desired.untold);
@@ -143,8 +145,7 @@ fn start(
             .map_err(StartError::system)?;
     }
     reporter.enter(Stage::Config);
-    let (sandbox, memory) =
-        confining::complete(sandbox, mode, paths, &desired.policy.daemons, reporter)?;
+    let sandbox = confining::complete(sandbox, mode, paths, reporter);
     run_room
         .install(
             pipelock::CONFIG,
@@ -204,7 +205,6 @@ fn start(
             owner: sandbox.file_owner(),
         },
         sandbox,
-        memory,
         require_sandbox,
     };
     let pair = Pair::new(kept, certificate);

@@ -4,6 +4,8 @@
 mod ca;
 mod check;
 mod control;
+mod difference;
+mod grant;
 mod granted;
 mod healthcheck;
 mod patience;
@@ -20,6 +22,7 @@ use crate::plain;
 pub use ca::generate_or_check_ca;
 pub use check::{check, check_as_json};
 pub use control::control;
+pub use grant::grant;
 pub use healthcheck::healthcheck;
 pub use render::render_config;
 pub use status::{describe, describe_denials, print_status};

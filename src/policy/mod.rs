@@ -2,7 +2,6 @@
 //! Pure.
 #![forbid(unsafe_code)]
 
-pub mod daemons;
 pub mod grants;
 mod host;
 mod known;
@@ -13,7 +12,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use daemons::Daemon;
 use grants::{Grant, Lasting, as_passed};
 use known::Known;
 
@@ -22,7 +20,7 @@ use crate::manifest::{
     self, Bottle, Element, Kind, Manifest, Position, Problems, Reading, Rejection, Route, Scalar,
     Section, Wanted, quoted,
 };
-pub use host::CANARY_HOST;
+pub use host::{CANARY_HOST, normalize};
 
 /// The host of the supervise sidecar, allowed where a bottle asks for it (seed).
 const SUPERVISE_HOST: &str = "supervise";
@@ -70,8 +68,6 @@ pub struct Policy {
     pub tuning: Tuning,
     /// Where pipelock listens.
     pub listen: SocketAddr,
-    /// The bundle's other daemons, in the order in which they begin.
-    pub daemons: Vec<Daemon>,
     /// Names and addresses.
     pub network: Network,
     /// The supervisor's times.
@@ -181,20 +177,6 @@ impl Refused {
 /// All problems, in the order of the file; see [`manifest::MAX_REPORTED`]. None of them comes
 /// about by time that passes.
 pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> {
-    read_within(bytes, strict, now, None)
-}
-
-/// As [`read`], for a machine with so many bytes of memory: what the daemons may have must fit
-/// into it.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_within(
-    bytes: &[u8],
-    strict: bool,
-    now: u64,
-    memory: Option<u64>,
-) -> Result<Judgement, Refused> {
     let Reading {
         manifest,
         problems,
@@ -203,7 +185,6 @@ pub fn read_within(
     } = manifest::parse(bytes, advise);
     let mut judge = Judge {
         now,
-        memory,
         complete,
         problems,
         warnings: Problems::default(),
@@ -214,7 +195,7 @@ pub fn read_within(
     let Judge {
         mut problems,
         mut warnings,
-        notes: of_lists,
+        notes: mut of_grants,
         known,
         ..
     } = judge;
@@ -226,7 +207,7 @@ pub fn read_within(
     match policy {
         Some(policy) if problems.is_empty() => {
             let mut notes = known.notes(&policy);
-            notes.append(of_lists);
+            notes.append(std::mem::take(&mut of_grants));
             Ok(Judgement {
                 noted: notes.count(),
                 notes: notes.into_sorted(),
@@ -245,8 +226,6 @@ pub fn read_within(
 struct Judge {
     /// In seconds since 1970.
     now: u64,
-    /// The machine's memory in bytes, where it is known.
-    memory: Option<u64>,
     /// Whether what is missing is missing, and not merely unread.
     complete: bool,
     problems: Problems,
@@ -282,7 +261,6 @@ impl Judge {
             network,
             pipelock,
             grants,
-            daemons,
             supervisor,
         } = manifest;
         let top = Section::Manifest;
@@ -316,7 +294,6 @@ impl Judge {
         let internal_cidr = self.internal_cidr(&network);
         let listen = self.listen(pipelock.listen.as_ref());
         let tuning = self.tuning(&pipelock);
-        let daemons = self.daemons(&daemons, listen);
         let network = self.network(&network);
         let supervisor = self.supervisor(&supervisor);
         let mut policy = Policy {
@@ -329,7 +306,6 @@ impl Judge {
             internal_cidr,
             tuning,
             listen,
-            daemons,
             network,
             supervisor,
         };
@@ -730,8 +706,7 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
     let host = |text: &str| host::meant(text).map(|host| in_yaml(&host));
     match wanted {
         Wanted::List(element) => {
-            let comma = element != Element::Argument;
-            let separate = |c: char| c.is_whitespace() || comma && c == ',';
+            let separate = |c: char| c.is_whitespace() || c == ',';
             let parts = text.split(separate).filter(|part| !part.is_empty());
             let parts: Option<Vec<String>> = parts
                 .map(|part| match element {
@@ -743,9 +718,6 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                     Element::Route => Some(format!("{{host: {}}}", host(part)?)),
                     // Until when is nobody's guess.
                     Element::Grant => None,
-                    Element::Argument | Element::Port | Element::File | Element::Daemon => {
-                        daemons::listed(element, part)
-                    }
                 })
                 .collect();
             let most = if element == Element::Address {
@@ -754,10 +726,6 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                 LISTED
             };
             let parts = parts.filter(|parts| (1..=most).contains(&parts.len()))?;
-            if element == Element::Argument {
-                // A program that is no path would be refused in its place too.
-                parts.first().filter(|program| program.starts_with('/'))?;
-            }
             Some(format!("write [{}]", parts.join(", ")))
         }
         // Within the hint's own quotes.
@@ -774,8 +742,7 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                 format!("write \"{host}\"")
             })
         }
-        Wanted::Quoted(Element::Argument | Element::File) => daemons::in_quotes(text),
-        Wanted::Quoted(Element::Address | Element::Port | Element::Daemon) => None,
+        Wanted::Quoted(Element::Address) => None,
     }
 }
 
@@ -855,34 +822,29 @@ fn judge_bool(scalar: &Scalar) -> Result<bool, Rejection> {
 }
 
 fn judge_slug(scalar: &Scalar) -> Result<String, Rejection> {
-    label(scalar, "a slug", MAX_SLUG)
-}
-
-/// A label of a host name: what it is for, and the most characters.
-fn label(scalar: &Scalar, what: &str, most: usize) -> Result<String, Rejection> {
-    let text = &*scalar.text;
-    let refuse = |cause: &str| Rejection::new(format!("{} is not {what}: {cause}", quoted(text)));
+    let slug = &*scalar.text;
+    let refuse = |cause: &str| Rejection::new(format!("{} is not a slug: {cause}", quoted(slug)));
     let sound = |s: &str| {
-        s.len() <= most
+        s.len() <= MAX_SLUG
             && s.bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !s.starts_with('-')
             && !s.ends_with('-')
             && !s.is_empty()
     };
-    if sound(text) {
+    if sound(slug) {
         return match scalar.kind() {
-            Kind::Text => Ok(text.to_owned()),
+            Kind::Text => Ok(slug.to_owned()),
             _ => Err(refuse("YAML takes it for a number or a boolean")
-                .hint(format!("put it in quotes: \"{text}\""))),
+                .hint(format!("put it in quotes: \"{slug}\""))),
         };
     }
     let refusal = refuse(&format!(
-        "it takes lower-case letters, digits and hyphens between them, at most {most}"
+        "it takes lower-case letters, digits and hyphens between them, at most {MAX_SLUG}"
     ));
-    let near: String = text
+    let near: String = slug
         .chars()
-        .take(most)
+        .take(MAX_SLUG)
         .map(|c| match c {
             'a'..='z' | '0'..='9' => c,
             'A'..='Z' => c.to_ascii_lowercase(),

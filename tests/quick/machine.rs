@@ -163,10 +163,7 @@ fn asks_again_until_the_start_deadline_and_then_replaces_the_daemon() {
     assert_eq!(bench.exit(), [Action::Spawn]);
     assert_eq!(
         bench.machine.last_failure(),
-        Some(&Failure::NotReady(
-            START_DEADLINE,
-            "Connection refused".to_owned()
-        ))
+        Some(&Failure::NotReady("Connection refused".to_owned()))
     );
 }
 
@@ -186,7 +183,7 @@ fn gives_up_on_a_daemon_that_is_never_ready_five_times() {
     assert!(
         matches!(
             actions.as_slice(),
-            [Action::Finish(Outcome::GaveUp(Failure::NotReady(..)))]
+            [Action::Finish(Outcome::GaveUp(Failure::NotReady(_)))]
         ),
         "{actions:?}"
     );
@@ -399,7 +396,7 @@ fn one_that_spins_and_never_answers_ends_some_day_and_no_sooner() {
         assert!(bench.now - first < LONGEST_SILENCE);
     }
     assert!(bench.now - first < LONGEST_SILENCE + PROBE + PATIENCE_WITH_WORK);
-    let failure = bench.machine.brought_down_for().unwrap().of("pipelock");
+    let failure = bench.machine.brought_down_for().unwrap().to_string();
     assert!(
         failure.starts_with("pipelock answered nothing for 3"),
         "{failure}"
@@ -479,7 +476,7 @@ fn one_that_starves_before_it_is_ready_is_in_a_crash_loop() {
         panic!("{actions:?}");
     };
     assert_eq!(
-        failure.of("pipelock"),
+        failure.to_string(),
         "pipelock was killed by signal 9 (SIGKILL): out of memory, its limit is 9 MiB"
     );
 }

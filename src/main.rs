@@ -66,7 +66,6 @@ fn obey(arguments: Vec<OsString>) -> u8 {
             timeout_seconds,
         } => command::healthcheck(&run_dir, timeout_seconds),
         Command::Watch(options) => command::watch(&options),
-        Command::Grant(options) => command::grant(&options),
         Command::Control(options) => command::control(&options),
         Command::Help => {
             print!("{}", cli::help());

@@ -130,9 +130,7 @@ fn start(
     };
     is_mounted.set(true);
     let (_, read) = bottle::without_marks(&found);
-    let judged = bottle::judge(paths, mode, read);
-    reporter.manifest_known(bottle::manifest_sha256(read), judged.is_ok());
-    let (desired, warnings) = judged.map_err(|problem| *problem)?;
+    let (desired, warnings) = bottle::judge(paths, mode, read).map_err(|problem| *problem)?;
     let desired = desired.with_its_roots()?;
     drop(found);
     reporter.manifest_read(warnings, desired.untold);
@@ -145,7 +143,8 @@ fn start(
             .map_err(StartError::system)?;
     }
     reporter.enter(Stage::Config);
-    let sandbox = confining::complete(sandbox, mode, paths, reporter);
+    let (sandbox, memory) =
+        confining::complete(sandbox, mode, paths, &desired.policy.daemons, reporter)?;
     run_room
         .install(
             pipelock::CONFIG,
@@ -205,6 +204,7 @@ fn start(
             owner: sandbox.file_owner(),
         },
         sandbox,
+        memory,
         require_sandbox,
     };
     let pair = Pair::new(kept, certificate);

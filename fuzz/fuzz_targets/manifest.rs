@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_yaml::Value;
 use sidecar_init::daemon::pipelock::render::{DENY_ALL, render, render_deny_all};
 use sidecar_init::daemon::pipelock::reload;
-use sidecar_init::policy;
+use sidecar_init::policy::{self, daemons};
 
 /// Every key that may appear, as a path; `[]` is an item of a list.
 const MEANT: &[&str] = &[
@@ -120,6 +120,21 @@ fuzz_target!(|bytes: &[u8]| {
     let mut found = Vec::new();
     leaves(&denies, "", &mut found);
     assert_eq!(strings(&found, "api_allowlist[]"), [DENY_ALL]);
+
+    let mut begun = vec![daemons::PIPELOCK];
+    let mut users = Vec::new();
+    let mut ports = vec![policy.listen.port()];
+    for daemon in &policy.daemons {
+        assert!(daemon.after.iter().all(|name| begun.contains(&name.as_str())), "{daemon:?} is early");
+        assert!(daemon.program().starts_with('/') && !daemon.program().contains('\0'));
+        assert!(!begun.contains(&daemon.name.as_str()) && !users.contains(&daemon.user));
+        assert!(daemon.listen.iter().all(|port| *port >= 1024 && !ports.contains(port)));
+        assert!(daemon.files.iter().all(|path| path.is_absolute()));
+        begun.push(&daemon.name);
+        users.push(daemon.user);
+        ports.extend(&daemon.listen);
+    }
+    assert_eq!(daemons::in_words(&policy.daemons, policy.listen.port()).is_empty(), policy.daemons.is_empty());
 
     // The same manifest twice is no change.
     assert!(matches!(reload::plan(&policy, &policy), reload::Plan::Nothing));

@@ -11,7 +11,7 @@ use crate::bottle::trust;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
-use crate::policy::{self, Judgement, Problem, Refused};
+use crate::policy::{self, Judgement, Problem, Refused, daemons};
 use crate::status::Granted;
 use crate::sys::files::{read_bounded, read_up_to};
 
@@ -95,7 +95,8 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
         } else {
             ""
         }
-    ))
+    ))?;
+    print(&daemons::in_words(&policy.daemons, policy.listen.port()))
 }
 
 /// What `check --json` prints: one object.
@@ -106,6 +107,9 @@ struct Report<'a> {
     slug: Option<&'a str>,
     hosts_allowed: Option<usize>,
     grants: Vec<Granted>,
+    /// Not there without any: who reads the others knows no such key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    daemons: Vec<daemons::Shown<'a>>,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
     notes: Vec<Problem>,
@@ -130,6 +134,7 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
             .iter()
             .flat_map(|policy| policy.grants.iter().map(Granted::of))
             .collect(),
+        daemons: policy.map_or_else(Vec::new, |policy| daemons::shown(&policy.daemons)),
         errors: Vec::new(),
         warnings: Vec::new(),
         notes: Vec::new(),

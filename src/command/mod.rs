@@ -4,8 +4,6 @@
 mod ca;
 mod check;
 mod control;
-mod difference;
-mod grant;
 mod granted;
 mod healthcheck;
 mod patience;
@@ -22,7 +20,6 @@ use crate::plain;
 pub use ca::generate_or_check_ca;
 pub use check::{check, check_as_json};
 pub use control::control;
-pub use grant::grant;
 pub use healthcheck::healthcheck;
 pub use render::render_config;
 pub use status::{describe, describe_denials, print_status};

@@ -244,8 +244,8 @@ pub fn describe_denials(denials: &Tally) -> String {
             seen => format!(", last at {seen}"),
         };
         text.push_str(&format!("  {:<12} {what}{seen}\n", denial.verb));
-        for line in denials::remedies(denial) {
-            text.push_str(&format!("  {:<12} {line}\n", ""));
+        if let Some(advice) = &denial.advice {
+            text.push_str(&format!("  {:<12} {advice}\n", ""));
         }
     }
     let shown: u64 = denials

@@ -83,8 +83,7 @@ impl Happening {
         Self {
             host: denial.host.clone(),
             count: Some(denial.count),
-            advice: Some(denials::remedies(denial).collect::<Vec<_>>().join("\n"))
-                .filter(|text| is_new && !text.is_empty()),
+            advice: denial.advice.clone().filter(|_| is_new),
             ..Self::new(
                 if denial.verb == "cut" {
                     "cut"

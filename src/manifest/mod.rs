@@ -23,9 +23,12 @@ pub use problem::{
     MAX_REPORTED, Position, Problem, Problems, Rejection, escaped, join_problems, quoted,
 };
 pub use scalar::{Kind, Scalar};
-pub use schema::{Bottle, Egress, Grant, Manifest, Network, Pipelock, Route, Supervisor};
-pub use section::Section;
+pub use schema::{
+    Bottle, Daemon, Egress, Grant, Manifest, Network, Pipelock, Probe, Route, Supervisor,
+};
+pub use section::{Name, Section};
 pub use suggest::nearest;
+pub use value::{MAX_DAEMONS, WordOr};
 pub use wanted::{Advise, Element, Wanted};
 
 /// The largest manifest that is read, in bytes.

@@ -166,6 +166,14 @@ impl Problems {
         self.kept.iter().any(|problem| problem.field == field)
     }
 
+    /// Whether one of them is about this field or one within it.
+    #[must_use]
+    pub fn begins_with(&self, field: &str) -> bool {
+        let within = |rest: &str| rest.is_empty() || rest.starts_with(['.', '[']);
+        let rest = |problem: &Problem| problem.field.strip_prefix(field).is_some_and(within);
+        self.kept.iter().any(rest)
+    }
+
     /// Takes over the others.
     pub fn append(&mut self, others: Self) {
         self.kept.extend(others.kept);

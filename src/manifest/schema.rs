@@ -3,7 +3,7 @@
 use super::problem::Position;
 use super::scalar::Scalar;
 use super::section::Section;
-use super::value::{Key, Mapping};
+use super::value::{Key, Mapping, WordOr};
 use super::wanted::Element;
 
 /// A struct whose fields are the keys of a mapping: name, type, and the method of [`Value`]
@@ -37,6 +37,8 @@ mapping! {
         pipelock: Pipelock = section(Section::Pipelock),
         /// In the order of the file, with where each starts; as the routes.
         grants: Vec<(Position, Grant)> = mappings(Section::Grant, Element::Grant),
+        /// Names and keys in the order of the file.
+        daemons: Vec<(Scalar, Daemon)> = named(Section::Daemon),
         supervisor: Supervisor = section(Section::Supervisor),
     }
 }
@@ -107,6 +109,34 @@ mapping! {
 }
 
 mapping! {
+    /// One of `daemons`.
+    Daemon {
+        exec: Vec<Scalar> = list(Element::Argument),
+        listen: Vec<Scalar> = list(Element::Port),
+        connect: Vec<Scalar> = list(Element::Port),
+        ready: Option<WordOr<Probe>> = word_or(Section::Ready),
+        agent_proxy: Option<Scalar> = scalar(),
+        agent_ca: Option<Scalar> = scalar(),
+        /// Names and values in the order of the file.
+        env: Vec<(Scalar, Scalar)> = variables(),
+        files: Vec<Scalar> = list(Element::File),
+        memory_mib: Option<Scalar> = scalar(),
+        /// An empty one is after nothing, none is after pipelock.
+        after: Option<Vec<Scalar>> = list_or_none(Element::Daemon),
+        essential: Option<Scalar> = scalar(),
+        proxy: Option<Scalar> = scalar(),
+    }
+}
+
+mapping! {
+    /// A daemon's `ready`, where it is no word.
+    Probe {
+        tcp: Option<Scalar> = scalar(),
+        http: Option<Scalar> = scalar(),
+    }
+}
+
+mapping! {
     /// `supervisor`
     Supervisor {
         grace_seconds: Option<Scalar> = scalar(),
@@ -135,7 +165,8 @@ pub(super) fn section_with(key: &str) -> Option<Section> {
 pub(super) fn is_key(text: &str) -> bool {
     let more = Manifest::names()
         .chain(Route::names())
-        .chain(Grant::names());
+        .chain(Grant::names())
+        .chain(Daemon::names());
     more.into_iter().any(|name| name == text) || section_with(text).is_some()
 }
 
@@ -175,6 +206,23 @@ grants:
 - host: host
   until: until
   passthrough: passthrough
+daemons:
+  daemons:
+    exec: [exec]
+    listen: [listen]
+    connect: [connect]
+    ready:
+      tcp: tcp
+      http: http
+    agent_proxy: agent_proxy
+    agent_ca: agent_ca
+    env:
+      env: value
+    files: [files]
+    memory_mib: memory_mib
+    after: [after]
+    essential: essential
+    proxy: proxy
 supervisor:
   grace_seconds: grace_seconds
   drain_seconds: drain_seconds
@@ -209,6 +257,7 @@ supervisor:
             "egress",
             "routes",
             "git",
+            "ready",
         ];
         let known = Manifest::names()
             .chain(Bottle::names())
@@ -217,6 +266,8 @@ supervisor:
             .chain(Network::names())
             .chain(Pipelock::names())
             .chain(Grant::names())
+            .chain(Daemon::names())
+            .chain(Probe::names())
             .chain(Supervisor::names());
         assert_eq!(known.count(), fields + others.len());
     }

@@ -1,5 +1,7 @@
 //! The sections of a manifest, as the places of its fields.
 
+use std::fmt;
+
 use super::problem::{escaped, quoted};
 
 /// The sections of a manifest, as the places of its fields.
@@ -21,8 +23,54 @@ pub enum Section {
     Pipelock,
     /// `grants[N]`, N from 0.
     Grant(usize),
+    /// `daemons`
+    Daemons,
+    /// `daemons.NAME`
+    Daemon(Name),
+    /// `daemons.NAME.ready`
+    Ready(Name),
+    /// `daemons.NAME.env`
+    Variables(Name),
     /// `supervisor`
     Supervisor,
+}
+
+/// The name of a daemon as a path has it, or as much of one that is too long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    bytes: [u8; Self::LONGEST],
+    length: u8,
+}
+
+impl Name {
+    /// The most bytes that a daemon's name may have.
+    pub const LONGEST: usize = 32;
+
+    /// The name in a path.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let mut name = Self {
+            bytes: [0; Self::LONGEST],
+            length: 0,
+        };
+        let kept = text.floor_char_boundary(Self::LONGEST);
+        for (place, byte) in name.bytes.iter_mut().zip(text.bytes()).take(kept) {
+            *place = byte;
+            name.length += 1;
+        }
+        name
+    }
+
+    fn text(&self) -> &str {
+        let kept = self.bytes.get(..self.length.into());
+        std::str::from_utf8(kept.unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text().fmt(f)
+    }
 }
 
 impl Section {
@@ -38,6 +86,10 @@ impl Section {
             Self::Hosts => "network.hosts".into(),
             Self::Pipelock => "pipelock".into(),
             Self::Grant(n) => format!("grants[{n}]"),
+            Self::Daemons => "daemons".into(),
+            Self::Daemon(name) => Self::Daemons.key(name.text()),
+            Self::Ready(name) => Self::Daemon(name).key("ready"),
+            Self::Variables(name) => Self::Daemon(name).key("env"),
             Self::Supervisor => "supervisor".into(),
         }
     }
@@ -89,6 +141,22 @@ mod tests {
             (Section::Hosts, "a b", "network.hosts.\"a b\""),
             (Section::Hosts, "\u{fc}", "network.hosts.\"\u{fc}\""),
             (Section::Pipelock, "\u{1b}", "pipelock.\"\\u{1b}\""),
+            (Section::Daemons, "git-gate", "daemons.git-gate"),
+            (
+                Section::Daemon(Name::of("git-gate")),
+                "exec",
+                "daemons.git-gate.exec",
+            ),
+            (
+                Section::Ready(Name::of("a b")),
+                "tcp",
+                "daemons.\"a b\".ready.tcp",
+            ),
+            (
+                Section::Variables(Name::of(&"\u{fc}".repeat(17))),
+                "A",
+                "daemons.\"üüüüüüüüüüüüüüüü\".env.A",
+            ),
             (
                 Section::Supervisor,
                 "drain_seconds",

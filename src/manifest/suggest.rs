@@ -2,7 +2,7 @@
 
 /// The known key nearest to a mistyped one, if it is near at all.
 #[must_use]
-pub fn nearest(key: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // Longer ones are near to nothing, and distance costs the product of lengths.
     if key.len() > 40 {
         return None;

@@ -3,7 +3,7 @@
 use super::problem::{MAX_REPORTED, Position, Rejection, quoted};
 use super::reader::{Node, Reader};
 use super::scalar::{Kind, Scalar};
-use super::section::Section;
+use super::section::{Name, Section};
 use super::suggest::nearest;
 use super::wanted::{Element, Wanted};
 
@@ -13,6 +13,23 @@ const MAX_LISTED: usize = 4096;
 
 /// And so many mappings, where each is worth more than its few bytes of text.
 const MAX_GRANTS: usize = 1024;
+/// The most daemons beside pipelock, each with lists of its own.
+pub const MAX_DAEMONS: usize = 8;
+
+/// The most variables of one daemon.
+const MAX_VARIABLES: usize = 64;
+
+/// The most entries of a list of these.
+const fn most(element: Element) -> usize {
+    match element {
+        Element::Address | Element::Host | Element::Route => MAX_LISTED,
+        Element::Grant => MAX_GRANTS,
+        Element::Argument => 256,
+        Element::Port | Element::File => 64,
+        // And pipelock.
+        Element::Daemon => MAX_DAEMONS + 1,
+    }
+}
 
 /// A key, and how its value gets into its field.
 pub(super) type Key<T> = (&'static str, fn(&mut T, Value<'_, '_>));
@@ -26,6 +43,15 @@ pub(super) trait Mapping: Default + 'static {
     fn names() -> impl Iterator<Item = &'static str> {
         Self::KEYS.iter().map(|(name, _)| *name)
     }
+}
+
+/// What is said by a word, or in more than one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WordOr<T> {
+    /// One value; a null is one as well.
+    Word(Scalar),
+    /// A mapping with known keys, and where it starts.
+    Mapping(Position, T),
 }
 
 /// The value of a key, not yet read. Whichever way it is read, what is of another shape is
@@ -75,6 +101,89 @@ impl<'r, 'a> Value<'r, 'a> {
     /// A section with known keys.
     pub(super) fn section<T: Mapping>(self, section: Section) -> T {
         self.mapping(section).unwrap_or_default()
+    }
+
+    /// One value, or a mapping with known keys that is this section of a daemon.
+    pub(super) fn word_or<T: Mapping>(mut self, section: fn(Name) -> Section) -> Option<WordOr<T>> {
+        match self.reader.item()? {
+            Node::Scalar(scalar) => Some(WordOr::Word(scalar)),
+            Node::Mapping(at) => {
+                let section = section(self.daemon());
+                Some(WordOr::Mapping(at, self.reader.mapping(section)))
+            }
+            node => {
+                self.refuse(&node, Shape::Either);
+                None
+            }
+        }
+    }
+
+    /// Any names, each with a section of known keys, in the order of the file.
+    pub(super) fn named<T: Mapping>(mut self, section: fn(Name) -> Section) -> Vec<(Scalar, T)> {
+        let mut named: Vec<(Scalar, T)> = Vec::new();
+        if !self.enter(Shape::Mapping) {
+            return named;
+        }
+        let mut is_told = false;
+        while let Some(name) = self.reader.key(Section::Daemons) {
+            let field = || Section::Daemons.key(&name.text);
+            if &*name.text == "<<" {
+                self.reader.unknown_key(Section::Daemons, &name, || None);
+            } else if named.iter().any(|(known, _)| known.text == name.text) {
+                self.reader.problem(name.at, field, twice);
+            } else if named.len() < MAX_DAEMONS {
+                let section = section(Name::of(&name.text));
+                let value = Value::of(self.reader, Section::Daemons, &name.text);
+                let read = value.section(section);
+                named.push((name, read));
+                continue;
+            } else if !is_told {
+                is_told = true;
+                self.reader.problem(name.at, field, || {
+                    Rejection::new(format!(
+                        "at most {MAX_DAEMONS} daemons run beside pipelock, and here are more"
+                    ))
+                });
+            }
+            self.reader.skip();
+        }
+        named
+    }
+
+    /// The names and values of a daemon's environment, in the order of the file.
+    pub(super) fn variables(mut self) -> Vec<(Scalar, Scalar)> {
+        let section = Section::Variables(self.daemon());
+        let mut variables = Vec::new();
+        if !self.enter(Shape::Mapping) {
+            return variables;
+        }
+        let mut index = 0;
+        while let Some(name) = self.reader.key(section) {
+            if index < MAX_VARIABLES {
+                let value = Value::of(self.reader, section, &name.text).scalar();
+                variables.extend(value.map(|value| (name, value)));
+            } else {
+                if index == MAX_VARIABLES {
+                    let field = || section.key(&name.text);
+                    self.reader.problem(name.at, field, || {
+                        Rejection::new(format!(
+                            "a daemon may have {MAX_VARIABLES} variables, and here are more"
+                        ))
+                    });
+                }
+                self.reader.skip();
+            }
+            index += 1;
+        }
+        variables
+    }
+
+    /// The name of the daemon whose key this is.
+    fn daemon(&self) -> Name {
+        match self.section {
+            Section::Daemon(name) => name,
+            _ => Name::of(""),
+        }
     }
 
     /// A list of mappings with known keys, each with where it starts.
@@ -127,24 +236,37 @@ impl<'r, 'a> Value<'r, 'a> {
         pairs
     }
 
-    /// A list of single values, at most [`MAX_LISTED`]; another entry is reported as none.
-    pub(super) fn list(mut self, element: Element) -> Vec<Scalar> {
+    /// A list of single values, at most so [`most`]; another entry is reported as none.
+    pub(super) fn list(self, element: Element) -> Vec<Scalar> {
+        self.list_or_none(element).unwrap_or_default()
+    }
+
+    /// As [`Self::list`], where an empty one says something else than none.
+    pub(super) fn list_or_none(mut self, element: Element) -> Option<Vec<Scalar>> {
+        self.enter(Shape::List(element))
+            .then(|| self.entries(element))
+    }
+
+    /// The rest of the list that was entered.
+    fn entries(&mut self, element: Element) -> Vec<Scalar> {
         let mut scalars = Vec::new();
-        if !self.enter(Shape::List(element)) {
-            return scalars;
-        }
+        let most = most(element);
         let wanted = match element {
             Element::Address => "an IP address",
             Element::Host => "a host name",
             Element::Route => "a mapping with a host",
             Element::Grant => "a mapping with a host and a time",
+            Element::Argument => "an argument",
+            Element::Port => "a port",
+            Element::File => "a path",
+            Element::Daemon => "a daemon's name",
         };
         let mut index = 0;
         while let Some(node) = self.reader.item() {
             let field = || format!("{}[{index}]", self.section.key(self.key));
             match node {
-                Node::Scalar(scalar) if index < MAX_LISTED => scalars.push(scalar),
-                Node::Scalar(_) if index > MAX_LISTED => {}
+                Node::Scalar(scalar) if index < most => scalars.push(scalar),
+                Node::Scalar(_) if index > most => {}
                 node => self
                     .reader
                     .refuse(
@@ -152,7 +274,7 @@ impl<'r, 'a> Value<'r, 'a> {
                         field,
                         Some(Wanted::Quoted(element)),
                         |node| match node {
-                            Node::Scalar(_) => too_many(MAX_LISTED),
+                            Node::Scalar(_) => too_many(most),
                             _ => Rejection::new(format!("not {wanted}")),
                         },
                     ),
@@ -183,7 +305,7 @@ impl<'r, 'a> Value<'r, 'a> {
             let text = match wanted {
                 Shape::List(element) => Some(Wanted::List(element)),
                 Shape::Value => is_host.then_some(Wanted::Quoted(Element::Host)),
-                Shape::Mapping => None,
+                Shape::Mapping | Shape::Either => None,
             };
             self.reader
                 .refuse(node, field, text, |node| misplaced(node, wanted));
@@ -213,7 +335,6 @@ impl Reader<'_> {
             };
             let bit = 1 << place;
             if seen & bit != 0 {
-                let twice = || Rejection::new("the key is there twice; each may be written once");
                 self.problem(key.at, || section.key(name), twice);
                 self.skip();
                 continue;
@@ -285,13 +406,20 @@ impl Reader<'_> {
 enum Shape {
     Value,
     Mapping,
+    /// A value or a mapping.
+    Either,
     List(Element),
+}
+
+fn twice() -> Rejection {
+    Rejection::new("the key is there twice; each may be written once")
 }
 
 fn misplaced(node: &Node, wanted: Shape) -> Rejection {
     let wanted_there = match wanted {
         Shape::Value => "one value",
         Shape::Mapping => "a mapping",
+        Shape::Either => "a word or a mapping",
         Shape::List(_) => "a list",
     };
     let stands =
@@ -306,7 +434,12 @@ fn misplaced(node: &Node, wanted: Shape) -> Rejection {
             Shape::List(element) => stands("a mapping").hint(match element {
                 Element::Route => "write a list: \"- host: NAME\" for each route",
                 Element::Grant => "write a list: \"- {host: NAME, until: TIME}\" for each grant",
-                Element::Host | Element::Address => "write a list: \"- VALUE\" for each entry",
+                Element::Host
+                | Element::Address
+                | Element::Argument
+                | Element::Port
+                | Element::File
+                | Element::Daemon => "write a list: \"- VALUE\" for each entry",
             }),
             _ => stands("a mapping"),
         },

@@ -12,6 +12,14 @@ pub enum Element {
     Route,
     /// A mapping with a host and a time.
     Grant,
+    /// An argument of a command line.
+    Argument,
+    /// A port.
+    Port,
+    /// A file or directory.
+    File,
+    /// The name of a daemon.
+    Daemon,
 }
 
 /// What is wanted where a text stands that is none.

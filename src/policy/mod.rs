@@ -2,6 +2,7 @@
 //! Pure.
 #![forbid(unsafe_code)]
 
+pub mod daemons;
 pub mod grants;
 mod host;
 mod known;
@@ -12,6 +13,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use daemons::Daemon;
 use grants::{Grant, Lasting, as_passed};
 use known::Known;
 
@@ -20,7 +22,7 @@ use crate::manifest::{
     self, Bottle, Element, Kind, Manifest, Position, Problems, Reading, Rejection, Route, Scalar,
     Section, Wanted, quoted,
 };
-pub use host::{CANARY_HOST, normalize};
+pub use host::CANARY_HOST;
 
 /// The host of the supervise sidecar, allowed where a bottle asks for it (seed).
 const SUPERVISE_HOST: &str = "supervise";
@@ -68,6 +70,8 @@ pub struct Policy {
     pub tuning: Tuning,
     /// Where pipelock listens.
     pub listen: SocketAddr,
+    /// The bundle's other daemons, in the order in which they begin.
+    pub daemons: Vec<Daemon>,
     /// Names and addresses.
     pub network: Network,
     /// The supervisor's times.
@@ -177,6 +181,20 @@ impl Refused {
 /// All problems, in the order of the file; see [`manifest::MAX_REPORTED`]. None of them comes
 /// about by time that passes.
 pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> {
+    read_within(bytes, strict, now, None)
+}
+
+/// As [`read`], for a machine with so many bytes of memory: what the daemons may have must fit
+/// into it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_within(
+    bytes: &[u8],
+    strict: bool,
+    now: u64,
+    memory: Option<u64>,
+) -> Result<Judgement, Refused> {
     let Reading {
         manifest,
         problems,
@@ -185,6 +203,7 @@ pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> 
     } = manifest::parse(bytes, advise);
     let mut judge = Judge {
         now,
+        memory,
         complete,
         problems,
         warnings: Problems::default(),
@@ -195,7 +214,7 @@ pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> 
     let Judge {
         mut problems,
         mut warnings,
-        notes: mut of_grants,
+        notes: of_lists,
         known,
         ..
     } = judge;
@@ -207,7 +226,7 @@ pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> 
     match policy {
         Some(policy) if problems.is_empty() => {
             let mut notes = known.notes(&policy);
-            notes.append(std::mem::take(&mut of_grants));
+            notes.append(of_lists);
             Ok(Judgement {
                 noted: notes.count(),
                 notes: notes.into_sorted(),
@@ -226,6 +245,8 @@ pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> 
 struct Judge {
     /// In seconds since 1970.
     now: u64,
+    /// The machine's memory in bytes, where it is known.
+    memory: Option<u64>,
     /// Whether what is missing is missing, and not merely unread.
     complete: bool,
     problems: Problems,
@@ -261,6 +282,7 @@ impl Judge {
             network,
             pipelock,
             grants,
+            daemons,
             supervisor,
         } = manifest;
         let top = Section::Manifest;
@@ -294,6 +316,7 @@ impl Judge {
         let internal_cidr = self.internal_cidr(&network);
         let listen = self.listen(pipelock.listen.as_ref());
         let tuning = self.tuning(&pipelock);
+        let daemons = self.daemons(&daemons, listen);
         let network = self.network(&network);
         let supervisor = self.supervisor(&supervisor);
         let mut policy = Policy {
@@ -306,6 +329,7 @@ impl Judge {
             internal_cidr,
             tuning,
             listen,
+            daemons,
             network,
             supervisor,
         };
@@ -706,7 +730,8 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
     let host = |text: &str| host::meant(text).map(|host| in_yaml(&host));
     match wanted {
         Wanted::List(element) => {
-            let separate = |c: char| c.is_whitespace() || c == ',';
+            let comma = element != Element::Argument;
+            let separate = |c: char| c.is_whitespace() || comma && c == ',';
             let parts = text.split(separate).filter(|part| !part.is_empty());
             let parts: Option<Vec<String>> = parts
                 .map(|part| match element {
@@ -718,6 +743,9 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                     Element::Route => Some(format!("{{host: {}}}", host(part)?)),
                     // Until when is nobody's guess.
                     Element::Grant => None,
+                    Element::Argument | Element::Port | Element::File | Element::Daemon => {
+                        daemons::listed(element, part)
+                    }
                 })
                 .collect();
             let most = if element == Element::Address {
@@ -726,6 +754,10 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                 LISTED
             };
             let parts = parts.filter(|parts| (1..=most).contains(&parts.len()))?;
+            if element == Element::Argument {
+                // A program that is no path would be refused in its place too.
+                parts.first().filter(|program| program.starts_with('/'))?;
+            }
             Some(format!("write [{}]", parts.join(", ")))
         }
         // Within the hint's own quotes.
@@ -742,7 +774,8 @@ fn advise(wanted: Wanted, text: &str) -> Option<String> {
                 format!("write \"{host}\"")
             })
         }
-        Wanted::Quoted(Element::Address) => None,
+        Wanted::Quoted(Element::Argument | Element::File) => daemons::in_quotes(text),
+        Wanted::Quoted(Element::Address | Element::Port | Element::Daemon) => None,
     }
 }
 
@@ -822,29 +855,34 @@ fn judge_bool(scalar: &Scalar) -> Result<bool, Rejection> {
 }
 
 fn judge_slug(scalar: &Scalar) -> Result<String, Rejection> {
-    let slug = &*scalar.text;
-    let refuse = |cause: &str| Rejection::new(format!("{} is not a slug: {cause}", quoted(slug)));
+    label(scalar, "a slug", MAX_SLUG)
+}
+
+/// A label of a host name: what it is for, and the most characters.
+fn label(scalar: &Scalar, what: &str, most: usize) -> Result<String, Rejection> {
+    let text = &*scalar.text;
+    let refuse = |cause: &str| Rejection::new(format!("{} is not {what}: {cause}", quoted(text)));
     let sound = |s: &str| {
-        s.len() <= MAX_SLUG
+        s.len() <= most
             && s.bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !s.starts_with('-')
             && !s.ends_with('-')
             && !s.is_empty()
     };
-    if sound(slug) {
+    if sound(text) {
         return match scalar.kind() {
-            Kind::Text => Ok(slug.to_owned()),
+            Kind::Text => Ok(text.to_owned()),
             _ => Err(refuse("YAML takes it for a number or a boolean")
-                .hint(format!("put it in quotes: \"{slug}\""))),
+                .hint(format!("put it in quotes: \"{text}\""))),
         };
     }
     let refusal = refuse(&format!(
-        "it takes lower-case letters, digits and hyphens between them, at most {MAX_SLUG}"
+        "it takes lower-case letters, digits and hyphens between them, at most {most}"
     ));
-    let near: String = slug
+    let near: String = text
         .chars()
-        .take(MAX_SLUG)
+        .take(most)
         .map(|c| match c {
             'a'..='z' | '0'..='9' => c,
             'A'..='Z' => c.to_ascii_lowercase(),

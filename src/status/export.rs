@@ -146,7 +146,18 @@ pub fn invitation(export: &Path, policy: &Policy) -> String {
 /// for a shell where it has to be.
 fn environment(proxy: &str, bundle: &str) -> String {
     let mut text = String::new();
-    let mut put = |name: &str, value: &str| text.push_str(&format!("{name}={value}\n"));
+    for (name, value) in variables(proxy, bundle) {
+        text.push_str(&format!("{name}={value}\n"));
+    }
+    text.push_str(&format!("{AGENTS_VARIABLE}={CLIENT_DIRECTORY}/{AGENTS}\n"));
+    text
+}
+
+/// What has a client's tools use this proxy, and trust the certificates of this file.
+#[must_use]
+pub fn variables(proxy: &str, bundle: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let mut put = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     for (name, value) in [
         ("HTTP_PROXY", proxy),
         ("HTTPS_PROXY", proxy),
@@ -160,7 +171,6 @@ fn environment(proxy: &str, bundle: &str) -> String {
     // Yarn from 2 on ignores them, and ends at a variable of this form that it does not know.
     put("YARN_HTTP_PROXY", proxy);
     put("YARN_HTTPS_PROXY", proxy);
-    put(AGENTS_VARIABLE, &format!("{CLIENT_DIRECTORY}/{AGENTS}"));
     for name in [
         "NODE_EXTRA_CA_CERTS",
         "SSL_CERT_FILE",
@@ -182,7 +192,7 @@ fn environment(proxy: &str, bundle: &str) -> String {
     ] {
         put(name, bundle);
     }
-    text
+    all
 }
 
 #[cfg(test)]
@@ -234,6 +244,13 @@ mod tests {
     fn is_quoted_for_a_shell_where_that_has_to_be() {
         assert_eq!(quoted("/home/me/run-1"), "/home/me/run-1");
         assert_eq!(quoted("/my $run's"), "'/my $run'\\''s'");
+    }
+
+    #[test]
+    fn holds_what_no_daemon_that_is_given_the_same_may_set_itself() {
+        let variables = variables("http://pipelock:8888", "/bundle.pem");
+        let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, crate::policy::daemons::SET_FOR_THE_PROXY);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn head(state: &Word<State>, now: &str) -> String {
             "up. The list below has just changed: what is new in it is allowed within seconds; everything that \
              is not listed is refused."
         }
-        Word::Known(State::Starting | State::Backoff) => {
+        Word::Known(State::Starting | State::Waiting | State::Backoff) => {
             "being started. Nothing gets through yet, whatever is listed below: connections to the proxy fail. \
              Wait some seconds, and read this again."
         }

@@ -165,7 +165,11 @@ impl Reporter {
     /// What the daemon that ended last said of why, for a sentence that goes on: its own reason,
     /// else its last line; empty where it said nothing.
     #[must_use]
-    pub fn said_at_its_end(&self) -> String {
+    pub fn said_at_its_end(&self, name: &str) -> String {
+        if let Some(companion) = self.status.daemons.iter().find(|it| it.name == name) {
+            let last = companion.last_lines.last();
+            return last.map_or_else(String::new, |last| format!("; its last line: {last}"));
+        }
         let last = self.status.last_lines.last();
         match (&self.said_reason, last) {
             (Some(reason), last) if last != Some(reason) => format!("; it said: {reason}"),
@@ -620,8 +624,6 @@ mod tests {
             generation: u64::MAX,
             applied_generation: u64::MAX,
             reloads: u64::MAX,
-            manifest_sha256: Some(sentence()),
-            refused_sha256: Some(sentence()),
             desired_sha256: Some(sentence()),
             applied_sha256: Some(sentence()),
         };

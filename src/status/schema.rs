@@ -17,7 +17,9 @@ use crate::plain;
 use crate::policy::grants::Grant;
 
 /// The schema's version; raised when a field changes its meaning or goes away.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+/// The oldest that is read: what it has means the same, for a bundle of pipelock alone.
+pub(super) const OLDEST_SCHEMA: u32 = 1;
 /// The status file's name, in the run directory and in the export.
 pub const FILE: &str = "status.json";
 /// More than a status can have, and so no reader ever refuses one: a test builds the
@@ -35,6 +37,11 @@ const LONGEST_HOST: usize = 255;
 const MOST_HOSTS: usize = 100;
 /// More than start-up has.
 const MOST_STAGES: usize = 32;
+/// More than a manifest may have.
+const MOST_DAEMONS: usize = 16;
+/// Of one of those.
+const MOST_PORTS: usize = 64;
+const MOST_COMPANIONS_SENTENCES: usize = 8;
 
 /// A word in the file: one of ours, or one that a newer program or somebody else wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -98,6 +105,8 @@ impl<T: Serialize> fmt::Display for Word<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// What it comes after is not ready; of one of a bundle's other daemons alone.
+    Waiting,
     /// On the way to a daemon that was proved.
     Starting,
     /// The daemon serves, and refuses what is not allowed.
@@ -248,6 +257,49 @@ pub struct Daemon {
     pub working_since: Option<String>,
 }
 
+/// One of the bundle's other daemons.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Companion {
+    /// As the manifest calls it.
+    pub name: String,
+    /// What it is at.
+    pub state: Word<State>,
+    /// Whether the bundle ends where it cannot live.
+    pub essential: bool,
+    /// Its process id while it lives.
+    #[serde(deserialize_with = "at_most_the_largest")]
+    pub pid: Option<i32>,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// The ports it may listen on.
+    pub listen: Vec<u16>,
+    /// The one of these that the agent's proxy is.
+    pub agent_proxy: Option<u16>,
+    /// Times it was started again.
+    pub restarts: u64,
+    /// Times it failed.
+    pub failures: u64,
+    /// Why it failed last, until it is ready again.
+    pub error: Option<String>,
+    /// What keeps it from answering its probes as it should, while it is ready.
+    pub trouble: Option<String>,
+    /// Since when it has been ready without a break, RFC 3339.
+    pub ready_since: Option<String>,
+    /// What of its sandbox could not be applied, in sentences.
+    pub sandbox_missing: Vec<String>,
+    /// Whether its sandbox was read back from `/proc` and found as asked for.
+    pub sandbox_verified: bool,
+    /// Whether a control group of its own limits its memory and processes.
+    pub cgroup: bool,
+    /// Its last end.
+    #[serde(deserialize_with = "object_or_null")]
+    pub last_exit: Option<LastExit>,
+    /// Its last lines, oldest first, each shortened; not read back, like pipelock's.
+    #[serde(skip_deserializing)]
+    pub last_lines: Vec<Said>,
+}
+
 /// Which configuration is wanted and which is in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -256,27 +308,12 @@ pub struct Config {
     pub generation: u64,
     /// The generation the daemon has taken over and proved.
     pub applied_generation: u64,
-    /// SHA-256 of the manifest that is used: the wanted generation is of it.
-    pub manifest_sha256: Option<String>,
-    /// SHA-256 of the one that was read after that, where it cannot be used.
-    pub refused_sha256: Option<String>,
     /// Times the manifest was read again because somebody asked.
     pub reloads: u64,
     /// SHA-256 of the configuration that is wanted.
     pub desired_sha256: Option<String>,
     /// SHA-256 of the configuration the daemon says it runs on.
     pub applied_sha256: Option<String>,
-}
-
-impl Config {
-    fn hashes(&mut self) -> [&mut Option<String>; 4] {
-        [
-            &mut self.manifest_sha256,
-            &mut self.refused_sha256,
-            &mut self.desired_sha256,
-            &mut self.applied_sha256,
-        ]
-    }
 }
 
 /// Hosts that lost their permission.
@@ -497,6 +534,9 @@ pub struct Status {
     /// The daemon.
     #[serde(deserialize_with = "object")]
     pub daemon: Daemon,
+    /// The bundle's other daemons, in the order in which they begin.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "objects")]
+    pub daemons: Vec<Companion>,
     /// Times the daemon was started again.
     pub restarts: u64,
     /// Times the daemon failed.
@@ -553,6 +593,49 @@ pub struct Status {
     pub updated: String,
 }
 
+impl LastExit {
+    fn texts(&mut self) -> [&mut String; 2] {
+        [&mut self.text, &mut self.at]
+    }
+}
+
+impl Companion {
+    /// Makes every text of it printable and short.
+    fn limit(&mut self) {
+        let Self {
+            name,
+            state,
+            essential: _,
+            pid: _,
+            uid: _,
+            listen,
+            agent_proxy: _,
+            restarts: _,
+            failures: _,
+            error,
+            trouble,
+            ready_since,
+            sandbox_missing,
+            sandbox_verified: _,
+            cgroup: _,
+            last_exit,
+            last_lines,
+        } = self;
+        listen.truncate(MOST_PORTS);
+        sandbox_missing.truncate(MOST_COMPANIONS_SENTENCES);
+        last_lines.truncate(MOST_COMPANIONS_SENTENCES);
+        let exit = last_exit.iter_mut();
+        [error, trouble, ready_since]
+            .into_iter()
+            .flatten()
+            .chain(sandbox_missing)
+            .chain(exit.flat_map(LastExit::texts))
+            .chain(state.other())
+            .chain([name])
+            .for_each(|text| limit(text, LONGEST_SENTENCE));
+    }
+}
+
 impl Status {
     /// Makes every text printable and everything so short that [`MAX_BYTES`] are never
     /// reached. What is told has come through here, and so has what is read.
@@ -588,6 +671,7 @@ impl Status {
                     trouble,
                     working_since,
                 },
+            daemons,
             restarts: _,
             failures: _,
             config,
@@ -613,6 +697,8 @@ impl Status {
         for text in [error, manifest_error].into_iter().flatten() {
             limit(text, LONGEST_TEXT);
         }
+        daemons.truncate(MOST_DAEMONS);
+        daemons.iter_mut().for_each(Companion::limit);
         // Those that are neither the manifest's nor lasting are fewer than ten.
         warnings.truncate(2 * MOST_SENTENCES + 10);
         sandbox_missing.truncate(MOST_SENTENCES);
@@ -638,12 +724,11 @@ impl Status {
         ];
         let done_at = revocation.iter_mut().filter_map(|of| of.done_at.as_mut());
         let ca = ca.iter_mut().flat_map(Ca::texts);
-        let exit = last_exit.iter_mut();
-        let exit = exit.flat_map(|exit| [&mut exit.text, &mut exit.at]);
+        let exit = last_exit.iter_mut().flat_map(LastExit::texts);
         let port = port.iter_mut().flat_map(Port::texts);
         let known = [slug, version, trouble, working_since, listen, ready_since]
             .into_iter()
-            .chain(config.hashes());
+            .chain([&mut config.desired_sha256, &mut config.applied_sha256]);
         known
             .flatten()
             .chain(warnings)
@@ -765,6 +850,7 @@ mod tests {
             assert_eq!(other, Word::Other("failed at nothing".to_owned()));
         }
         kept(&[
+            (State::Waiting, "waiting"),
             (State::Starting, "starting"),
             (State::Ready, "ready"),
             (State::Reloading, "reloading"),

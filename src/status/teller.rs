@@ -442,7 +442,8 @@ fn is_there(room: &Room, name: &str, content: &Content) -> bool {
 
 /// What is to stand in a file that is to be there; and why there are no public roots in it,
 /// where those belong.
-fn bytes_of(content: &Content) -> Option<(Cow<'_, [u8]>, Option<NoRoots>)> {
+#[must_use]
+pub fn bytes_of(content: &Content) -> Option<(Cow<'_, [u8]>, Option<NoRoots>)> {
     let (trust, ca) = match content {
         Content::Gone => return None,
         Content::Text(text) => return Some((text.as_bytes().into(), None)),

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::plain;
 use crate::status::denials;
 use crate::status::schema::{
-    FILE, LONGEST_SENTENCE, MAX_BYTES, SCHEMA, State, Status, Word, object,
+    FILE, LONGEST_SENTENCE, MAX_BYTES, OLDEST_SCHEMA, SCHEMA, State, Status, Word, object,
 };
 use crate::sys::claim::{self, Life, Seen};
 use crate::sys::files::{FileError, Room};
@@ -159,7 +159,8 @@ impl StatusFile {
         }
         // First: another schema's fields have other types.
         let version: Versioned = from_json(bytes)?;
-        if version.schema != SCHEMA {
+        let known = OLDEST_SCHEMA..=SCHEMA;
+        if !known.into_iter().any(|it| version.schema == it) {
             return Err(ContentError::Schema);
         }
         let mut status: Status = from_json(bytes)?;

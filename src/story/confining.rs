@@ -6,7 +6,8 @@ use crate::boot::mode::Mode;
 use crate::boot::protect;
 use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
-use crate::sandbox::cgroup::{self, Group};
+use crate::policy::daemons::Daemon;
+use crate::sandbox::cgroup::{self, Group, Shares};
 use crate::sandbox::{Sandbox, insist_on};
 use crate::status::Reporter;
 use crate::sys::memory;
@@ -25,13 +26,16 @@ pub(super) fn insist(reporter: &Reporter) -> Result<(), StartError> {
 }
 
 /// Adds what the daemon and the machine decide about its sandbox; what cannot be had is a
-/// warning and in the status.
+/// warning and in the status. Beside it the memory that all daemons have together, where each
+/// has a control group; more than that promised is an error.
 pub(super) fn complete(
     mut sandbox: Sandbox,
     mode: Mode,
     paths: &Paths,
+    daemons: &[Daemon],
     reporter: &mut Reporter,
-) -> Sandbox {
+) -> Result<(Sandbox, Option<u64>), StartError> {
+    let mut memory = None;
     if mode == Mode::Machine {
         if let Err(error) = protect::survive_memory_shortage() {
             reporter.warn(format!(
@@ -41,7 +45,18 @@ pub(super) fn complete(
         let total = memory::machine_total().unwrap_or(u64::MAX);
         let available = memory::available().unwrap_or(u64::MAX);
         match Group::create(Path::new(cgroup::ROOT), total, available) {
-            Ok(group) => {
+            Ok(mut group) => {
+                let whole = group.limit();
+                memory = Some(whole);
+                if !daemons.is_empty() {
+                    let promised: Vec<_> = daemons.iter().map(|it| it.memory_mib).collect();
+                    let shares = Shares::divide(whole, &promised).map_err(|error| {
+                        StartError::new(ExitCode::ManifestInvalid, error.to_string())
+                    })?;
+                    group
+                        .limit_to(shares.pipelock)
+                        .map_err(StartError::system)?;
+                }
                 log::debug!(
                     "of {} MiB of memory {} can be had; pipelock gets {}",
                     total >> 20,
@@ -55,7 +70,7 @@ pub(super) fn complete(
     }
     reporter.tell_missing(&sandbox.missing_for(&paths.daemon));
     reporter.sandbox_planned(sandbox.landlock, sandbox.seccomp, sandbox.group.is_some());
-    sandbox
+    Ok((sandbox, memory))
 }
 
 /// What pipelock cannot get at it cannot live on, and says so in words of its own, five times.

@@ -7,8 +7,8 @@ use crate::bottle::Desired;
 use crate::bottle::looker::Looker;
 use crate::exit::{ExitCode, StartError};
 use crate::status::{Outcome as Told, Reporter, Status, Word, report};
-use crate::supervise::machine::{Failure, Outcome};
-use crate::supervise::{Pair, Setup, supervise};
+use crate::supervise::machine::Failure;
+use crate::supervise::{Pair, Setup, Verdict, supervise};
 use crate::sys::console::{self, Stream};
 use crate::sys::reaper;
 use crate::sys::signals::Signals;
@@ -87,23 +87,26 @@ pub(super) fn supervise_until_the_end(
     }
     Ok(
         match supervise(setup, desired, pair, looker, signals, reporter) {
-            Outcome::Stopped => Ending::Stopped,
-            Outcome::GaveUp(failure) => Ending::Failed(given_up(&failure, reporter)),
+            Verdict::Stopped => Ending::Stopped,
+            Verdict::GaveUp(name, failure) => Ending::Failed(given_up(&name, &failure, reporter)),
         },
     )
 }
 
-fn given_up(failure: &Failure, reporter: &Reporter) -> StartError {
+fn given_up(name: &str, failure: &Failure, reporter: &Reporter) -> StartError {
     let code = match failure {
         Failure::Spawn(code, _) => *code,
         _ => ExitCode::DaemonUnavailable,
     };
     let said = match failure {
-        Failure::Exited(_) | Failure::OutOfMemory(..) => reporter.said_at_its_end(),
+        Failure::Exited(_) | Failure::OutOfMemory(..) => reporter.said_at_its_end(name),
         _ => String::new(),
     };
     StartError::new(
         code,
-        format!("giving up after repeated failures: {failure}{said}"),
+        format!(
+            "giving up after repeated failures: {}{said}",
+            failure.of(name)
+        ),
     )
 }

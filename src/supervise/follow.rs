@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Supervisor;
 use super::machine::{Change, Event, Phase};
+use super::unit::Unit;
 use crate::bottle::looker::News;
 use crate::bottle::{self, Desired};
 use crate::daemon::pipelock::reload::{self, Plan};
@@ -73,15 +74,14 @@ impl Supervisor<'_> {
         let Some(names) = self.names.filter(|_| self.pace.allows(now)) else {
             return;
         };
-        for unit in self.roster.each() {
-            if let Some(file) = unit.misses(&names) {
-                log::warn!(
-                    "{file} is not the file that was there when pipelock started, which is the one it may read: \
-                     restarting it"
-                );
-                unit.push(Event::ConfigChanged(Change::Restart { revokes: false }));
-                self.pace.note(now);
-            }
+        if let Some(file) = self.roster.firewall.misses(&names) {
+            log::warn!(
+                "{file} is not the file that was there when pipelock started, which is the one it may read: \
+                 restarting it"
+            );
+            let change = Change::Restart { revokes: false };
+            self.roster.firewall.push(Event::ConfigChanged(change));
+            self.pace.note(now);
         }
     }
 
@@ -95,10 +95,7 @@ impl Supervisor<'_> {
     /// Roots beside it that cannot be used keep nothing back that it revokes.
     fn follow(&mut self, read: &[u8]) {
         self.changed = true;
-        let judged = (self.setup.judge)(read);
-        let sha256 = bottle::manifest_sha256(read);
-        self.reporter.manifest_known(sha256, judged.is_ok());
-        let (mut new, warnings) = match judged {
+        let (mut new, warnings) = match (self.setup.judge)(read) {
             Ok(judged) => judged,
             Err(error) => return self.reporter.manifest_refused(error.to_string()),
         };
@@ -137,9 +134,7 @@ impl Supervisor<'_> {
     /// From now on this is wanted; its generation.
     fn take_up(&mut self, mut new: Desired) -> u64 {
         self.name_pair(&mut new);
-        for unit in self.roster.each() {
-            unit.set_timing(&new.policy);
-        }
+        self.roster.follow(&new.policy);
         let generation = self.reporter.config_wanted(&new.config_sha256);
         self.reporter.follow(&new.policy);
         self.desired = new;
@@ -151,14 +146,13 @@ impl Supervisor<'_> {
             Plan::Nothing => {
                 log::info!("generation {generation}: the daemon's configuration is unchanged");
                 let (roster, mut around) = self.parts();
-                for unit in roster.each() {
-                    unit.keep(generation, &mut around);
-                }
+                roster.firewall.keep(generation, &mut around);
             }
             Plan::Reload => {
                 let next = self.what_follows("reloading pipelock");
                 log::info!("generation {generation}: the allowlist changed; {next}");
-                self.roster.push(&Event::ConfigChanged(Change::Grow));
+                let change = Event::ConfigChanged(Change::Grow);
+                self.roster.firewall.push(change);
             }
             Plan::Restart { revoked, scanned } => {
                 let revokes = !revoked.is_empty() || !scanned.is_empty();
@@ -169,17 +163,17 @@ impl Supervisor<'_> {
                     "generation {generation}: {}",
                     self.what_follows("restarting pipelock")
                 );
-                self.roster
-                    .push(&Event::ConfigChanged(Change::Restart { revokes }));
+                let change = Event::ConfigChanged(Change::Restart { revokes });
+                self.roster.firewall.push(change);
             }
         }
     }
 
     /// What comes of a change: `this`, where there is a daemon to do it to.
     pub(super) fn what_follows(&self, this: &'static str) -> &'static str {
-        if self.reporter.status().halted || self.roster.any_is(Phase::Halted) {
+        if self.reporter.status().halted || self.roster.firewall.phase() == Phase::Halted {
             "for when pipelock is resumed"
-        } else if self.roster.any_runs() {
+        } else if self.roster.firewall.pid().is_some() {
             this
         } else {
             "for pipelock's next start"
@@ -195,7 +189,7 @@ impl Supervisor<'_> {
                 log::info!("generation {generation}: {} {what}", some_of(hosts));
             }
         }
-        let nobody_runs = !self.roster.any_runs();
+        let nobody_runs = self.roster.firewall.pid().is_none();
         self.reporter
             .revoked(generation, revoked, scanned, nobody_runs);
     }

@@ -1,20 +1,31 @@
 //! What a start needs before it can come about, and why it did not. Touches the file system:
-//! the configuration and the extra roots in their places.
+//! the configuration and the extra roots in their places; of another daemon than pipelock its
+//! directory, what it trusts, and the socket on which it says that it is ready.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::Context;
+use super::notice::Notice;
 use crate::bottle::names::Names;
 use crate::daemon::pipelock::CONFIG;
 use crate::exit::{ExitCode, StartError};
+use crate::policy::daemons::{Daemon, Ready};
+use crate::sandbox::cgroup::{Group, GroupError, Overpromised, Shares};
 use crate::sandbox::enter::{Program, SpawnError};
-use crate::sandbox::{self, Incomplete, PrepareError, Prepared, cgroup, landlock};
-use crate::sys::files::{Access, FileError, install};
+use crate::sandbox::landlock::Grants;
+use crate::sandbox::seccomp::Profile;
+use crate::sandbox::{self, Incomplete, PrepareError, Prepared, Sandbox, cgroup, landlock};
+use crate::status::export::{self, Content};
+use crate::status::teller;
+use crate::sys::errand::{self, Errand};
+use crate::sys::files::{Access, FileError, Room, install};
 use crate::sys::memory;
 use crate::sys::process;
 
@@ -33,6 +44,12 @@ pub(super) enum LaunchError {
     Incomplete(Incomplete),
     /// It could not be forked.
     Spawn(SpawnError),
+    /// Its control group could not be made.
+    Group(GroupError),
+    /// There is not the memory that it was promised.
+    Memory(Overpromised),
+    /// There is no socket on which it could say that it is ready.
+    Notice(PathBuf, io::Error),
 }
 
 impl LaunchError {
@@ -45,7 +62,9 @@ impl LaunchError {
             Self::Sandbox(PrepareError::Landlock(error)) if is_shortage(error) => {
                 ExitCode::OperatingSystem
             }
-            Self::Sandbox(PrepareError::Group(error)) if is_shortage(error) => {
+            Self::Sandbox(PrepareError::Group(error)) | Self::Group(error)
+                if is_shortage(error) =>
+            {
                 ExitCode::OperatingSystem
             }
             _ => ExitCode::DaemonUnavailable,
@@ -64,6 +83,11 @@ impl fmt::Display for LaunchError {
             Self::Sandbox(error) => error.fmt(f),
             Self::Incomplete(error) => error.fmt(f),
             Self::Spawn(error) => error.fmt(f),
+            Self::Group(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::Notice(path, error) => {
+                write!(f, "cannot listen on {}: {error}", path.display())
+            }
         }
     }
 }
@@ -150,4 +174,199 @@ fn command(around: &Context) -> Result<Program, LaunchError> {
     let arguments = ["run", "--config", &config, "--listen", &listen];
     Program::new(setup.daemon, &arguments, &environment)
         .map_err(|error| LaunchError::Command(setup.daemon.to_owned(), error))
+}
+
+/// Of the bundle's directories, what its daemons trust, and their sockets for [`Notice`].
+const CLIENT: &str = "client";
+const NOTIFY: &str = "notify";
+/// Everybody may look inside, and read what each file allows.
+const OPEN: Access = Access {
+    mode: 0o755,
+    owner: None,
+};
+/// Programs are looked for here, and by no other daemon's word.
+const SEARCHED: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Names are asked for on this port, by UDP: who may connect to it has such sockets.
+const NAMES: u16 = 53;
+
+/// All of it, for a daemon that is not pipelock.
+pub(super) struct ForCompanion {
+    pub(super) command: Program,
+    pub(super) prepared: Prepared,
+    pub(super) sandbox: Sandbox,
+    /// Where it says that it is ready, where it is to.
+    pub(super) notice: Option<Notice>,
+}
+
+/// Everything that is made before the fork of a daemon that is not pipelock.
+pub(super) fn prepare_companion(
+    wanted: &Daemon,
+    around: &mut Context,
+) -> Result<ForCompanion, LaunchError> {
+    let setup = around.setup;
+    let run = setup.run_room;
+    let sandbox = companions_sandbox(wanted, around)?;
+    let owner = sandbox.file_owner();
+    let private = Access { mode: 0o700, owner };
+    let private = run.make(&wanted.name, private).map_err(LaunchError::File)?;
+    let notice = match wanted.ready {
+        Ready::Notify => Some(listen_for_notice(&wanted.name, run, owner)?),
+        Ready::Exec | Ready::Tcp(_) | Ready::Http { .. } => None,
+    };
+    let mut read = wanted.files.clone();
+    let mut environment = vec![
+        format!("PATH={SEARCHED}"),
+        format!("HOME={}", private.path().display()),
+        format!("TMPDIR={}", private.path().display()),
+        format!("RUNTIME_DIRECTORY={}", private.path().display()),
+    ];
+    if let Some(notice) = &notice {
+        environment.push(format!("NOTIFY_SOCKET={}", notice.path().display()));
+    }
+    if wanted.proxy {
+        let client = install_trust(run, around)?;
+        let proxy = format!("http://127.0.0.1:{}", around.desired.policy.listen.port());
+        let bundle = client.path().join(export::BUNDLE);
+        let variables = export::variables(&proxy, &bundle.to_string_lossy());
+        environment.extend(
+            variables
+                .iter()
+                .map(|(name, value)| format!("{name}={value}")),
+        );
+        read.push(client.path().to_owned());
+    }
+    for (name, value) in &wanted.env {
+        // Its own word wins over the ones above that are no promise: HOME, PATH, TMPDIR.
+        environment.retain(|it| it.split_once('=').is_none_or(|(known, _)| known != name));
+        environment.push(format!("{name}={value}"));
+    }
+    let (program, arguments) = wanted.exec.split_first().unzip();
+    let program = program.map(PathBuf::from).unwrap_or_default();
+    let arguments: Vec<&str> = arguments
+        .unwrap_or_default()
+        .iter()
+        .map(String::as_str)
+        .collect();
+    let grants = Grants {
+        program: program.clone(),
+        read,
+        execute: Vec::new(),
+        write: vec![private.path().to_owned()],
+        bind: wanted.listen.clone(),
+        connect: Some(wanted.connect.clone()),
+    };
+    let command = Program::new(&program, &arguments, &environment)
+        .map_err(|error| LaunchError::Command(program, error))?;
+    let prepared = sandbox.prepare(&grants).map_err(LaunchError::Sandbox)?;
+    if setup.require_sandbox {
+        sandbox::insist_on(&prepared.missing).map_err(LaunchError::Incomplete)?;
+    }
+    Ok(ForCompanion {
+        command,
+        prepared,
+        sandbox,
+        notice,
+    })
+}
+
+/// Its own user, control group and filter.
+fn companions_sandbox(wanted: &Daemon, around: &Context) -> Result<Sandbox, LaunchError> {
+    let setup = around.setup;
+    let daemons = &around.desired.policy.daemons;
+    let group = match (&setup.sandbox.group, setup.memory) {
+        (Some(_), Some(whole)) => {
+            let promised: Vec<_> = daemons.iter().map(|it| it.memory_mib).collect();
+            let shares = Shares::divide(whole, &promised).map_err(LaunchError::Memory)?;
+            let place = daemons.iter().position(|it| it.name == wanted.name);
+            let share = place.and_then(|it| shares.companions.get(it).copied());
+            let root = Path::new(cgroup::ROOT);
+            let group = Group::companion(root, &wanted.name, share.unwrap_or_default());
+            Some(group.map_err(LaunchError::Group)?)
+        }
+        _ => None,
+    };
+    let udp = wanted.connect.contains(&NAMES);
+    Ok(setup
+        .sandbox
+        .companion(wanted.user, group, Profile::General { udp }))
+}
+
+/// What a client of pipelock trusts, where the daemons of this machine find it.
+fn install_trust(run: &Room, around: &Context) -> Result<Room, LaunchError> {
+    let client = run.make(CLIENT, OPEN).map_err(LaunchError::File)?;
+    let ca = around.pair.certificate();
+    for (name, content) in [
+        (export::CA, Content::Text(ca.clone())),
+        (
+            export::BUNDLE,
+            Content::Bundle {
+                trust: around.desired.trust.clone(),
+                ca: ca.clone(),
+            },
+        ),
+    ] {
+        let bytes = teller::bytes_of(&content).map(|(bytes, _)| bytes);
+        let bytes = bytes.unwrap_or_default();
+        if !client.is_installed(name, &bytes, Access::PUBLIC) {
+            client
+                .publish(name, &bytes, Access::PUBLIC)
+                .map_err(LaunchError::File)?;
+        }
+    }
+    Ok(client)
+}
+
+fn listen_for_notice(
+    name: &str,
+    run: &Room,
+    owner: Option<(u32, u32)>,
+) -> Result<Notice, LaunchError> {
+    let open = Access {
+        mode: 0o711,
+        owner: None,
+    };
+    let directory = run.make(NOTIFY, open).map_err(LaunchError::File)?;
+    let path = directory.path().join(name);
+    // Nobody else writes in the directory.
+    Notice::listen(&path)
+        .and_then(|notice| {
+            if let Some((uid, gid)) = owner {
+                chown(&path, Some(uid), Some(gid))?;
+            }
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            Ok(notice)
+        })
+        .map_err(|error| LaunchError::Notice(path, error))
+}
+
+/// Takes away what was a daemon's that is gone for good, by somebody who has the time: it may
+/// have left a million files.
+pub(super) fn clear_away(
+    name: &str,
+    group: Option<Group>,
+    run_dir: &Path,
+) -> Result<Errand, Errno> {
+    let paths = [run_dir.join(name), run_dir.join(NOTIFY).join(name)];
+    errand::send_to_finish(&[], move || {
+        let [directory, socket] = paths;
+        // What stays is in a place that the next of its name is given anyway.
+        let _ = std::fs::remove_dir_all(directory);
+        let _ = std::fs::remove_file(socket);
+        if let Some(group) = group {
+            remove_group(&group);
+        }
+        Vec::new()
+    })
+}
+
+/// Once those who were killed in it are gone.
+fn remove_group(group: &Group) {
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..TRIES {
+        if group.clone().remove().is_ok() {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
 }

@@ -1,7 +1,6 @@
 //! The state machine of supervision: `step(event, now)` decides, the loop in the
 //! parent module performs. Pure and total: every event is answered in every state.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::backoff::{RestartPolicy, Verdict};
@@ -177,8 +176,8 @@ pub enum Failure {
     Spawn(ExitCode, String),
     /// It ended by itself.
     Exited(ExitReason),
-    /// It was not ready in time; what the last probe said.
-    NotReady(String),
+    /// It was not ready within this time; what the last probe said.
+    NotReady(Duration, String),
     /// It answers as no firewall should.
     Unfit(String),
     /// It missed its liveness probes, and did nothing meanwhile; what the last one said.
@@ -205,31 +204,28 @@ impl Failure {
             _ => false,
         }
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// It in a sentence, of the daemon of this name.
+    #[must_use]
+    pub fn of(&self, name: &str) -> String {
         match self {
-            Self::Spawn(_, why) | Self::Unfit(why) => f.write_str(why),
-            Self::Exited(reason) => write!(f, "pipelock {reason}"),
-            Self::NotReady(last) => write!(
-                f,
-                "pipelock was not ready within {} s: {last}",
-                START_DEADLINE.as_secs()
-            ),
-            Self::Unresponsive(last) => {
-                write!(f, "pipelock missed {MISSES} liveness probes: {last}")
+            Self::Spawn(_, why) | Self::Unfit(why) => why.clone(),
+            Self::Exited(reason) => format!("{name} {reason}"),
+            Self::NotReady(within, last) => {
+                format!("{name} was not ready within {} s: {last}", within.as_secs())
             }
-            Self::Overloaded(what) => write!(f, "pipelock was overloaded: {what}"),
-            Self::Spinning(silent, used) => write!(
-                f,
-                "pipelock answered nothing for {} s, while it used {} s of processor time",
+            Self::Unresponsive(last) => {
+                format!("{name} missed {MISSES} liveness probes: {last}")
+            }
+            Self::Overloaded(what) => format!("{name} was overloaded: {what}"),
+            Self::Spinning(silent, used) => format!(
+                "{name} answered nothing for {} s, while it used {} s of processor time",
                 silent.as_secs(),
                 used.as_secs()
             ),
-            Self::Sick(why) => write!(f, "pipelock is not well: {why}"),
+            Self::Sick(why) => format!("{name} is not well: {why}"),
             Self::OutOfMemory(reason, limit) => {
-                write!(f, "pipelock {reason}: out of memory, {limit}")
+                format!("{name} {reason}: out of memory, {limit}")
             }
         }
     }
@@ -272,6 +268,8 @@ enum State {
         until: Instant,
         next_count: Option<Instant>,
         counting: bool,
+        /// There is nothing to wait for any more.
+        over: bool,
     },
     /// What follows is known from `stopping` and `halted`, and from the cause.
     Stopping {
@@ -374,7 +372,7 @@ enum Reload {
 /// The state's name, for the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing has begun.
+    /// At rest: nothing has begun, or what it needs is not ready.
     Idle,
     /// The daemon failed; the next start is waited for.
     Backoff,
@@ -409,11 +407,23 @@ impl Phase {
     }
 }
 
+/// What is wanted of it for others' sake.
+#[derive(Debug, Clone, Copy, Default)]
+struct Among {
+    /// What it comes after is not ready.
+    held: bool,
+    /// Those that come after it have not ended.
+    lingers: bool,
+}
+
 /// The supervisor's memory; see [`Machine::step`].
 #[derive(Debug, Clone)]
 pub struct Machine {
     state: State,
     timing: Timing,
+    start_deadline: Duration,
+    ready_interval: Duration,
+    among: Among,
     policy: RestartPolicy,
     halted: bool,
     stopping: bool,
@@ -428,12 +438,54 @@ impl Machine {
         Self {
             state: State::Idle,
             timing,
+            start_deadline: START_DEADLINE,
+            ready_interval: READY_INTERVAL,
+            among: Among::default(),
             policy: RestartPolicy::default(),
             halted: false,
             stopping: false,
             failures: 0,
             last_failure: None,
         }
+    }
+
+    /// The same, of a daemon that has so long to become ready, and is asked for that so often:
+    /// it does not say when it is worth asking.
+    #[must_use]
+    pub fn patient(mut self, within: Duration, interval: Duration) -> Self {
+        self.start_deadline = within;
+        self.ready_interval = interval;
+        self
+    }
+
+    /// While it is held, whatever would start it leaves it at rest, until it is not held any
+    /// more and [`Event::Begin`] comes.
+    pub fn hold(&mut self, held: bool) {
+        self.among.held = held;
+    }
+
+    /// While it lingers, what has drained goes on without anything new, until others have
+    /// ended.
+    pub fn linger(&mut self, lingers: bool) {
+        self.among.lingers = lingers;
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.among.lingers
+    }
+
+    /// Whether a wanted stop waits for open tunnels.
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        !self.timing.drain.is_zero()
+    }
+
+    /// Whether open tunnels are waited for.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining { over: false, .. })
     }
 
     /// Takes over the timing of a changed manifest, from the next deadline on.
@@ -526,6 +578,7 @@ impl Machine {
                     earliest(Some(*until), *next_probe)
                 }
             },
+            State::Draining { over: true, .. } => None,
             State::Draining {
                 until, next_count, ..
             } => earliest(Some(*until), *next_count),
@@ -608,8 +661,12 @@ impl Machine {
     }
 
     fn start(&mut self, now: Instant) -> Vec<Action> {
+        if self.among.held {
+            self.state = State::Idle;
+            return vec![];
+        }
         self.state = State::Starting {
-            deadline: now + START_DEADLINE,
+            deadline: now + self.start_deadline,
             next_probe: Some(now + STARTING_INTERVAL),
             confined: false,
             announced: false,
@@ -784,7 +841,7 @@ impl Machine {
                 Answer::Silent(silence),
             ) => {
                 let pause = if *announced {
-                    READY_INTERVAL
+                    self.ready_interval
                 } else {
                     STARTING_INTERVAL
                 };
@@ -841,9 +898,7 @@ impl Machine {
             (State::Starting { .. } | State::Ready { .. }, Answer::Unfit(why)) => {
                 self.unfit(why, now)
             }
-            (State::Draining { .. }, Answer::Tunnels(0)) => {
-                self.bring_down(self.timing.grace, None, now)
-            }
+            (State::Draining { .. }, Answer::Tunnels(0)) => self.drained(now),
             (
                 State::Draining {
                     next_count,
@@ -875,7 +930,10 @@ impl Machine {
             State::Waiting { until } if now >= *until => self.start(now),
             State::Starting { deadline, last, .. } if now >= *deadline => {
                 let Silence { why, overload, .. } = std::mem::take(last);
-                let failure = overload.map_or(Failure::NotReady(why), Failure::Overloaded);
+                let failure = overload.map_or(
+                    Failure::NotReady(self.start_deadline, why),
+                    Failure::Overloaded,
+                );
                 self.bring_down(
                     SHORT_GRACE.min(self.timing.grace),
                     Some((failure, None)),
@@ -898,9 +956,7 @@ impl Machine {
                 let patience = if works { PATIENCE_WITH_WORK } else { PATIENCE };
                 vec![Action::ProbeLiveness(patience)]
             }
-            State::Draining { until, .. } if now >= *until => {
-                self.bring_down(self.timing.grace, None, now)
-            }
+            State::Draining { until, over, .. } if *over || now >= *until => self.drained(now),
             State::Draining { next_count, .. } if next_count.is_some_and(|at| now >= at) => {
                 *next_count = None;
                 vec![Action::CountTunnels]
@@ -952,8 +1008,20 @@ impl Machine {
             until: now + self.timing.drain,
             next_count: None,
             counting: false,
+            over: false,
         };
         vec![Action::InstallDenyAll]
+    }
+
+    /// No tunnel is open, or the time for them is up.
+    fn drained(&mut self, now: Instant) -> Vec<Action> {
+        if self.among.lingers
+            && let State::Draining { over, .. } = &mut self.state
+        {
+            *over = true;
+            return vec![];
+        }
+        self.bring_down(self.timing.grace, None, now)
     }
 
     /// A ready daemon is about to go, and has not failed.

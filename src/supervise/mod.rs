@@ -6,12 +6,17 @@
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+mod companion;
+mod firewall;
 mod follow;
 mod grants;
 mod launch;
 pub mod machine;
+mod notice;
+pub mod order;
 mod pair;
 pub mod prober;
+mod process;
 pub mod relay;
 mod roster;
 mod unit;
@@ -37,17 +42,18 @@ use crate::exit::StartError;
 use crate::policy::Policy;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
-use crate::status::Reporter;
 use crate::status::export::Content;
+use crate::status::{Reporter, State};
 use crate::sys::console::console;
 use crate::sys::files::Room;
 use crate::sys::reaper;
 use crate::sys::signals::{self, Request, Signals};
 use crate::sys::steps::Steps;
 use follow::Pace;
-use machine::{Event, Outcome, Phase};
+use machine::Event;
 pub use pair::Pair;
 use roster::Roster;
+pub use roster::Verdict;
 use unit::Unit;
 
 /// The status is told again at most this often where only its counters have changed.
@@ -87,6 +93,8 @@ pub struct Setup<'a> {
     pub custody: Custody<'a>,
     /// What the daemon may be.
     pub sandbox: Sandbox,
+    /// What all daemons have of the machine's memory, in bytes, where each has a control group.
+    pub memory: Option<u64>,
     /// A sandbox that is not known to be complete is a failed start.
     pub require_sandbox: bool,
 }
@@ -116,13 +124,13 @@ pub fn supervise<'a>(
     looker: Looker<'a>,
     signals: &mut Signals,
     reporter: &'a mut Reporter,
-) -> Outcome {
+) -> Verdict {
     let now = Instant::now();
     reporter.supervision_began(desired.policy.listen);
     reporter.config_wanted(&desired.config_sha256);
     let mut supervisor = Supervisor {
         ended: grants::Ended::default(),
-        roster: Roster::new(vec![Unit::new(&desired.policy)]),
+        roster: Roster::new(&desired.policy),
         looker,
         next_look: now + LOOK_EVERY,
         steps: watch_clock(reporter),
@@ -177,12 +185,12 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
-    fn run(&mut self, signals: &mut Signals) -> Outcome {
+    fn run(&mut self, signals: &mut Signals) -> Verdict {
         loop {
             self.end_grants();
             self.settle();
-            if let Some(outcome) = self.roster.outcome() {
-                return outcome;
+            if let Some(verdict) = self.roster.outcome() {
+                return verdict;
             }
             let speakers = self.wait(signals);
             for (number, request) in signals.take() {
@@ -197,7 +205,7 @@ impl Supervisor<'_> {
             }
             console().flush_ready();
             let now = Instant::now();
-            for unit in roster.each() {
+            for unit in roster.each_mut() {
                 unit.advance(now, &mut around);
             }
             self.look(now);
@@ -206,7 +214,7 @@ impl Supervisor<'_> {
             }
             self.reporter.tick(now);
             self.changed |= self.counters_deadline().is_some_and(|due| now >= due);
-            for unit in self.roster.each() {
+            for unit in self.roster.each_mut() {
                 unit.tick(now);
             }
         }
@@ -231,13 +239,21 @@ impl Supervisor<'_> {
         if !changed {
             return;
         }
-        let halted = self.roster.any_is(Phase::Halted) && !self.sweeping;
+        let state = self.roster.state();
+        let halted = state == State::Halted && !self.sweeping;
         let (roster, mut around) = self.parts();
-        for unit in roster.each() {
-            if halted != around.reporter.status().port.is_some() {
-                unit.judge_port(&mut around);
-            }
+        if halted != around.reporter.status().port.is_some() {
+            roster.firewall.judge_port(halted, &mut around);
+        }
+        for unit in roster.each_mut() {
             unit.report(&mut around);
+        }
+        let is_halted = roster.firewall.life().machine.is_halted();
+        around.reporter.state_reached(state, is_halted);
+        around.reporter.companion_failed(roster.failure());
+        if roster.is_proved_now(state) {
+            around.reporter.finish_stages();
+            log::info!("ready: the whole bundle");
         }
         self.reporter.publish();
         self.told_counters = self.counters();
@@ -312,9 +328,7 @@ impl Supervisor<'_> {
         self.grant_names(now);
         self.changed |= self.reporter.look_at_validity();
         let (roster, mut around) = self.parts();
-        for unit in roster.each() {
-            unit.look(&mut around);
-        }
+        roster.firewall.look(&mut around);
         self.changed |= self.reporter.lost_its_status();
         self.reporter.look_after_export(now);
     }
@@ -330,7 +344,7 @@ impl Supervisor<'_> {
             Request::Stop => {
                 log::info!("{name}: stopping");
                 self.reporter.stopping();
-                self.roster.stop();
+                self.roster.stop(&self.desired.policy);
             }
             Request::Reload => {
                 log::info!("{name}: reading the manifest again");
@@ -339,11 +353,11 @@ impl Supervisor<'_> {
             }
             Request::Halt => {
                 log::warn!("{name}: halting");
-                self.roster.push(&Event::HaltAsked);
+                self.roster.push_to_ways_in(&Event::HaltAsked);
             }
             Request::Resume => {
                 log::info!("{name}: resumed");
-                self.roster.push(&Event::ResumeAsked);
+                self.roster.push_to_ways_in(&Event::ResumeAsked);
             }
         }
     }
@@ -357,6 +371,7 @@ impl Supervisor<'_> {
                 || self.reporter.sent(exit.pid)
                 || self.looker.pid() == Some(exit.pid)
                 || self.pair.pid() == Some(exit.pid)
+                || self.roster.has_cleared(exit.pid)
             {
                 continue;
             }
@@ -386,7 +401,7 @@ impl Supervisor<'_> {
             sent || console().sent(pid) || around.reporter.sent(pid)
         };
         let mut left = reaper::children();
-        left.retain(|pid| !roster.owns(*pid, &around) && !is_ours(*pid));
+        left.retain(|pid| !roster.owns(*pid, &around) && !is_ours(*pid) && !roster.sent(*pid));
         self.sweeping = !left.is_empty();
         for pid in left {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -399,9 +414,7 @@ impl Supervisor<'_> {
         self.changed = true;
         let seconds = by_ms.saturating_add(500).div_euclid(1000);
         self.reporter.clock_stepped(seconds);
-        for unit in self.roster.each() {
-            unit.clock_stepped(by_ms);
-        }
+        self.roster.firewall.clock_stepped(by_ms);
     }
 
     fn counters(&self) -> (u64, u64) {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::machine::{Change, Event};
+use super::unit::Unit;
 use super::{Context, Supervisor};
 use crate::bottle::Desired;
 use crate::ca::authority;
@@ -113,7 +114,7 @@ impl Supervisor<'_> {
         log::info!("the CA pair changed, SHA-256 {sha256}; {next}");
         self.pair.next = Some(kept);
         let change = Change::Restart { revokes: false };
-        self.roster.push(&Event::ConfigChanged(change));
+        self.roster.firewall.push(Event::ConfigChanged(change));
     }
 
     /// Has a configuration that was judged name the pair where it is read now.

@@ -1,8 +1,9 @@
-//! Asks the daemon questions over HTTP without ever waiting for the answer. Touches
+//! Asks a daemon questions over HTTP without ever waiting for the answer. Touches
 //! the kernel: one non-blocking connection at a time, bounded in bytes and in time.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 
 use super::machine::{Answer, Silence};
+use crate::daemon::companion;
 use crate::daemon::pipelock::health::Ailment;
 use crate::daemon::pipelock::{self, health};
+use crate::policy::daemons::Ready;
 use crate::sys::connections::{begin_connect, lacks_family, reachable};
 
 /// No answer is read beyond this many bytes; `/metrics` is the longest, about 20 KB.
@@ -28,19 +31,61 @@ pub enum Question {
     Tunnels,
 }
 
+/// Who is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// pipelock, which listens there.
+    Pipelock(SocketAddr),
+    /// Another, which says in this way that it is ready; and where the agent asks its way
+    /// out, it has to refuse the canary there too.
+    Companion(Ready, Option<u16>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Health,
     Canary,
     Metrics,
+    Port,
+    Page,
+    AgentsCanary,
 }
 
-impl Asked {
-    fn request(self) -> &'static [u8] {
-        match self {
-            Self::Health => health::REQUEST,
-            Self::Canary => pipelock::CANARY_REQUEST,
-            Self::Metrics => pipelock::METRICS_REQUEST,
+impl Subject {
+    /// What is asked first; `None` where there is nothing to ask.
+    fn first(&self, question: Question) -> Option<Asked> {
+        match (self, question) {
+            (Self::Pipelock(_), Question::Fitness | Question::Liveness) => Some(Asked::Health),
+            (Self::Pipelock(_), Question::Tunnels) => Some(Asked::Metrics),
+            (Self::Companion(Ready::Tcp(_), _), _) => Some(Asked::Port),
+            (Self::Companion(Ready::Http { .. }, _), _) => Some(Asked::Page),
+            (Self::Companion(Ready::Exec | Ready::Notify, agent), _) => {
+                agent.map(|_| Asked::AgentsCanary)
+            }
+        }
+    }
+
+    /// Where that is asked, the likelier first.
+    fn targets(&self, step: Asked) -> Vec<SocketAddr> {
+        let port = match (self, step) {
+            (Self::Pipelock(listen), _) => return reachable(*listen),
+            (Self::Companion(_, Some(agent)), Asked::AgentsCanary) => *agent,
+            (Self::Companion(Ready::Tcp(port) | Ready::Http { port, .. }, _), _) => *port,
+            (Self::Companion(..), _) => return Vec::new(),
+        };
+        reachable(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+    }
+
+    fn request(&self, step: Asked) -> Cow<'static, [u8]> {
+        match (step, self) {
+            (Asked::Health, _) => health::REQUEST.into(),
+            (Asked::Canary, _) => pipelock::CANARY_REQUEST.into(),
+            (Asked::Metrics, _) => pipelock::METRICS_REQUEST.into(),
+            (Asked::AgentsCanary, _) => companion::CANARY_REQUEST.into(),
+            (Asked::Page, Self::Companion(Ready::Http { path, .. }, _)) => {
+                companion::page_request(path).into_bytes().into()
+            }
+            (Asked::Page | Asked::Port, _) => Cow::Borrowed(&[]),
         }
     }
 }
@@ -50,7 +95,8 @@ struct Exchange {
     question: Question,
     step: Asked,
     stream: TcpStream,
-    unsent: &'static [u8],
+    request: Cow<'static, [u8]>,
+    sent: usize,
     received: Vec<u8>,
     patience: Duration,
     deadline: Instant,
@@ -68,8 +114,7 @@ pub struct Finding {
 /// At most one question at a time.
 #[derive(Debug)]
 pub struct Prober {
-    /// Where it may be asked, the likelier first.
-    targets: Vec<SocketAddr>,
+    subject: Subject,
     /// Where it was asked last.
     target: SocketAddr,
     exchange: Option<Exchange>,
@@ -77,30 +122,35 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Asks the daemon that listens on `listen`; a wildcard address is asked on loopback.
+    /// Asks this one; who listens on every address is asked on loopback.
     #[must_use]
-    pub fn new(listen: SocketAddr) -> Self {
+    pub fn new(subject: Subject) -> Self {
         Self {
-            targets: reachable(listen),
-            target: listen,
+            subject,
+            target: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             exchange: None,
             version: None,
         }
     }
 
-    /// Forgets the question under way, and asks the daemon on `listen` from now on.
-    pub fn reset(&mut self, listen: SocketAddr) {
-        *self = Self::new(listen);
+    /// Forgets the question under way, and asks this one from now on.
+    pub fn reset(&mut self, subject: Subject) {
+        *self = Self::new(subject);
+    }
+
+    /// Where it was asked last.
+    #[must_use]
+    pub fn asked_at(&self) -> SocketAddr {
+        self.target
     }
 
     /// Starts a question; one under way is dropped. A refused connection is an
-    /// answer at once.
+    /// answer at once, and so is it where there is nothing to ask.
     pub fn ask(&mut self, question: Question, patience: Duration, now: Instant) -> Option<Finding> {
-        let step = match question {
-            Question::Fitness | Question::Liveness => Asked::Health,
-            Question::Tunnels => Asked::Metrics,
-        };
-        self.begin(question, step, (patience, now + patience))
+        match self.subject.first(question) {
+            Some(step) => self.begin(question, step, (patience, now + patience)),
+            None => Some(self.passed(question)),
+        }
     }
 
     fn begin(
@@ -110,29 +160,30 @@ impl Prober {
         (patience, deadline): (Duration, Instant),
     ) -> Option<Finding> {
         self.exchange = None;
-        match self.connect() {
+        match self.connect(step) {
             Ok(stream) => {
                 self.exchange = Some(Exchange {
                     question,
                     step,
                     stream,
-                    unsent: step.request(),
+                    request: self.subject.request(step),
+                    sent: 0,
                     received: Vec::new(),
                     patience,
                     deadline,
                 });
                 None
             }
-            Err(errno) => Some(self.silent(errno.desc())),
+            Err(errno) => Some(self.silent_at(step, errno.desc())),
         }
     }
 
     /// Connects to the first place that is there: a machine may have one family alone.
-    fn connect(&mut self) -> Result<TcpStream, Errno> {
+    fn connect(&mut self, step: Asked) -> Result<TcpStream, Errno> {
         let mut connected = Err(Errno::EADDRNOTAVAIL);
-        for target in &self.targets {
-            self.target = *target;
-            connected = begin_connect(*target);
+        for target in self.subject.targets(step) {
+            self.target = target;
+            connected = begin_connect(target);
             if !connected.as_ref().is_err_and(|errno| lacks_family(*errno)) {
                 break;
             }
@@ -144,7 +195,8 @@ impl Prober {
     #[must_use]
     pub fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         self.exchange.as_ref().map(|exchange| {
-            let flags = if exchange.unsent.is_empty() {
+            let is_sent = exchange.sent >= exchange.request.len();
+            let flags = if is_sent && exchange.step != Asked::Port {
                 PollFlags::POLLIN
             } else {
                 PollFlags::POLLOUT
@@ -162,9 +214,19 @@ impl Prober {
     /// Goes on as far as it can without waiting.
     pub fn advance(&mut self, now: Instant) -> Option<Finding> {
         let exchange = self.exchange.as_mut()?;
-        while !exchange.unsent.is_empty() {
-            match exchange.stream.write(exchange.unsent) {
-                Ok(count) => exchange.unsent = exchange.unsent.get(count..).unwrap_or_default(),
+        if exchange.step == Asked::Port {
+            let (question, until) = (exchange.question, (exchange.patience, exchange.deadline));
+            return match (exchange.stream.take_error(), exchange.stream.peer_addr()) {
+                (Ok(Some(error)) | Err(error), _) => Some(self.silent(&reason(&error))),
+                (Ok(None), Ok(_)) => self.after_readiness(question, until),
+                (Ok(None), Err(_)) => self.unless_late(now),
+            };
+        }
+        while let unsent = exchange.request.get(exchange.sent..).unwrap_or_default()
+            && !unsent.is_empty()
+        {
+            match exchange.stream.write(unsent) {
+                Ok(count) => exchange.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if waits(&error) => return self.unless_late(now),
                 Err(error) => return Some(self.silent(&reason(&error))),
@@ -222,15 +284,43 @@ impl Prober {
                 Err(Ailment::Unfit(why)) => Some(self.unfit(why)),
             },
             Asked::Canary => match pipelock::judge_canary(response) {
-                Ok(()) if question == Question::Liveness => Some(self.finish(Answer::Alive)),
-                Ok(()) => Some(self.finish(Answer::Fit)),
+                Ok(()) => Some(self.passed(question)),
                 Err(why) => Some(self.unfit(why.to_string())),
+            },
+            Asked::Page if companion::is_ready(response) => self.after_readiness(question, until),
+            Asked::Page | Asked::Port => {
+                Some(self.silent(&format!("it answers with {}", response.status)))
+            }
+            Asked::AgentsCanary => match companion::judge_canary(response) {
+                Ok(()) => Some(self.passed(question)),
+                Err(why) => Some(self.unfit(why)),
             },
             Asked::Metrics => match pipelock::open_tunnels(response) {
                 Ok(count) => Some(self.finish(Answer::Tunnels(count))),
                 Err(why) => Some(self.silent(&why.to_string())),
             },
         }
+    }
+
+    /// It says that it is ready: it has to refuse the canary besides, where it is an agent's
+    /// way out.
+    fn after_readiness(
+        &mut self,
+        question: Question,
+        until: (Duration, Instant),
+    ) -> Option<Finding> {
+        match self.subject {
+            Subject::Companion(_, Some(_)) => self.begin(question, Asked::AgentsCanary, until),
+            _ => Some(self.passed(question)),
+        }
+    }
+
+    fn passed(&mut self, question: Question) -> Finding {
+        self.finish(if question == Question::Liveness {
+            Answer::Alive
+        } else {
+            Answer::Fit
+        })
     }
 
     fn unless_late(&mut self, now: Instant) -> Option<Finding> {
@@ -247,10 +337,12 @@ impl Prober {
     }
 
     fn silent(&mut self, why: &str) -> Finding {
-        let step = self
-            .exchange
-            .as_ref()
-            .map_or(Asked::Health, |exchange| exchange.step);
+        let step = self.exchange.as_ref();
+        let step = step.map_or(Asked::Health, |exchange| exchange.step);
+        self.silent_at(step, why)
+    }
+
+    fn silent_at(&mut self, step: Asked, why: &str) -> Finding {
         let why = format!("{} at {}: {why}", step.subject(), self.target);
         self.finish(Answer::Silent(Silence::because(why)))
     }
@@ -274,6 +366,9 @@ impl Asked {
             Self::Health => "/health",
             Self::Canary => "the canary",
             Self::Metrics => "/metrics",
+            Self::Port => "its port",
+            Self::Page => "its page",
+            Self::AgentsCanary => "the agent's canary",
         }
     }
 }

@@ -31,9 +31,34 @@ const KEPT_BYTES: usize = 8 * 1024;
 /// No line of the daemon may look like one of ours.
 const OUR_PREFIX: &[u8] = said::OUR_PREFIX.as_bytes();
 const QUOTE_PREFIX: &[u8] = said::QUOTE_PREFIX.as_bytes();
-/// Before every piece of a long line but the first: no line begins with what an agent
-/// wrote in the middle of one.
-const CONTINUED_PREFIX: &[u8] = b"pipelock: (continued) ";
+/// Who says it: what stands before each line, and before every piece of a long line but the
+/// first, for no line begins with what an agent wrote in the middle of one.
+#[derive(Debug, Clone)]
+pub struct Speaker {
+    name: Box<[u8]>,
+    continued: Box<[u8]>,
+}
+
+impl Speaker {
+    /// pipelock: with its name before each line only where others speak too.
+    #[must_use]
+    pub fn pipelock(among_others: bool) -> Self {
+        let mut speaker = Self::of("pipelock");
+        if !among_others {
+            speaker.name = Box::default();
+        }
+        speaker
+    }
+
+    /// A daemon of this name: its lines can pass neither for ours nor for a sibling's.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self {
+            name: format!("{name}: ").into_bytes().into(),
+            continued: format!("{name}: (continued) ").into_bytes().into(),
+        }
+    }
+}
 
 /// The last lines of both streams together, and those of the present daemon's that say why it
 /// ends: a dump is longer than what is kept, and begins with the reason.
@@ -61,7 +86,7 @@ impl LastLines {
 
     fn keep(&mut self, line: &[u8]) {
         // Ours, at every probe: it would soon be all there is.
-        if pipelock::tells_of_canary(line) {
+        if pipelock::tells_of_any_canary(line) {
             return;
         }
         if self.lines.len() == KEPT_LINES {
@@ -117,19 +142,21 @@ pub struct Lines {
     partial: usize,
     /// A line that is longer than the buffer, as far as it has come.
     long: Option<Skim>,
+    speaker: Speaker,
 }
 
-impl Default for Lines {
-    fn default() -> Self {
+impl Lines {
+    /// Of one who has said nothing yet.
+    #[must_use]
+    pub fn of(speaker: Speaker) -> Self {
         Self {
             buffer: vec![0; LONGEST_LINE].into_boxed_slice(),
             partial: 0,
             long: None,
+            speaker,
         }
     }
-}
 
-impl Lines {
     /// Where the next bytes are to be put.
     pub fn free(&mut self) -> &mut [u8] {
         self.buffer.get_mut(self.partial..).unwrap_or_default()
@@ -147,11 +174,12 @@ impl Lines {
         let rest = match memchr::memrchr(b'\n', arrived) {
             Some(end) => {
                 let end = new + end + 1;
-                pass_on(self.buffer.get(begin..end).unwrap_or_default(), to);
+                let block = self.buffer.get(begin..end).unwrap_or_default();
+                pass_on(&self.speaker.name, block, to);
                 end
             }
             None if held.len() == self.buffer.len() => {
-                print_line(&[], held, to.print);
+                print_line(&self.speaker.name, held, to.print);
                 self.long = Some(Skim::new(held));
                 filled
             }
@@ -174,7 +202,7 @@ impl Lines {
         }
         let piece = held.get(..end.unwrap_or(filled)).unwrap_or_default();
         if !piece.is_empty() {
-            print_line(CONTINUED_PREFIX, piece, to.print);
+            print_line(&self.speaker.continued, piece, to.print);
         }
         skim.feed(piece);
         let Some(end) = end else {
@@ -193,13 +221,13 @@ impl Lines {
         match self.long.take() {
             Some(mut skim) => {
                 if !rest.is_empty() {
-                    print_line(CONTINUED_PREFIX, rest, to.print);
+                    print_line(&self.speaker.continued, rest, to.print);
                 }
                 skim.feed(rest);
                 see_rest(&skim.finish(), to);
             }
             None if !rest.is_empty() => {
-                print_line(&[], rest, to.print);
+                print_line(&self.speaker.name, rest, to.print);
                 see_rest(rest, to);
             }
             None => {}
@@ -215,13 +243,16 @@ fn see_rest(line: &[u8], to: &mut Outlet) {
 }
 
 /// Passes on a block of whole lines at once; the common case copies nothing.
-fn pass_on(block: &[u8], to: &mut Outlet) {
-    if plain::is_plain(block) && memchr::memmem::find(block, OUR_PREFIX).is_none() {
+fn pass_on(name: &[u8], block: &[u8], to: &mut Outlet) {
+    if name.is_empty()
+        && plain::is_plain(block)
+        && memchr::memmem::find(block, OUR_PREFIX).is_none()
+    {
         (to.print)(block);
     } else {
         let mut printed = Vec::with_capacity(block.len() + block.len() / 8);
         for line in lines(block) {
-            append_line(&mut printed, &[], line);
+            append_line(&mut printed, name, line);
         }
         (to.print)(&printed);
     }
@@ -281,13 +312,13 @@ pub struct Relay {
 impl Relay {
     /// Takes over the read end of a non-blocking pipe.
     #[must_use]
-    pub fn new(pipe: File, stream: Stream) -> Self {
+    pub fn new(pipe: File, stream: Stream, speaker: Speaker) -> Self {
         // Refused beyond fs.pipe-max-size for the unprivileged: the default will do.
         let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
         Self {
             pipe,
             stream,
-            lines: Lines::default(),
+            lines: Lines::of(speaker),
             ended: false,
         }
     }
@@ -361,7 +392,7 @@ mod tests {
     /// What is printed, seen and kept of a stream that comes in pieces of this size.
     fn carried(bytes: &[u8], piece: usize) -> (String, Vec<String>, Vec<String>) {
         let (mut printed, mut seen, mut last) = (Vec::new(), Vec::new(), LastLines::default());
-        let mut lines = Lines::default();
+        let mut lines = Lines::of(Speaker::pipelock(false));
         {
             let mut to = Outlet {
                 print: &mut |text| printed.extend_from_slice(text),
@@ -399,7 +430,7 @@ mod tests {
         let text =
             format!("Error: one\nError: two\nfatal error: no memory\n\n{frames}panic: later\n");
         for piece in [7, 4096, usize::MAX] {
-            let (mut last, mut lines) = (LastLines::default(), Lines::default());
+            let (mut last, mut lines) = (LastLines::default(), Lines::of(Speaker::pipelock(false)));
             let mut put = |text: &str, last: &mut LastLines| {
                 let mut to = Outlet {
                     print: &mut |_| {},

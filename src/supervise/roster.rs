@@ -1,64 +1,136 @@
-//! The daemons of a bundle, in order: each begins when those before it are ready, and stops
-//! when those after it have ended. Who is next is decided by pure functions; what follows
-//! from it is the units' to perform.
+//! The daemons of a bundle: pipelock, which is always there, and the others, in the order in
+//! which they begin. Who is next [`order`] decides; what follows from it is the units' to
+//! perform.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
 
 use super::Context;
-use super::machine::{Event, Outcome, Phase};
+use super::companion::Companion;
+use super::firewall::Firewall;
+use super::machine::{Event, Failure, Outcome, Phase};
+use super::order::{self, Member, Place};
 use super::unit::Unit;
+use crate::policy::Policy;
+use crate::policy::daemons::PIPELOCK;
+use crate::status::State;
+use crate::sys::errand::Errand;
 use crate::sys::reaper::ExitReason;
 
-/// Every unit, in the order in which they begin.
-pub struct Roster {
-    units: Vec<Unit>,
-    stopping: bool,
-    /// Who was asked to stop last.
-    asked: Option<usize>,
+/// How supervision ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// As asked.
+    Stopped,
+    /// The daemon of this name cannot live.
+    GaveUp(String, Failure),
+}
+
+/// Every unit.
+pub(super) struct Roster {
+    pub(super) firewall: Firewall,
+    companions: Vec<Companion>,
+    /// Whoever takes away what was another's, which nobody of that name may meet.
+    clearing: Vec<(String, Errand)>,
+    /// They are being stopped, and have until then.
+    stop: Option<Instant>,
+    /// All that is essential was ready at once.
+    proved: bool,
 }
 
 impl Roster {
-    /// These, in this order.
-    pub fn new(units: Vec<Unit>) -> Self {
+    /// Those that this policy wants.
+    pub(super) fn new(policy: &Policy) -> Self {
+        let wanted = policy.daemons.iter();
         Self {
-            units,
-            stopping: false,
-            asked: None,
+            firewall: Firewall::new(policy),
+            companions: wanted.map(|it| Companion::new(it, policy)).collect(),
+            clearing: Vec::new(),
+            stop: None,
+            proved: false,
         }
     }
 
-    /// Each of them.
-    pub fn each(&mut self) -> impl Iterator<Item = &mut Unit> {
-        self.units.iter_mut()
+    fn each(&self) -> impl Iterator<Item = &dyn Unit> {
+        let companions = self.companions.iter().map(|it| it as &dyn Unit);
+        std::iter::once(&self.firewall as &dyn Unit).chain(companions)
     }
 
-    /// Tells all of them.
-    pub fn push(&mut self, event: &Event) {
-        for unit in &mut self.units {
-            unit.push(event.clone());
+    /// Each of them.
+    pub(super) fn each_mut(&mut self) -> impl Iterator<Item = &mut dyn Unit> {
+        let companions = self.companions.iter_mut().map(|it| it as &mut dyn Unit);
+        std::iter::once(&mut self.firewall as &mut dyn Unit).chain(companions)
+    }
+
+    /// pipelock, and who else the agent can reach, goes down, or comes back.
+    pub(super) fn push_to_ways_in(&mut self, event: &Event) {
+        self.firewall.push(event.clone());
+        for companion in &mut self.companions {
+            if companion.faces_the_agent() && !companion.is_leaving() {
+                companion.push(event.clone());
+            }
+        }
+    }
+
+    /// Takes over what a changed manifest wants: those that it has no more or has otherwise
+    /// leave, and new ones begin in their time. The others are not touched.
+    pub(super) fn follow(&mut self, policy: &Policy) {
+        self.firewall.set_timing(policy);
+        for companion in &mut self.companions {
+            companion.set_timing(policy);
+            if !companion.is_leaving() && !policy.daemons.contains(companion.wanted()) {
+                let name = &companion.wanted().name;
+                if policy.daemons.iter().any(|it| it.name == *name) {
+                    log::info!("{name} changed: another takes its place");
+                } else {
+                    log::info!("{name} is not wanted any more");
+                }
+                companion.leave();
+            }
+        }
+        let halted = self.firewall.life().machine.is_halted();
+        for wanted in &policy.daemons {
+            let mut stay = self.companions.iter().filter(|it| !it.is_leaving());
+            if !stay.any(|it| it.wanted() == wanted) {
+                let mut new = Companion::new(wanted, policy);
+                if halted && new.faces_the_agent() {
+                    new.push(Event::HaltAsked);
+                }
+                self.companions.push(new);
+            }
         }
     }
 
     /// From now on they are stopped, the last first. Asked again, whoever is stopping hears
     /// it again.
-    pub fn stop(&mut self) {
-        if let Some(unit) = self.asked.and_then(|index| self.units.get_mut(index)) {
-            unit.push(Event::StopAsked);
+    pub(super) fn stop(&mut self, policy: &Policy) {
+        let times = &policy.supervisor;
+        if self.stop.is_none() {
+            self.stop = Some(Instant::now() + times.grace + times.drain);
+            return;
         }
-        self.stopping = true;
+        for unit in self.each_mut() {
+            if unit.life().asked_to_stop && unit.outcome().is_none() {
+                unit.push(Event::StopAsked);
+            }
+        }
     }
 
     /// Lets whoever may begin or is to stop hear so, and all of them do what follows from what
     /// they heard; whether there is something to tell the host.
-    pub fn settle(&mut self, around: &mut Context) -> bool {
+    pub(super) fn settle(&mut self, around: &mut Context) -> bool {
         let mut changed = false;
         loop {
-            self.direct();
+            changed |= self.clear_away(around);
+            self.direct(&around.desired.policy);
+            for companion in &mut self.companions {
+                companion.compare_told(around);
+            }
             let mut moved = false;
-            for unit in &mut self.units {
+            for unit in self.each_mut() {
                 moved |= unit.settle(around);
             }
             if !moved {
@@ -68,128 +140,200 @@ impl Roster {
         }
     }
 
-    fn direct(&mut self) {
-        let gave_up = |unit: &Unit| matches!(unit.outcome(), Some(Outcome::GaveUp(_)));
-        self.stopping |= self.units.iter().any(gave_up);
-        if !self.stopping {
-            let phases: Vec<Phase> = self.units.iter().map(Unit::phase).collect();
-            if let Some(unit) = next_to_begin(&phases).and_then(|it| self.units.get_mut(it)) {
-                unit.push(Event::Begin);
+    /// Forgets those that have left; what was theirs goes, where no other of that name has come.
+    fn clear_away(&mut self, around: &mut Context) -> bool {
+        let run_dir = around.setup.config.parent().unwrap_or(Path::new("/"));
+        let before = self.companions.len();
+        let has_left = |it: &mut Companion| it.is_leaving() && it.outcome().is_some();
+        let gone: Vec<Companion> = self.companions.extract_if(.., has_left).collect();
+        for companion in gone {
+            let name = companion.name().to_owned();
+            if !self.companions.iter().any(|it| it.name() == name)
+                && let Some(errand) = companion.clear_away(run_dir)
+            {
+                self.clearing.push((name, errand));
             }
-            return;
         }
-        let ended: Vec<bool> = self.units.iter().map(|it| it.outcome().is_some()).collect();
-        let next = next_to_stop(&ended);
-        if next != self.asked
-            && let Some(unit) = next.and_then(|index| self.units.get_mut(index))
+        let names = self.companions.iter().filter(|it| !it.is_leaving());
+        let names: Vec<&str> = names.map(Unit::name).collect();
+        around.reporter.companions_are(&names);
+        before != self.companions.len()
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let place = |name: &String| {
+            let mut companions = self.companions.iter();
+            match companions.position(|it| it.wanted().name == *name && !it.is_leaving()) {
+                Some(index) => Some(index + 1),
+                None => (name == PIPELOCK).then_some(0),
+            }
+        };
+        let gave_up = |unit: &dyn Unit| matches!(unit.outcome(), Some(Outcome::GaveUp(_)));
+        let mut members = vec![Member {
+            after: Vec::new(),
+            phase: self.firewall.phase(),
+            condemned: gave_up(&self.firewall),
+            place: Place::Stays,
+        }];
+        for (index, companion) in self.companions.iter().enumerate() {
+            let wanted = companion.wanted();
+            let mut before = self.companions.iter().take(index);
+            let is_taken = before.any(|it| it.wanted().name == wanted.name)
+                || self.clearing.iter().any(|(name, _)| *name == wanted.name);
+            members.push(Member {
+                after: wanted.after.iter().filter_map(place).collect(),
+                phase: companion.phase(),
+                condemned: wanted.essential && gave_up(companion),
+                place: match (companion.is_leaving(), is_taken) {
+                    (true, _) => Place::Leaves,
+                    (false, true) => Place::Waits,
+                    (false, false) => Place::Stays,
+                },
+            });
+        }
+        members
+    }
+
+    fn direct(&mut self, policy: &Policy) {
+        let members = self.members();
+        if self.stop.is_none() && order::must_end(&members) {
+            let times = &policy.supervisor;
+            self.stop = Some(Instant::now() + times.grace + times.drain);
+        }
+        let stops = self.stop;
+        let drains = self.firewall.drains_first(stops.is_some());
+        if members.first().is_some_and(|it| it.phase == Phase::Idle) && stops.is_none() {
+            self.firewall.push(Event::Begin);
+        }
+        for (index, companion) in self.companions.iter_mut().enumerate().rev() {
+            let index = index + 1;
+            let may_begin = stops.is_none() && order::may_begin(&members, index);
+            companion.life_mut().machine.hold(!may_begin);
+            if may_begin && companion.phase() == Phase::Idle {
+                companion.push(Event::Begin);
+            }
+            let (asked, ended) = (
+                companion.life().asked_to_stop,
+                companion.outcome().is_some(),
+            );
+            if asked || ended {
+                continue;
+            }
+            let until = match stops {
+                Some(until) if !drains && order::may_stop(&members, index) => {
+                    let until = until.checked_sub(policy.supervisor.drain).unwrap_or(until);
+                    until.saturating_duration_since(Instant::now())
+                }
+                None if companion.is_leaving() => policy.supervisor.grace,
+                _ => continue,
+            };
+            let grace = match stops {
+                Some(_) => order::share(&members, index, until),
+                None => until,
+            };
+            companion.stop_within(policy, grace);
+        }
+        if let Some(until) = stops
+            && order::may_stop(&members, 0)
         {
-            unit.push(Event::StopAsked);
-            self.asked = next;
+            self.firewall.stop_by(until, policy, members.len() == 1);
         }
     }
 
     /// How it all ended, once it has: with the first one that could not live, else as asked.
-    pub fn outcome(&self) -> Option<Outcome> {
-        let mut outcomes = Vec::new();
-        for unit in &self.units {
-            outcomes.push(unit.outcome()?);
+    pub(super) fn outcome(&self) -> Option<Verdict> {
+        self.stop?;
+        let mut verdict = None;
+        for (unit, member) in self.each().zip(self.members()) {
+            if let Outcome::GaveUp(failure) = unit.outcome()?
+                && member.condemned
+                && member.place != Place::Leaves
+                && verdict.is_none()
+            {
+                verdict = Some(Verdict::GaveUp(unit.name().to_owned(), failure.clone()));
+            }
         }
-        let gave_up = |outcome: &&&Outcome| matches!(outcome, Outcome::GaveUp(_));
-        let verdict = outcomes.iter().find(gave_up);
-        Some(verdict.map_or(Outcome::Stopped, |outcome| (*outcome).clone()))
+        Some(verdict.unwrap_or(Verdict::Stopped))
     }
 
-    /// Whether any of them is in this phase.
-    pub fn any_is(&self, phase: Phase) -> bool {
-        self.units.iter().any(|unit| unit.phase() == phase)
+    /// What the bundle is at.
+    pub(super) fn state(&self) -> State {
+        let others: Vec<_> = self
+            .companions
+            .iter()
+            .filter(|it| !it.is_leaving())
+            .map(|it| (it.state(), it.wanted().essential, it.faces_the_agent()))
+            .collect();
+        match self.stop {
+            // Everything is; pipelock alone has its own word for it.
+            Some(_) if !others.is_empty() => State::Stopping,
+            _ => order::verdict(self.firewall.life().state(), &others),
+        }
     }
 
-    /// Whether any of them has a process.
-    pub fn any_runs(&self) -> bool {
-        self.units.iter().any(|unit| unit.pid().is_some())
+    /// Whether the bundle is ready for the first time, of more than pipelock alone: of that one
+    /// its first proof tells.
+    pub(super) fn is_proved_now(&mut self, state: State) -> bool {
+        let first = state == State::Ready && !self.proved;
+        self.proved |= first;
+        first && self.companions.iter().any(|it| it.wanted().essential)
+    }
+
+    /// Why an essential one is not ready, where pipelock is.
+    pub(super) fn failure(&self) -> Option<String> {
+        let mut essential = self.companions.iter().filter(|it| it.wanted().essential);
+        essential.find_map(|it| {
+            let failure = it.life().machine.last_failure()?;
+            Some(failure.of(it.name()))
+        })
+    }
+
+    /// Whether this child was sent to take away what was another's.
+    pub(super) fn sent(&self, pid: i32) -> bool {
+        self.clearing.iter().any(|(_, errand)| errand.pid() == pid)
+    }
+
+    /// The same of one that was reaped.
+    pub(super) fn has_cleared(&mut self, pid: i32) -> bool {
+        let before = self.clearing.len();
+        self.clearing.retain(|(_, errand)| errand.pid() != pid);
+        before != self.clearing.len()
     }
 
     /// Hands the end of a process to whose it was; false where it was nobody's.
-    pub fn ended(&mut self, pid: i32, reason: ExitReason, around: &mut Context) -> bool {
-        let whose = self.units.iter_mut().find(|unit| unit.pid() == Some(pid));
+    pub(super) fn ended(&mut self, pid: i32, reason: ExitReason, around: &mut Context) -> bool {
+        let whose = self.each_mut().find(|unit| unit.pid() == Some(pid));
         let found = whose.map(|unit| unit.ended(reason, around));
         found.is_some()
     }
 
     /// Whether this process is a unit's, or belongs to one that runs: nobody leaves the
     /// control group that it was started in.
-    pub fn owns(&self, pid: i32, around: &Context) -> bool {
-        let group = around.setup.sandbox.group.as_ref();
-        self.units.iter().any(|unit| unit.pid() == Some(pid))
-            || self.any_runs() && group.is_some_and(|group| group.holds(pid))
+    pub(super) fn owns(&self, pid: i32, around: &Context) -> bool {
+        self.each()
+            .any(|unit| unit.pid() == Some(pid) || unit.owns(pid, around))
     }
 
     /// What they say, and whose it is.
-    pub fn speech(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
-        let units = self.units.iter().enumerate();
-        units.flat_map(|(index, unit)| unit.speech().map(move |fd| (index, fd)))
+    pub(super) fn speech(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        let units = self.each().enumerate();
+        units.flat_map(|(index, unit)| unit.speech().into_iter().map(move |fd| (index, fd)))
     }
 
     /// Lets this one's words be heard.
-    pub fn hear(&mut self, index: usize, around: &mut Context) {
-        if let Some(unit) = self.units.get_mut(index) {
+    pub(super) fn hear(&mut self, index: usize, around: &mut Context) {
+        if let Some(unit) = self.each_mut().nth(index) {
             unit.hear(around);
         }
     }
 
     /// The connections whose answers are waited for.
-    pub fn questions(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        self.units.iter().filter_map(Unit::question)
+    pub(super) fn questions(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        self.each().filter_map(Unit::question)
     }
 
     /// When one of them has something to do.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.units.iter().filter_map(Unit::deadline).min()
-    }
-}
-
-/// The first that rests, where all before it are ready.
-fn next_to_begin(phases: &[Phase]) -> Option<usize> {
-    let first = phases.iter().position(|phase| *phase != Phase::Ready)?;
-    (phases.get(first) == Some(&Phase::Idle)).then_some(first)
-}
-
-/// The last that has not ended.
-fn next_to_stop(ended: &[bool]) -> Option<usize> {
-    ended.iter().rposition(|ended| !ended)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn begins_each_when_those_before_it_are_ready() {
-        use Phase::{Backoff, Halted, Idle, Ready, Starting};
-        for (phases, next) in [
-            (&[Idle, Idle][..], Some(0)),
-            (&[Starting, Idle], None),
-            (&[Ready, Idle], Some(1)),
-            (&[Backoff, Idle], None),
-            (&[Halted, Idle], None),
-            (&[Ready, Ready], None),
-            (&[Ready, Starting, Idle], None),
-            (&[], None),
-        ] {
-            assert_eq!(next_to_begin(phases), next, "{phases:?}");
-        }
-    }
-
-    #[test]
-    fn stops_each_when_those_after_it_have_ended() {
-        for (ended, next) in [
-            (&[false, false][..], Some(1)),
-            (&[false, true], Some(0)),
-            (&[true, true], None),
-            (&[true, false], Some(1)),
-            (&[], None),
-        ] {
-            assert_eq!(next_to_stop(ended), next, "{ended:?}");
-        }
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.each().filter_map(Unit::deadline).min()
     }
 }

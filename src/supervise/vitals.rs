@@ -34,6 +34,15 @@ pub fn has_ended(pid: i32) -> bool {
     sees_processes().is_ok() && memory().is_ok_and(|text| text.starts_with("0 "))
 }
 
+/// Whether a process is this user's; false as well where nobody tells.
+#[must_use]
+pub fn is_of(pid: i32, uid: u32) -> bool {
+    let status = read_kernel_file(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let real = line.and_then(|ids| ids.split_ascii_whitespace().next());
+    real.is_some_and(|id| id.parse() == Ok(uid))
+}
+
 /// Whether a daemon works without a pause, by its processor time at one probe and the next.
 ///
 /// It tells no request that it holds back for scanning, and no client that goes away

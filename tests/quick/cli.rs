@@ -125,6 +125,70 @@ fn what_check_has_to_say_is_to_be_had_as_one_object() {
     assert_eq!(told["errors"][0]["field"], "trust");
 }
 
+/// The blocks of a section of docs/manifest.md.
+fn blocks_of_the_page(section: &str) -> Vec<String> {
+    let page = include_str!("../../docs/manifest.md");
+    let (_, rest) = page.split_once(&format!("\n## {section}\n")).unwrap();
+    let section = rest.split("\n## ").next().unwrap();
+    let parts = section.split("```").skip(1).step_by(2);
+    parts
+        .map(|block| block.split_once('\n').unwrap().1.to_owned())
+        .collect()
+}
+
+#[test]
+fn says_what_runs_beside_pipelock_in_which_order_with_which_rights() {
+    let blocks = blocks_of_the_page("`daemons`");
+    let [manifest, words, ..] = &blocks[..] else {
+        panic!("{blocks:?}");
+    };
+    let manifest = format!("{GOOD}{manifest}");
+    let answer = init_in(Path::new("/"), &["check", "-"], manifest.as_bytes());
+    assert_eq!(
+        out(&answer),
+        format!("<stdin>: valid; slug tried, 1 host(s) allowed\n{words}")
+    );
+    let answer = init_in(
+        Path::new("/"),
+        &["check", "--json", "-"],
+        manifest.as_bytes(),
+    );
+    let told: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let egress = &told["daemons"][0];
+    assert_eq!(egress["name"], "egress", "{told}");
+    assert_eq!(egress["connect"], serde_json::json!([8888]), "{told}");
+    assert_eq!(told["daemons"][1]["user"], 65532, "{told}");
+    // Without any there is no such key, as there was none.
+    let answer = init_in(Path::new("/"), &["check", "--json", "-"], GOOD.as_bytes());
+    let told: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!(told.get("daemons"), None, "{told}");
+}
+
+#[test]
+fn a_bundle_that_could_not_begin_is_refused_with_every_line_that_is_wrong() {
+    let daemons =
+        "daemons:\n  a: {exec: [a], after: [b]}\n  b: {exec: [/b], after: [a], listen: [80]}\n";
+    let answer = init_in(
+        Path::new("/"),
+        &["check", "-"],
+        format!("slug: tried\nbottle: {{}}\n{daemons}").as_bytes(),
+    );
+    assert_eq!(answer.status.code(), Some(65));
+    let told = err(&answer);
+    let wrong: Vec<&str> = told
+        .lines()
+        .filter(|line| !line.starts_with("hint: "))
+        .collect();
+    assert_eq!(
+        wrong,
+        [
+            "<stdin>:4: daemons.a.exec[0]: \"a\" is not an absolute path",
+            "<stdin>:4: daemons.a.after[0]: none of these could begin: a after b after a",
+            "<stdin>:5: daemons.b.listen[0]: 80 is a privileged port, which a daemon may not bind: none is root",
+        ]
+    );
+}
+
 #[test]
 fn what_is_wrong_with_the_roots_is_told_in_both_forms_whatever_is_wrong_with_the_manifest() {
     let scratch = ScratchDir::new().unwrap();

@@ -163,7 +163,10 @@ fn asks_again_until_the_start_deadline_and_then_replaces_the_daemon() {
     assert_eq!(bench.exit(), [Action::Spawn]);
     assert_eq!(
         bench.machine.last_failure(),
-        Some(&Failure::NotReady("Connection refused".to_owned()))
+        Some(&Failure::NotReady(
+            START_DEADLINE,
+            "Connection refused".to_owned()
+        ))
     );
 }
 
@@ -183,7 +186,7 @@ fn gives_up_on_a_daemon_that_is_never_ready_five_times() {
     assert!(
         matches!(
             actions.as_slice(),
-            [Action::Finish(Outcome::GaveUp(Failure::NotReady(_)))]
+            [Action::Finish(Outcome::GaveUp(Failure::NotReady(..)))]
         ),
         "{actions:?}"
     );
@@ -396,7 +399,7 @@ fn one_that_spins_and_never_answers_ends_some_day_and_no_sooner() {
         assert!(bench.now - first < LONGEST_SILENCE);
     }
     assert!(bench.now - first < LONGEST_SILENCE + PROBE + PATIENCE_WITH_WORK);
-    let failure = bench.machine.brought_down_for().unwrap().to_string();
+    let failure = bench.machine.brought_down_for().unwrap().of("pipelock");
     assert!(
         failure.starts_with("pipelock answered nothing for 3"),
         "{failure}"
@@ -476,7 +479,7 @@ fn one_that_starves_before_it_is_ready_is_in_a_crash_loop() {
         panic!("{actions:?}");
     };
     assert_eq!(
-        failure.to_string(),
+        failure.of("pipelock"),
         "pipelock was killed by signal 9 (SIGKILL): out of memory, its limit is 9 MiB"
     );
 }

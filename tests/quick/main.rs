@@ -29,7 +29,6 @@ mod executables;
 mod export;
 mod families;
 mod faults;
-mod grant;
 mod grants;
 mod hints;
 mod hung;

@@ -9,7 +9,7 @@ use sidecar_init::status::denials::{self, Denials};
 use sidecar_init::status::timeline;
 use sidecar_init::status::told::StatusFile;
 use sidecar_init::status::{Reporter, State};
-use sidecar_init::supervise::relay::{LastLines, Lines, Outlet};
+use sidecar_init::supervise::relay::{LastLines, Lines, Outlet, Speaker};
 use sidecar_init::{command, plain};
 
 /// What nobody may read: keys of known forms, made of a digit among enough else that they
@@ -188,7 +188,7 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
     let mut denials = Denials::new("boot".to_owned());
     let mut heard = String::new();
     {
-        let mut lines = Lines::default();
+        let mut lines = Lines::of(Speaker::pipelock(false));
         let mut to = Outlet {
             print: &mut |text| printed.extend_from_slice(text),
             last: &mut last,

@@ -41,11 +41,19 @@ pub const METRICS_REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\
 const TUNNELS: &str = "pipelock_active_tunnels";
 const CANARY_REFUSAL: &[u8] = b"CONNECT blocked: domain not in allowlist: canary.invalid";
 
-/// Whether a line of its output is the event of the canary's refusal. Within another's
-/// string the quotation marks would be escaped.
+/// Whether a line of its output is the event of the canary's refusal, asked for on its own
+/// port. Within another's string the quotation marks would be escaped.
 #[must_use]
 pub fn tells_of_canary(line: &[u8]) -> bool {
     line.starts_with(b"{") && memchr::memmem::find(line, b"\"canary.invalid:443\"").is_some()
+}
+
+/// The same, asked for on its port or on the one that the agent is told.
+#[must_use]
+pub fn tells_of_any_canary(line: &[u8]) -> bool {
+    tells_of_canary(line)
+        || line.starts_with(b"{")
+            && memchr::memmem::find(line, b"\"http://canary.invalid/\"").is_some()
 }
 
 /// What is wrong with an answer of a daemon that was asked to prove itself.

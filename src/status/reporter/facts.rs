@@ -14,8 +14,11 @@ use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::InForce;
 use crate::daemon::pipelock::said::Said;
 use crate::policy::Policy;
+use crate::policy::daemons::Daemon;
 use crate::policy::grants::{Grant, TOLD_FOR};
-use crate::status::schema::{Ca, Granted, LastExit, Port, Revocation, State, Validity, Word};
+use crate::status::schema::{
+    Ca, Companion, Granted, LastExit, Port, Revocation, State, Validity, Word,
+};
 use crate::sys::connections;
 
 /// Of the manifest.
@@ -82,17 +85,6 @@ impl Reporter {
             log::error!("the changed manifest is not used, the old one stays in force:\n{why}");
         }
         *known = Some(why);
-    }
-
-    /// The manifest that was read has this SHA-256, and is used or not.
-    pub fn manifest_known(&mut self, sha256: Option<String>, is_used: bool) {
-        let config = &mut self.status.config;
-        if is_used {
-            config.manifest_sha256 = sha256;
-            config.refused_sha256 = None;
-        } else {
-            config.refused_sha256 = sha256;
-        }
     }
 
     /// Somebody asks for a stop, a reload, a halt or a resume.
@@ -386,6 +378,128 @@ fn granted(policy: &Policy, now: u64) -> Vec<Granted> {
         (!grant.in_force, order)
     });
     told.into_iter().map(Granted::of).collect()
+}
+
+/// Of the bundle's other daemons.
+impl Reporter {
+    /// These are the ones there are, in this order.
+    pub fn companions_are(&mut self, names: &[&str]) {
+        let daemons = &mut self.status.daemons;
+        if daemons.len() == names.len()
+            && daemons.iter().zip(names).all(|(it, name)| it.name == *name)
+        {
+            return;
+        }
+        let mut before = std::mem::take(daemons);
+        *daemons = names
+            .iter()
+            .map(|name| {
+                let known = before.iter_mut().find(|it| it.name == *name);
+                let new = || Companion {
+                    name: (*name).to_owned(),
+                    state: State::Waiting.into(),
+                    ..Companion::default()
+                };
+                known.map_or_else(new, std::mem::take)
+            })
+            .collect();
+    }
+
+    /// What is told of this one, where there is such a one.
+    fn companion(&mut self, name: &str) -> Option<&mut Companion> {
+        self.status.daemons.iter_mut().find(|it| it.name == name)
+    }
+
+    /// It is as this policy wants it.
+    pub fn companion_is_wanted(&mut self, wanted: &Daemon) {
+        if let Some(told) = self.companion(&wanted.name) {
+            told.essential = wanted.essential;
+            told.listen.clone_from(&wanted.listen);
+            told.agent_proxy = wanted.agent_proxy;
+        }
+    }
+
+    /// It was started, for so many times after the first.
+    pub fn companion_started(
+        &mut self,
+        name: &str,
+        (pid, uid): (i32, u32),
+        cgroup: bool,
+        restarts: u64,
+    ) {
+        if let Some(told) = self.companion(name) {
+            (told.pid, told.uid, told.cgroup) = (Some(pid), Some(uid), cgroup);
+            told.restarts = restarts;
+        }
+    }
+
+    /// What its sandbox is without, as this start found it; news are logged.
+    pub fn tell_companions_missing(&mut self, name: &str, missing: &[String]) {
+        let Some(told) = self.companion(name) else {
+            return;
+        };
+        let before = std::mem::replace(&mut told.sandbox_missing, missing.to_vec());
+        for sentence in missing.iter().filter(|it| !before.contains(it)) {
+            log::warn!("{name}: {sentence}");
+        }
+    }
+
+    /// Its sandbox was read back and found as asked for, or could not be.
+    pub fn companion_verified(&mut self, name: &str, verified: bool) {
+        if let Some(told) = self.companion(name) {
+            told.sandbox_verified = verified;
+        }
+    }
+
+    /// No process of it is left; these were its last lines, and how it ended, where it had run:
+    /// its exit code, or 128 and the signal, and that in words.
+    pub fn companion_ended(
+        &mut self,
+        name: &str,
+        last_lines: Vec<Said>,
+        exit: Option<(i32, String)>,
+    ) {
+        let at = now();
+        if let Some(told) = self.companion(name) {
+            told.pid = None;
+            told.sandbox_verified = false;
+            told.last_lines = last_lines;
+            if let Some((code, text)) = exit {
+                told.last_exit = Some(LastExit { code, text, at });
+            }
+        }
+    }
+
+    /// What its supervision is at, how often it has failed and why last, and what keeps it from
+    /// answering; whether the latter is news.
+    pub fn companion_reached(
+        &mut self,
+        name: &str,
+        state: State,
+        (failures, error): (u64, Option<String>),
+        trouble: Option<&str>,
+    ) -> bool {
+        let Some(told) = self.companion(name) else {
+            return false;
+        };
+        told.state = state.into();
+        let since = told.ready_since.take().filter(|_| state == State::Ready);
+        let serves = state == State::Ready;
+        told.ready_since = since.or_else(|| serves.then(now));
+        (told.failures, told.error) = (failures, error);
+        let news = told.trouble.as_deref() != trouble;
+        if news {
+            told.trouble = trouble.map(str::to_owned);
+        }
+        news
+    }
+
+    /// Why an essential one failed last, where one did; told where pipelock has not failed.
+    pub fn companion_failed(&mut self, why: Option<String>) {
+        if self.status.error.is_none() {
+            self.status.error = why;
+        }
+    }
 }
 
 /// Looks at the port now, by connecting.

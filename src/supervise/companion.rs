@@ -1,0 +1,407 @@
+//! One of the bundle's other daemons as a unit: what it is started with, how it is asked
+//! whether it is ready, and what it was told of pipelock. Touches the kernel through `sandbox`
+//! and `sys`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::launch::{self, LaunchError};
+use super::machine::Outcome;
+use super::machine::{Action, Answer, Change, Event, Machine, PATIENCE, Phase, Silence, Timing};
+use super::notice::Notice;
+use super::prober::{Finding, Prober, Question, Subject};
+use super::process::{Process, read_back};
+use super::relay::Speaker;
+use super::unit::{Life, Unit};
+use super::{Context, vitals};
+use crate::policy::Policy;
+use crate::policy::daemons::{Daemon, Ready};
+use crate::sandbox::cgroup::Group;
+use crate::sandbox::{Sandbox, enter};
+use crate::status::State;
+use crate::sys::connections;
+use crate::sys::errand::Errand;
+use crate::sys::reaper::ExitReason;
+
+/// One that is not ready by then has failed. Longer than pipelock has: an interpreter that is
+/// emulated takes half a minute to import what it needs.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Until then it is asked so often: what it writes about that is no flood.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
+
+/// What a daemon learned of pipelock when it started; another one is restarted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    listen: SocketAddr,
+    certificate: Rc<str>,
+    roots: Option<Rc<[u8]>>,
+}
+
+impl Told {
+    fn now(around: &Context) -> Self {
+        Self {
+            listen: around.desired.policy.listen,
+            certificate: Rc::clone(around.pair.certificate()),
+            roots: around.desired.trust.clone(),
+        }
+    }
+}
+
+/// One of the others, while it runs.
+struct Running {
+    process: Process,
+    told: Option<Told>,
+    /// Where it says that it is ready, where it does.
+    notice: Option<Notice>,
+    /// What it was started with, for whose is a process that it left.
+    had: Sandbox,
+}
+
+/// One of the others, whether it runs this moment or not.
+pub(super) struct Companion {
+    wanted: Daemon,
+    life: Life,
+    child: Option<Running>,
+    group: Option<Group>,
+    /// The manifest has it no more, or has another of its name.
+    leaving: bool,
+    was_ready: bool,
+}
+
+impl Unit for Companion {
+    fn name(&self) -> &str {
+        &self.wanted.name
+    }
+
+    fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn life_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    fn process(&self) -> Option<&Process> {
+        self.child.as_ref().map(|child| &child.process)
+    }
+
+    fn speech(&self) -> Vec<BorrowedFd<'_>> {
+        let child = self.child.iter();
+        child
+            .flat_map(|child| {
+                let notice = child.notice.as_ref().map(AsFd::as_fd);
+                child.process.speech().chain(notice)
+            })
+            .collect()
+    }
+
+    /// By its control group; else by its user, where it has one of its own.
+    fn owns(&self, pid: i32, around: &Context) -> bool {
+        self.child
+            .as_ref()
+            .is_some_and(|child| match &child.had.group {
+                Some(group) => group.holds(pid),
+                // Who has no user of its own cannot be told from others: left for the end.
+                None => {
+                    around.setup.sandbox.uid == child.had.uid || vitals::is_of(pid, child.had.uid)
+                }
+            })
+    }
+
+    fn hear(&mut self, around: &mut Context) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        child.process.carry(&mut self.life.last_lines, &mut |_| {});
+        let mut heard = Vec::new();
+        if child.process.was_executed() {
+            let pid = child.process.pid;
+            if let Some((event, is_verified)) =
+                read_back(&self.wanted.name, &child.had, pid, around)
+            {
+                around
+                    .reporter
+                    .companion_verified(&self.wanted.name, is_verified);
+                heard.push(event);
+            }
+        }
+        let is_ready = child.notice.as_mut().is_some_and(Notice::is_ready);
+        for event in heard {
+            self.push(event);
+        }
+        if is_ready {
+            self.ask(Question::Fitness, PATIENCE, around);
+        }
+    }
+
+    fn ended(&mut self, reason: ExitReason, around: &mut Context) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        let last_lines = &mut self.life.last_lines;
+        let starved = child
+            .process
+            .finish(child.had.group.as_ref(), last_lines, &mut |_| {});
+        self.life.prober.reset(subject(&self.wanted));
+        let text = self
+            .life
+            .end_in_words(&self.wanted.name, reason, starved.as_deref());
+        let could_not = child.process.exec_error();
+        around.reporter.companion_ended(
+            &self.wanted.name,
+            self.life.last_lines.said(),
+            could_not
+                .is_none()
+                .then(|| (reason.shell_code(), text.clone())),
+        );
+        if let Some(error) = could_not {
+            self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
+            return;
+        }
+        log::info!("{} (pid {}) {text}", self.wanted.name, child.process.pid);
+        self.push(match starved {
+            Some(limit) => Event::OutOfMemory(reason, limit),
+            None => Event::Exited(reason),
+        });
+    }
+
+    fn found(&mut self, mut finding: Finding, _: &mut Context) {
+        if let Some(child) = &self.child {
+            let answered = matches!(finding.answer, Answer::Fit | Answer::Alive);
+            let foreign = self.ports_asked().into_iter().find(|port| {
+                let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+                answered && connections::is_another_users(listen, child.had.uid)
+            });
+            if let Some(port) = foreign {
+                let why = format!("another user's process listens on port {port}");
+                finding.answer = Answer::Silent(Silence::because(why));
+            }
+            if let Answer::Silent(silence) = &mut finding.answer {
+                silence.used = vitals::processor_time(child.process.pid);
+            }
+        }
+        if let Answer::Unfit(why) = &finding.answer {
+            log::error!("{}: {why}", self.wanted.name);
+        }
+        self.push(Event::Answered(finding.answer));
+    }
+
+    fn perform(&mut self, action: Action, around: &mut Context) {
+        match action {
+            Action::Spawn => {
+                if let Err(error) = self.spawn(around) {
+                    self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
+                } else {
+                    // It announces nothing; what it is asked decides.
+                    self.push(Event::Announced);
+                }
+            }
+            Action::Terminate => self.signal(Signal::SIGTERM),
+            Action::Kill => self.signal(Signal::SIGKILL),
+            // It says so itself, and then it is asked for what else there is to ask.
+            Action::ProbeFitness if self.is_awaited() => {}
+            Action::ProbeFitness => self.ask(Question::Fitness, PATIENCE, around),
+            Action::ProbeLiveness(patience) => self.ask(Question::Liveness, patience, around),
+            Action::AnnounceReady => self.announce_ready(),
+            Action::Finish(outcome) => self.life.finish(outcome),
+            // Of pipelock alone, which drains and reloads.
+            Action::CountTunnels | Action::InstallConfig | Action::InstallDenyAll => {}
+        }
+    }
+
+    fn report(&self, around: &mut Context) {
+        around.reporter.companion_is_wanted(&self.wanted);
+        let machine = &self.life.machine;
+        let state = self.state();
+        let failure = machine.last_failure().map(|it| it.of(&self.wanted.name));
+        let trouble = machine.trouble();
+        let news = around.reporter.companion_reached(
+            &self.wanted.name,
+            state,
+            (machine.failures(), failure),
+            trouble,
+        );
+        if news {
+            match trouble {
+                Some(trouble) => log::warn!("{} is {trouble}", self.wanted.name),
+                None if state == State::Ready => log::info!("{} answers again", self.wanted.name),
+                None => {}
+            }
+        }
+    }
+}
+
+impl Companion {
+    /// One that rests until [`Event::Begin`].
+    pub(super) fn new(wanted: &Daemon, policy: &Policy) -> Self {
+        let machine = Machine::new(timing(policy)).patient(START_DEADLINE, ASKED_EVERY);
+        Self {
+            life: Life::new(machine, Prober::new(subject(wanted))),
+            wanted: wanted.clone(),
+            child: None,
+            group: None,
+            leaving: false,
+            was_ready: false,
+        }
+    }
+
+    /// What the manifest wants of it.
+    pub(super) fn wanted(&self) -> &Daemon {
+        &self.wanted
+    }
+
+    /// Whether it goes, and does not come back.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// The manifest has it no more.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Whether the agent can reach it.
+    pub(super) fn faces_the_agent(&self) -> bool {
+        !self.wanted.listen.is_empty()
+    }
+
+    /// Takes over what a changed manifest says of timing.
+    pub(super) fn set_timing(&mut self, policy: &Policy) {
+        self.life.machine.set_timing(timing(policy));
+    }
+
+    /// It is to end within this time.
+    pub(super) fn stop_within(&mut self, policy: &Policy, grace: Duration) {
+        let timing = Timing {
+            grace,
+            ..timing(policy)
+        };
+        self.life.machine.set_timing(timing);
+        self.push(Event::StopAsked);
+    }
+
+    /// Its state, for the status.
+    pub(super) fn state(&self) -> State {
+        match self.life.phase() {
+            Phase::Idle => State::Waiting,
+            Phase::Ended if matches!(self.outcome(), Some(Outcome::GaveUp(_))) => State::Failed,
+            Phase::Ended => State::Stopped,
+            _ => self.life.state(),
+        }
+    }
+
+    /// Has it started again where pipelock is another one than it was told of.
+    pub(super) fn compare_told(&mut self, around: &Context) {
+        let Some(told) = self.child.as_ref().and_then(|child| child.told.as_ref()) else {
+            return;
+        };
+        let serves = matches!(self.life.phase(), Phase::Starting | Phase::Ready);
+        if serves && !self.life.is_unsettled() && *told != Told::now(around) {
+            log::info!(
+                "restarting {}: what it was told of pipelock, its address and its CA, has changed",
+                self.wanted.name
+            );
+            self.push(Event::ConfigChanged(Change::Restart { revokes: false }));
+        }
+    }
+
+    /// Whether only its own word makes it ready, and has not come.
+    fn is_awaited(&self) -> bool {
+        let notice = self.child.as_ref().and_then(|child| child.notice.as_ref());
+        notice.is_some_and(|notice| !notice.was_ready())
+    }
+
+    /// Those that are connected to when it is asked.
+    fn ports_asked(&self) -> Vec<u16> {
+        let ready = match &self.wanted.ready {
+            Ready::Tcp(port) | Ready::Http { port, .. } => Some(*port),
+            Ready::Exec | Ready::Notify => None,
+        };
+        ready.into_iter().chain(self.wanted.agent_proxy).collect()
+    }
+
+    fn ask(&mut self, question: Question, patience: Duration, around: &mut Context) {
+        let now = Instant::now();
+        if let Some(finding) = self.life.prober.ask(question, patience, now) {
+            self.found(finding, around);
+        }
+    }
+
+    fn announce_ready(&mut self) {
+        let again = if std::mem::replace(&mut self.was_ready, true) {
+            " again"
+        } else {
+            ""
+        };
+        let listens = match self.wanted.listen.as_slice() {
+            [] => String::new(),
+            ports => {
+                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+                format!(", listens on {}", ports.join(", "))
+            }
+        };
+        log::info!("ready{again}: {}{listens}", self.wanted.name);
+    }
+
+    fn spawn(&mut self, around: &mut Context) -> Result<(), LaunchError> {
+        let name = &self.wanted.name;
+        self.life.last_lines.begin();
+        let launch::ForCompanion {
+            command,
+            prepared,
+            sandbox,
+            notice,
+        } = launch::prepare_companion(&self.wanted, around)?;
+        self.group.clone_from(&sandbox.group);
+        let oom_kills = sandbox.group.as_ref().map_or(0, Group::oom_kills);
+        let child = enter::spawn(&command, &sandbox, &prepared).map_err(LaunchError::Spawn)?;
+        log::debug!("{name} has pid {}", child.pid);
+        around.reporter.companion_started(
+            name,
+            (child.pid, sandbox.uid),
+            sandbox.group.is_some(),
+            self.life.spawned,
+        );
+        around
+            .reporter
+            .tell_companions_missing(name, &prepared.missing);
+        self.life.spawned += 1;
+        self.life.prober.reset(subject(&self.wanted));
+        self.child = Some(Running {
+            process: Process::new(child, &Speaker::of(name), oom_kills),
+            told: self.wanted.proxy.then(|| Told::now(around)),
+            notice,
+            had: sandbox,
+        });
+        Ok(())
+    }
+
+    /// It is gone for good: what was its is taken away, by whoever is sent for that.
+    pub(super) fn clear_away(self, run_dir: &Path) -> Option<Errand> {
+        let name = &self.wanted.name;
+        launch::clear_away(name, self.group, run_dir)
+            .inspect_err(|errno| {
+                log::warn!("nobody takes away what {name} has left: {}", errno.desc());
+            })
+            .ok()
+    }
+}
+
+fn timing(policy: &Policy) -> Timing {
+    Timing {
+        grace: policy.supervisor.grace,
+        // Its connections go through pipelock, which drains.
+        drain: Duration::ZERO,
+        probe: policy.supervisor.probe,
+    }
+}
+
+fn subject(wanted: &Daemon) -> Subject {
+    Subject::Companion(wanted.ready.clone(), wanted.agent_proxy)
+}

@@ -1,0 +1,233 @@
+//! Who of a bundle may begin, who is to stop next, and what the bundle is at. Pure.
+//!
+//! Each begins when all that it comes after are ready, at every start; one that is no longer
+//! ready holds back who would begin, and ends nobody. They stop in the reverse order, each
+//! when those that come after it have ended.
+
+use std::time::Duration;
+
+use super::machine::Phase;
+use crate::status::State;
+
+/// What is known of a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Those that it comes after, by their place.
+    pub after: Vec<usize>,
+    /// What it is at.
+    pub phase: Phase,
+    /// It cannot live, and the bundle not without it.
+    pub condemned: bool,
+    /// Whether it is to be there.
+    pub place: Place,
+}
+
+/// Whether a unit is to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It is.
+    Stays,
+    /// It goes, and does not come back.
+    Leaves,
+    /// When another of its name has gone.
+    Waits,
+}
+
+impl Member {
+    fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+}
+
+/// Whether it may begin: nothing that it comes after is missing, and nobody is in its place.
+#[must_use]
+pub fn may_begin(members: &[Member], index: usize) -> bool {
+    let Some(member) = members.get(index) else {
+        return false;
+    };
+    let is_ready = |place: &usize| {
+        let before = members.get(*place);
+        before.is_some_and(|it| it.phase == Phase::Ready && it.place == Place::Stays)
+    };
+    member.place == Place::Stays && member.after.iter().all(is_ready)
+}
+
+/// Whether it is to stop while all do: nobody that comes after it is left.
+#[must_use]
+pub fn may_stop(members: &[Member], index: usize) -> bool {
+    !members
+        .iter()
+        .any(|it| it.after.contains(&index) && !it.has_ended())
+}
+
+/// Whether the bundle has to end for one that cannot live.
+#[must_use]
+pub fn must_end(members: &[Member]) -> bool {
+    members
+        .iter()
+        .any(|it| it.condemned && it.place != Place::Leaves)
+}
+
+/// Of the time that is left for all, the part of this one: those that it comes after stop one
+/// after another when it has ended, and have as much each.
+#[must_use]
+pub fn share(members: &[Member], index: usize, left: Duration) -> Duration {
+    let depth = depth(members, index, members.len());
+    left / u32::try_from(depth).unwrap_or(u32::MAX).max(1)
+}
+
+/// The length of the longest way from it to one that comes after nobody, itself included;
+/// `limit` ends a circle, which no manifest has.
+fn depth(members: &[Member], index: usize, limit: usize) -> usize {
+    let Some(member) = members.get(index).filter(|_| limit > 0) else {
+        return 0;
+    };
+    let left = member.after.iter();
+    let left = left.filter(|it| members.get(**it).is_some_and(|it| !it.has_ended()));
+    1 + left
+        .map(|it| depth(members, *it, limit - 1))
+        .max()
+        .unwrap_or(0)
+}
+
+/// What the bundle is at: what pipelock is, and where that serves, what the first is that is
+/// essential and does not. `others`: what each is at, whether it is essential, and whether the
+/// agent can reach it.
+#[must_use]
+pub fn verdict(pipelock: State, others: &[(State, bool, bool)]) -> State {
+    let others = || others.iter().copied();
+    let is_down = |state| matches!(state, State::Halted | State::Stopped | State::Failed);
+    match pipelock {
+        State::Ready | State::Reloading => others()
+            .filter(|(_, essential, _)| *essential)
+            .find_map(|(state, ..)| match state {
+                State::Ready => None,
+                State::Backoff => Some(State::Backoff),
+                State::Failed => Some(State::Stopping),
+                _ => Some(State::Starting),
+            })
+            .unwrap_or(pipelock),
+        // Halted is who lets nothing in.
+        State::Halted if others().any(|(state, _, faces)| faces && !is_down(state)) => {
+            State::Stopping
+        }
+        _ => pipelock,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(after: &[usize], phase: Phase) -> Member {
+        Member {
+            after: after.to_vec(),
+            phase,
+            condemned: false,
+            place: Place::Stays,
+        }
+    }
+
+    #[test]
+    fn begins_each_when_all_that_it_comes_after_are_ready() {
+        use Phase::{Backoff, Draining, Halted, Idle, Ready, Starting, Stopping};
+        for (phase, may) in [
+            (Ready, true),
+            (Idle, false),
+            (Starting, false),
+            (Backoff, false),
+            (Halted, false),
+            (Draining, false),
+            (Stopping, false),
+        ] {
+            let members = [
+                member(&[], phase),
+                member(&[], Ready),
+                member(&[0, 1], Idle),
+                member(&[], Idle),
+            ];
+            assert_eq!(may_begin(&members, 2), may, "{phase:?}");
+            assert!(may_begin(&members, 3), "{phase:?}");
+        }
+        let mut members = [member(&[], Ready), member(&[0], Idle)];
+        members[0].place = Place::Leaves;
+        assert!(!may_begin(&members, 1));
+        members[0].place = Place::Stays;
+        members[1].place = Place::Waits;
+        assert!(!may_begin(&members, 1));
+        assert!(!may_begin(&members, 2));
+    }
+
+    #[test]
+    fn stops_each_when_those_after_it_have_ended_with_a_share_of_the_time() {
+        use Phase::{Ended, Ready};
+        let mut members = vec![
+            member(&[], Ready),
+            member(&[0], Ready),
+            member(&[0, 1], Ready),
+            member(&[0], Ready),
+        ];
+        let may = |members: &[Member]| -> Vec<usize> {
+            let all = 0..members.len();
+            all.filter(|it| members[*it].phase != Ended && may_stop(members, *it))
+                .collect()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(may(&members), [2, 3]);
+        assert_eq!(share(&members, 2, 9 * second), 3 * second);
+        assert_eq!(share(&members, 3, 8 * second), 4 * second);
+        members[2].phase = Ended;
+        assert_eq!(may(&members), [1, 3]);
+        members[3].phase = Ended;
+        members[1].phase = Ended;
+        assert_eq!(may(&members), [0]);
+        assert_eq!(share(&members, 0, 2 * second), 2 * second);
+        // A circle ends.
+        let circle = [member(&[1], Ready), member(&[0], Ready)];
+        assert_eq!(share(&circle, 0, second), second / 2);
+    }
+
+    #[test]
+    fn ends_for_one_that_is_condemned_and_wanted() {
+        let mut members = [member(&[], Phase::Ready), member(&[], Phase::Ended)];
+        assert!(!must_end(&members));
+        members[1].condemned = true;
+        assert!(must_end(&members));
+        members[1].place = Place::Leaves;
+        assert!(!must_end(&members));
+    }
+
+    #[test]
+    fn is_ready_when_all_that_is_essential_is() {
+        use State::{
+            Backoff, Draining, Failed, Halted, Ready, Reloading, Starting, Stopping, Waiting,
+        };
+        let one = |state, essential| vec![(state, essential, true)];
+        for (pipelock, others, wanted) in [
+            (Ready, vec![], Ready),
+            (Starting, vec![], Starting),
+            (Ready, one(Ready, true), Ready),
+            (Reloading, one(Ready, true), Reloading),
+            (Ready, one(Waiting, true), Starting),
+            (Ready, one(Starting, true), Starting),
+            (Ready, one(Stopping, true), Starting),
+            (Ready, one(Backoff, true), Backoff),
+            (Ready, one(Failed, true), Stopping),
+            (Ready, one(Failed, false), Ready),
+            (Ready, one(Waiting, false), Ready),
+            (Backoff, one(Ready, true), Backoff),
+            (Draining, one(Ready, true), Draining),
+            (Halted, one(Ready, false), Stopping),
+            (Halted, one(Stopping, true), Stopping),
+            (Halted, one(Halted, true), Halted),
+            (Halted, vec![(Ready, true, false)], Halted),
+            (Halted, one(Failed, false), Halted),
+        ] {
+            assert_eq!(
+                verdict(pipelock, &others),
+                wanted,
+                "{pipelock:?} {others:?}"
+            );
+        }
+    }
+}

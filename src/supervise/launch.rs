@@ -213,7 +213,7 @@ pub(super) fn prepare_companion(
         Ready::Notify => Some(listen_for_notice(&wanted.name, run, owner)?),
         Ready::Exec | Ready::Tcp(_) | Ready::Http { .. } => None,
     };
-    let mut read = wanted.files.clone();
+    let mut read = Vec::new();
     let mut environment = vec![
         format!("PATH={SEARCHED}"),
         format!("HOME={}", private.path().display()),
@@ -250,7 +250,7 @@ pub(super) fn prepare_companion(
     let grants = Grants {
         program: program.clone(),
         read,
-        execute: Vec::new(),
+        execute: wanted.files.clone(),
         write: vec![private.path().to_owned()],
         bind: wanted.listen.clone(),
         connect: Some(wanted.connect.clone()),

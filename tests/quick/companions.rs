@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{SocketAddr as LocalAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -15,7 +17,7 @@ use sidecar_init::sandbox::seccomp::Profile;
 use sidecar_init::sandbox::{Privileges, Sandbox, Seen};
 
 use crate::support::hostile::{Answers, Mechanism, assert_held, read_answers};
-use crate::support::{example, fixture, own_address, skipped};
+use crate::support::{Bed as InitsBed, Place, example, fixture, own_address, skipped};
 
 /// Who the daemons are: the init, pipelock, the hostile one, its sibling.
 #[derive(Debug, Clone, Copy)]
@@ -558,4 +560,108 @@ fn what_ordinary_services_need_a_companion_has() {
         let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
         assert_eq!(String::from_utf8_lossy(out), said, "{program}: {err}");
     }
+}
+
+/// All of it once more through the init: what its manifest says is what they get.
+#[test]
+fn the_daemons_of_a_manifest_are_confined_as_it_says() {
+    if !is_root() {
+        return;
+    }
+    let bed = InitsBed::new();
+    for name in ["hostile", "other", "granted"] {
+        let copied = Command::new("cp")
+            .arg(hostile())
+            .arg(bed.path(name))
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    let address = own_address();
+    let listen = || TcpListener::bind((address, 0)).unwrap();
+    let at = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let port = |address: &str| address.rsplit_once(':').unwrap().1.to_owned();
+    let (allowed, forbidden) = (listen(), listen());
+    let [own, theirs, nobodys] = [listen(), listen(), listen()].map(|free| at(&free));
+    let name = |whom: &str| format!("sidecar-manifest-{}-{whom}", std::process::id());
+    let _of_the_init = UnixListener::bind_addr(&by_name(&name("init"))).unwrap();
+    let text = |name: &str| bed.path(name).to_str().unwrap().to_owned();
+    let daemons = format!(
+        "daemons:
+  sibling:
+    exec: [{program}, stay, directory={run}/sibling, name={sibling}, \"address={theirs}\"]
+    listen: [{their_port}]
+    proxy: false
+  hostile:
+    exec: [{program}, obey, \"address={own}\"]
+    after: [sibling]
+    listen: [{own_port}]
+    connect: [{allowed_port}]
+    files: [{granted}]
+    proxy: false
+",
+        program = text("hostile"),
+        run = text("run"),
+        sibling = name("sibling"),
+        their_port = port(&theirs),
+        own_port = port(&own),
+        allowed_port = port(&at(&allowed)),
+        granted = text("granted"),
+    );
+    bed.replace_manifest(&bed.manifest_text(&["a.example"], &daemons));
+    let told = [
+        ("own", text("run/hostile")),
+        ("theirs", text("run/sibling")),
+        ("key", text("run/ca.key")),
+        ("config", text("run/pipelock.yaml")),
+        ("manifest", text("manifest.yaml")),
+        ("status", text("run/status.json")),
+        ("sibling-name", name("sibling")),
+        ("init-name", name("init")),
+        ("their-address", theirs),
+        ("own-port", own.clone()),
+        ("other-port", nobodys),
+        ("allowed", at(&allowed)),
+        ("forbidden", at(&forbidden)),
+        ("other-program", text("other")),
+        ("granted-program", text("granted")),
+        // What each has in its own directory stands for its credentials.
+        ("credentials", text("run/hostile/file")),
+        ("their-credentials", text("run/sibling/secret")),
+    ];
+    let mut init = bed.start(Place::Child);
+    let status = init.wait_for("both are confined", |status| {
+        let daemons = status["daemons"].as_array();
+        daemons.is_some_and(|all| {
+            all.len() == 2 && all.iter().all(|it| it["sandbox_verified"] == true)
+        })
+    });
+    let of = |name: &str| {
+        let mut daemons = status["daemons"].as_array().unwrap().iter();
+        daemons.find(|it| it["name"] == name).unwrap().clone()
+    };
+    for name in ["sibling", "hostile"] {
+        assert_eq!(of(name)["sandbox_missing"], serde_json::json!([]), "{name}");
+    }
+    assert_ne!(of("sibling")["uid"], of("hostile")["uid"]);
+    let mut order = "attack\n".to_owned();
+    for (key, value) in told.into_iter().chain([
+        ("sibling", of("sibling")["pid"].to_string()),
+        ("their-user", of("sibling")["uid"].to_string()),
+        ("init", init.pid().to_string()),
+    ]) {
+        order += &format!("{key}={value}\n");
+    }
+    let mut connected = init.wait_until("it obeys", |_| TcpStream::connect(&own).ok());
+    connected.write_all(order.as_bytes()).unwrap();
+    drop(connected);
+    let output = init.wait_until("it tried everything", |init| {
+        let said = init.output();
+        // The sibling has said so before.
+        (said.matches("\"everything\"").count() == 2).then_some(said)
+    });
+    assert_held(&read_answers(&output), &[], &[]);
+}
+
+fn by_name(name: &str) -> LocalAddress {
+    LocalAddress::from_abstract_name(name).unwrap()
 }

@@ -182,7 +182,6 @@ const ROWS: &[Row] = &[
             "make a file in /tmp",
             "make a file in /dev/shm",
             "make a file in /var/tmp",
-            "make a whiteout",
             "sibling: read cmdline",
             "sibling: read status",
             "init: read cmdline",

@@ -13,6 +13,7 @@ mod support;
 
 mod boot;
 mod clock;
+mod companions;
 mod contract;
 mod faults;
 mod lockdown;

@@ -115,7 +115,7 @@ impl Daemon {
         );
         if !self.files.is_empty() {
             let files: Vec<String> = self.files().iter().map(|path| escaped(path)).collect();
-            rights.push_str(&format!("; reads {}", files.join(", ")));
+            rights.push_str(&format!("; reads and executes {}", files.join(", ")));
         }
         if let Some(path) = self.agent_ca() {
             rights.push_str(&format!("; agents trust its {}", escaped(&path)));
@@ -189,7 +189,7 @@ daemons:
     listens on 9418; connects to 8888 (pipelock, its proxy)
     ready when it says so to NOTIFY_SOCKET; without it the bundle ends
   egress, when pipelock and gate are ready: /usr/bin/mitmdump as user 65533, with at most 96 MiB
-    listens on 8080 (the agent's proxy), 8081; connects to 9418, 8888 (pipelock, its proxy); reads \
+    listens on 8080 (the agent's proxy), 8081; connects to 9418, 8888 (pipelock, its proxy); reads and executes \
              /usr/lib/python3, /srv; agents trust its ca.pem
     ready when 8080/health answers; without it the bundle ends
   log, at once: /bin/log as user 65531

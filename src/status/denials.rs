@@ -150,6 +150,12 @@ impl Denials {
         self.unwritten = true;
     }
 
+    /// What was told is to be told once more.
+    pub fn tell_again(&mut self) {
+        self.unwritten = true;
+        self.next_write = None;
+    }
+
     /// Advises and counts by this manifest from now on.
     pub fn judge_by(&mut self, in_force: InForce) {
         if self.in_force != in_force {

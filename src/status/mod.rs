@@ -18,7 +18,7 @@ pub mod timeline;
 pub mod told;
 
 pub use last_words::record_internal_error;
-pub use reporter::Reporter;
+pub use reporter::{Reporter, While};
 pub use schema::{
     Ca, CaSource, FILE, Granted, LastExit, Outcome, Port, Revocation, Stage, State, Status,
     Validity, Word,

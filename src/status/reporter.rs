@@ -4,6 +4,7 @@
 //! What there is to tell it hears in `facts.rs`, and nobody else writes in its status.
 
 mod facts;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -18,17 +19,17 @@ use crate::environment;
 use crate::exit::ExitCode;
 use crate::plain;
 use crate::status::denials::{self, Denials};
-use crate::status::export::{AGENTS, Content};
+use crate::status::export::{AGENTS, Content, DIRECTORY};
 use crate::status::for_agents;
 use crate::status::notify::Notifier;
-use crate::status::schema::{
-    FILE, MOST_SENTENCES, Outcome, SCHEMA, Stage, StageTime, State, Status, Word,
-};
+use crate::status::schema::{FILE, Outcome, SCHEMA, Stage, StageTime, State, Status, Word};
 use crate::status::teller::{self, Teller};
 use crate::status::{last_words, report};
 use crate::sys::claim::Claim;
 use crate::sys::console::console;
 use crate::sys::files::{Access, FileError, Mark, Room};
+use warnings::Warnings;
+pub use warnings::While;
 
 /// The export has so long to forget what an earlier start had left there.
 const FIRST_PATIENCE: Duration = Duration::from_secs(2);
@@ -60,56 +61,9 @@ pub struct Reporter {
     retry: Option<Instant>,
 }
 
-/// What there is to know, by how long it is true.
-#[derive(Debug, Default)]
-struct Warnings {
-    /// Of the manifest in force.
-    manifest: Vec<String>,
-    /// How many it has besides, of which the log has none either.
-    untold: usize,
-    /// Of the daemon that runs.
-    version: Option<String>,
-    /// Of the export, as it is now.
-    export: Option<String>,
-    /// Of the CA in force: what its certificate costs, and its time that is over or nearly so.
-    ca: Vec<String>,
-    validity: Option<String>,
-    /// Of a CA pair on disk that is not in force.
-    refused_ca: Option<String>,
-    /// Once said, true to the end.
-    lasting: Vec<String>,
-    /// Those beyond [`MOST_SENTENCES`].
-    more: u64,
-}
-
-impl Warnings {
-    /// The manifest's first, and how many are not told.
-    fn all(&self) -> Vec<String> {
-        let mut all = self.manifest.clone();
-        let more = all.len().saturating_sub(MOST_SENTENCES);
-        all.truncate(MOST_SENTENCES);
-        all.extend(
-            self.version
-                .iter()
-                .chain(&self.export)
-                .chain(&self.ca)
-                .chain(&self.validity)
-                .chain(&self.refused_ca)
-                .chain(&self.lasting)
-                .cloned(),
-        );
-        let more = self.more + (more + self.untold) as u64;
-        if more > 0 {
-            let them = if self.untold > 0 {
-                "the first of them"
-            } else {
-                "them"
-            };
-            all.push(format!("… and {more} more warnings; the log has {them}"));
-        }
-        all
-    }
-}
+/// The two places where files are told, in words.
+const RUN: &str = "the run directory";
+const EXPORT: &str = "the export";
 
 /// Bytes of a status that says nothing unusual.
 const LIKELY_LENGTH: usize = 2000;
@@ -269,6 +223,9 @@ impl Reporter {
 
     /// Has somebody look, from time to time, whether the export is as it was told.
     pub fn look_after_export(&mut self, now: Instant) {
+        if self.warnings.has(&While::InTheWay(RUN)) && self.sweep() {
+            self.publish();
+        }
         if let Some(export) = &mut self.export {
             export.look(now);
         }
@@ -280,16 +237,26 @@ impl Reporter {
         for warning in warnings {
             self.warn(warning);
         }
-        let problem = self.export.as_ref().and_then(Teller::problem);
-        if problem != self.warnings.export.as_deref() {
-            changed = true;
-            let problem = problem.map(str::to_owned);
-            match &problem {
-                Some(problem) => log::warn!("{problem}"),
-                None => log::info!("the export is up to date again"),
-            }
-            self.warnings.export = problem;
-            self.status.warnings = self.warnings.all();
+        let of = |found: fn(&Teller) -> Option<&str>, export: &Option<Teller>| {
+            export.as_ref().and_then(found).map(str::to_owned)
+        };
+        let was_late = self.warnings.has(&While::Export);
+        for (what, found) in [
+            (
+                While::Export,
+                Teller::problem as fn(&Teller) -> Option<&str>,
+            ),
+            (While::NoRoots, Teller::lacks_roots),
+            (While::InTheWay(EXPORT), Teller::in_its_way),
+        ] {
+            let now = of(found, &self.export);
+            changed |= self.warn_while(&what, now);
+        }
+        if self.export.as_ref().is_some_and(Teller::has_moved) {
+            changed |= self.warn_while(&While::Unmounted, None);
+        }
+        if was_late && !self.warnings.has(&While::Export) {
+            log::info!("the export is up to date again");
         }
         changed
     }
@@ -310,7 +277,7 @@ impl Reporter {
     }
 
     /// Writes a file in the run directory, and has it written in the export.
-    fn tell(&mut self, name: &str, text: &str) -> bool {
+    fn tell(&mut self, name: &'static str, text: &str) -> bool {
         let written = self
             .run
             .as_ref()
@@ -318,31 +285,37 @@ impl Reporter {
         if let Some(export) = &mut self.export {
             export.tell(name, Content::Text(text.into()));
         }
-        match written {
-            Some(Err(error)) => {
-                let error = error.to_string();
-                if !self.warnings.lasting.contains(&error) {
-                    self.warn(error);
-                }
-                false
-            }
-            _ => true,
+        let error = written.and_then(Result::err).map(|it| it.to_string());
+        let is_told = error.is_none();
+        self.warn_while(&While::Unwritten(name), error);
+        is_told
+    }
+
+    /// Logs a warning and keeps it in the status, once, to the end: of what this start cannot
+    /// change any more, or what somebody has done.
+    pub fn warn(&mut self, warning: String) {
+        log::warn!("{warning}");
+        if self.warnings.add(warning) {
+            self.status.warnings = self.warnings.all();
         }
     }
 
-    /// Logs a warning and keeps it in the status, once, to the end.
-    pub fn warn(&mut self, warning: String) {
-        log::warn!("{warning}");
-        let lasting = &mut self.warnings.lasting;
-        if lasting.contains(&warning) {
-            return;
+    /// Logs what is new of these, and keeps them in the status until this is called again with
+    /// others or none; whether that is a change.
+    pub fn warn_while(&mut self, what: &While, warnings: impl IntoIterator<Item = String>) -> bool {
+        let (new, changed) = self.warnings.set(what, warnings.into_iter().collect());
+        for warning in new {
+            log::warn!("{warning}");
         }
-        if lasting.len() < MOST_SENTENCES {
-            lasting.push(warning);
-        } else {
-            self.warnings.more += 1;
+        if changed {
+            self.status.warnings = self.warnings.all();
         }
-        self.status.warnings = self.warnings.all();
+        changed
+    }
+
+    /// What is told of this is over.
+    pub fn over(&mut self, what: &While) {
+        self.warn_while(what, None);
     }
 
     /// The warnings of the manifest that is in force from now on; those of the one before
@@ -403,28 +376,73 @@ impl Reporter {
             // Of an earlier start; what stays there says so by its boot id.
             let _ = run.remove(name);
         }
-        let stay = run.sweep();
-        if stay > 0 {
-            self.warn(teller::in_the_way("the run directory", stay));
-        }
         self.claim = claim;
         self.run = Some(run.try_clone().map_err(kept)?);
+        self.sweep();
         last_words::remember_run(run);
         self.status.updated = crate::ca::rfc3339(crate::boot::clock::now());
         run.publish(FILE, self.json().as_bytes(), Access::PUBLIC)
     }
 
-    /// Keeps an export up to date too, from now on: `name` in the run directory. First of
-    /// all this start's status takes the place of an earlier one's.
-    pub fn tell_export(&mut self, run: &Room, name: &'static str, room: Room) {
-        last_words::remember_export(&room);
-        match Teller::new(run, name, room) {
-            Ok(teller) => self.export = Some(teller),
-            Err(error) => return self.warn(format!("the export is not up to date: {error}")),
+    /// Removes what earlier starts left in the run directory, and says what stays.
+    fn sweep(&mut self) -> bool {
+        let stay = self.run.as_ref().map_or(0, Room::sweep);
+        let stays = (stay > 0).then(|| teller::in_the_way(RUN, stay));
+        self.warn_while(&While::InTheWay(RUN), stays)
+    }
+
+    /// Keeps the export up to date too, from now on, if there is one in the run directory;
+    /// whether there is. First of all this start's status takes the place of an earlier one's.
+    pub fn tell_export(&mut self) -> bool {
+        let is_there = self.find_export();
+        if is_there {
+            self.publish();
+            self.finish_export();
         }
+        is_there
+    }
+
+    /// Keeps an export up to date that was not there when last looked: it is given what it needs
+    /// of this, and told the rest. Whether there is such a one.
+    pub fn take_up_export(&mut self) -> bool {
+        let is_new = self.export.is_none() && self.find_export();
+        if is_new {
+            log::info!("there is an export now: it is told everything");
+            self.denials.tell_again();
+        }
+        is_new
+    }
+
+    fn find_export(&mut self) -> bool {
+        let Some(run) = &self.run else {
+            return false;
+        };
+        let room = match run.enter(DIRECTORY) {
+            Ok(Some(room)) => room,
+            Ok(None) => return self.has_no_export(None),
+            Err(error) => {
+                let why = format!("the host is told nothing in the export: {error}");
+                return self.has_no_export(Some(why));
+            }
+        };
+        last_words::remember_export(&room);
+        match Teller::new(run, DIRECTORY, room) {
+            Ok(teller) => self.export = Some(teller),
+            Err(error) => {
+                let why = format!("the export is not up to date: {error}");
+                return self.has_no_export(Some(why));
+            }
+        }
+        self.over(&While::NoExport);
         self.told = None;
-        self.publish();
-        self.finish_export();
+        true
+    }
+
+    fn has_no_export(&mut self, why: Option<String>) -> bool {
+        if self.warn_while(&While::NoExport, why) {
+            self.publish();
+        }
+        false
     }
 
     /// Has this written in the export, where there is one.
@@ -586,7 +604,7 @@ mod tests {
     use crate::daemon::pipelock::TESTED_VERSION;
     use crate::status::schema::{
         Ca, Config, Daemon, Granted, LONGEST_SENTENCE, LONGEST_TEXT, LastExit, MAX_BYTES,
-        Revocation,
+        MOST_SENTENCES, Revocation,
     };
     use crate::status::told::StatusFile;
 

@@ -699,8 +699,8 @@ impl Status {
         }
         daemons.truncate(MOST_DAEMONS);
         daemons.iter_mut().for_each(Companion::limit);
-        // Those that are neither the manifest's nor lasting are fewer than ten.
-        warnings.truncate(2 * MOST_SENTENCES + 10);
+        // Those that are neither the manifest's nor lasting are fewer than twenty.
+        warnings.truncate(2 * MOST_SENTENCES + 20);
         sandbox_missing.truncate(MOST_SENTENCES);
         last_lines.truncate(MOST_SENTENCES);
         stages.truncate(MOST_STAGES);

@@ -54,10 +54,14 @@ pub struct Teller {
     seen: [Option<Mark>; NAMES.len()],
     /// Nobody has come back yet, so an earlier boot's status may be there.
     fresh: bool,
+    /// How many times another directory took its place.
+    moves: u64,
     /// Somebody was killed, and may have left half a file behind.
     littered: bool,
-    /// What was last said of directories that are in the way.
-    stays: String,
+    /// That directories are in the way, as was found when last looked.
+    stays: Option<String>,
+    /// That the bundle has no public roots, as it was written last.
+    rootless: Option<String>,
     /// Somebody was waited for in vain, and is still away.
     late: bool,
     away: Option<Away>,
@@ -89,8 +93,10 @@ impl Teller {
             look_at: Instant::now() + LOOK_EVERY,
             seen: [None; NAMES.len()],
             fresh: true,
+            moves: 0,
             littered: true,
-            stays: String::new(),
+            stays: None,
+            rootless: None,
             late: false,
             away: None,
             pause: FIRST_PAUSE,
@@ -120,6 +126,24 @@ impl Teller {
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// Whether it is another directory by now than at first, or a mount on that.
+    #[must_use]
+    pub fn has_moved(&self) -> bool {
+        self.moves > 0
+    }
+
+    /// What is in its way, in words.
+    #[must_use]
+    pub fn in_its_way(&self) -> Option<&str> {
+        self.stays.as_deref()
+    }
+
+    /// That its bundle has no public roots, and why.
+    #[must_use]
+    pub fn lacks_roots(&self) -> Option<&str> {
+        self.rootless.as_deref()
     }
 
     /// Whether it was waited for in vain, and has not answered since.
@@ -226,14 +250,17 @@ impl Teller {
             self.look_at = now + LOOK_EVERY;
         }
         let carries = std::mem::take(&mut self.news);
-        let (room, fresh, littered) = (&self.room, self.fresh, self.littered);
+        let (room, fresh) = (&self.room, self.fresh);
+        let sweeps = self.littered || looks && self.stays.is_some();
         let (parent, name, current, seen) = (&self.parent, self.name, &self.current, &self.seen);
         let keep = [parent, room].map(|room| room.descriptor().as_raw_fd());
         let sent = errand::send(&keep, || {
-            let stay = if littered { room.sweep() } else { 0 };
+            // First: its space may be all that is missing.
+            let stay = sweeps.then(|| room.sweep());
             let mut answer = tell(room, &carries, fresh);
-            if stay > 0 {
-                answer.extend(format!("d{}\0", in_the_way("the export", stay)).bytes());
+            if let Some(stay) = stay {
+                let stays = (stay > 0).then(|| in_the_way("the export", stay));
+                answer.extend(format!("d{}\0", stays.unwrap_or_default()).bytes());
             }
             if parent.identity(name) != room.identity("") {
                 answer.extend(b"m\0");
@@ -280,11 +307,12 @@ impl Teller {
         for part in answer.split_terminator('\0') {
             match (part.get(..1), part.get(1..)) {
                 (Some("w"), Some(text)) => warnings.push(text.to_owned()),
-                (Some("d"), Some(text)) if self.stays != text => {
-                    text.clone_into(&mut self.stays);
-                    warnings.push(text.to_owned());
+                (Some("d"), text) => {
+                    self.stays = text.filter(|it| !it.is_empty()).map(str::to_owned);
                 }
-                (Some("d"), _) => {}
+                (Some("r"), text) => {
+                    self.rootless = text.filter(|it| !it.is_empty()).map(str::to_owned);
+                }
                 (Some("m"), _) => moved = true,
                 (Some("h"), Some(text)) => hint = Some(text),
                 (Some("l"), Some(place)) => lost.extend(place.parse::<usize>()),
@@ -334,6 +362,7 @@ impl Teller {
         let problem = match self.parent.enter(self.name) {
             Ok(Some(room)) => {
                 self.room = room;
+                self.moves += 1;
                 self.fresh = true;
                 self.littered = true;
                 self.next = None;
@@ -481,10 +510,11 @@ fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
         let Some((bytes, none)) = content.as_ref().and_then(bytes_of) else {
             continue;
         };
-        if let Some(none) = none {
-            answer += &format!(
-                "w{name} holds no public roots, so clients cannot check passthrough hosts: {none}\0"
-            );
+        if matches!(content, Some(Content::Bundle { .. })) {
+            let none = none.map(|none| {
+                format!("{name} holds no public roots, so clients cannot check passthrough hosts: {none}")
+            });
+            answer += &format!("r{}\0", none.unwrap_or_default());
         }
         let written = write(room, name, &bytes);
         if let Err(error) = written {

@@ -8,7 +8,7 @@ use crate::boot::mode::Mode;
 use crate::cli::Paths;
 use crate::exit::StartError;
 use crate::status::export::DIRECTORY as EXPORT;
-use crate::status::{self, Reporter};
+use crate::status::{self, Reporter, While};
 use crate::sys::errand;
 
 /// True where the clock is only known not to be earlier than what it was set to.
@@ -19,9 +19,10 @@ pub(super) fn floor(mode: Mode, reporter: &mut Reporter) -> Result<bool, StartEr
         Plausibility::TooEarly(now) => {
             let says = crate::ca::rfc3339(now);
             if mode != Mode::Machine {
-                reporter.warn(format!(
+                let early = format!(
                     "the clock says {says}, before this program was built; clients may refuse the CA"
-                ));
+                );
+                reporter.warn_while(&While::Clock, [early]);
                 return Ok(false);
             }
             set(clock::BUILD_EPOCH)?;
@@ -59,17 +60,14 @@ pub(super) fn set_by_the_hosts(paths: &Paths, reporter: &mut Reporter) -> Result
     let written = [&paths.manifest, &export]
         .into_iter()
         .filter_map(|file| written_at(file));
-    match clock::better(clock::now(), written) {
-        Some(time) => {
-            set(time)?;
-            let time = crate::ca::rfc3339(time);
-            log::info!("the clock was set on to {time}, by the dates of the host's files");
-        }
-        None => reporter.warn(
-            "nothing tells this machine the time: the certificates pipelock makes are good for a day from when \
-             this program was built; give it a real-time clock, or an export on a share"
-                .to_owned(),
-        ),
+    if let Some(time) = clock::better(clock::now(), written) {
+        set(time)?;
+        let time = crate::ca::rfc3339(time);
+        log::info!("the clock was set on to {time}, by the dates of the host's files");
+    } else {
+        let untold = "nothing tells this machine the time: the certificates pipelock makes are good for a day from \
+                      when this program was built; give it a real-time clock, or an export on a share";
+        reporter.warn_while(&While::Clock, [untold.to_owned()]);
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use crate::daemon::pipelock;
 use crate::exit::{ExitCode, StartError};
 use crate::policy::Policy;
 use crate::shutdown;
-use crate::status::Reporter;
 use crate::status::export::{self, DIRECTORY as EXPORT};
+use crate::status::{Reporter, While};
 use crate::sys::claim::{self, Claim, ClaimError};
 use crate::sys::console::{self, Stream};
 use crate::sys::errand;
@@ -138,7 +138,8 @@ pub(super) fn mount_all(
             let target = export_path(paths);
             let mount = || mounts::mount_source(export, &target, true);
             if mount_apart(mount, EXPORT_PATIENCE, signals)? == Mounted::Late {
-                reporter.warn(silent(export, &target, EXPORT_PATIENCE));
+                let late = silent(export, &target, EXPORT_PATIENCE);
+                reporter.warn_while(&While::Unmounted, [late]);
             }
         }
     }
@@ -146,13 +147,11 @@ pub(super) fn mount_all(
         ensure_directory(&export_path(paths)).map_err(unusable)?;
     }
     // The firewall serves its agent, whether the host can be told or not.
-    match room.enter(EXPORT) {
-        Ok(None) => log::info!(
-            "no {}: nobody is given client.env and the CA",
+    if !reporter.tell_export() {
+        log::info!(
+            "no {}: nobody is given client.env and the CA until there is",
             export_path(paths).display()
-        ),
-        Ok(Some(export)) => reporter.tell_export(&room, EXPORT, export),
-        Err(error) => reporter.warn(format!("the host is told nothing in the export: {error}")),
+        );
     }
     Ok(room)
 }

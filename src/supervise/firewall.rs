@@ -24,7 +24,7 @@ use crate::daemon::pipelock::{self, CONFIG};
 use crate::policy::Policy;
 use crate::policy::daemons::PIPELOCK;
 use crate::sandbox::{cgroup, enter};
-use crate::status::Stage;
+use crate::status::{Stage, While};
 use crate::sys::connections;
 use crate::sys::files::FileError;
 use crate::sys::reaper::ExitReason;
@@ -185,9 +185,9 @@ impl Unit for Firewall {
             Action::CountTunnels => self.ask(Question::Tunnels, PATIENCE, around),
             Action::InstallConfig => self.give_config(around),
             Action::InstallDenyAll => {
-                if let Err(error) = self.install_deny_all(around) {
-                    around.reporter.warn(error.to_string());
-                }
+                let failed = self.install_deny_all(around).err();
+                let failed = failed.map(|error| error.to_string());
+                around.reporter.warn_while(&While::Config, failed);
             }
             Action::AnnounceReady => self.announce_ready(around),
             Action::Finish(outcome) => self.life.finish(outcome),
@@ -366,6 +366,7 @@ impl Firewall {
         match room.is_still_installed(CONFIG, wanted.as_bytes(), access) {
             Some(true) => {
                 self.installed = mark;
+                self.life.changed |= around.reporter.warn_while(&While::Config, None);
                 return;
             }
             // Nobody can tell: later.
@@ -375,10 +376,17 @@ impl Firewall {
         self.life.changed = true;
         let put_back = room.install(CONFIG, wanted.as_bytes(), access);
         let path = path.display();
-        around.reporter.warn(match put_back {
-            Ok(()) => format!("somebody else changed {path}; it was put back"),
-            Err(error) => format!("somebody else changed {path}, and it stays so: {error}"),
-        });
+        let stays = match put_back {
+            Ok(()) => {
+                let done = format!("somebody else changed {path}; it was put back");
+                around.reporter.warn(done);
+                None
+            }
+            Err(error) => Some(format!(
+                "somebody else changed {path}, and it stays so: {error}"
+            )),
+        };
+        around.reporter.warn_while(&While::Config, stays);
     }
 
     /// Tells since when the daemon has been at work: whoever waits for what it scans looks here.
@@ -437,20 +445,23 @@ impl Firewall {
 
     fn give_config(&mut self, around: &mut Context) {
         let generation = around.reporter.status().config.generation;
-        if let Err(error) = pair::settle(around) {
-            around.reporter.warn(error.to_string());
-        } else if let Err(error) = self.install_config(around) {
-            around.reporter.warn(error.to_string());
-        } else if let Some(child) = &mut self.child {
+        let failed = match pair::settle(around) {
+            Err(error) => Some(error.to_string()),
+            Ok(()) => self.install_config(around).err().map(|it| it.to_string()),
+        };
+        if let Some(child) = self.child.as_mut().filter(|_| failed.is_none()) {
             child.generation = generation;
             child.instance.give(&around.desired.config_sha256);
         }
+        around.reporter.warn_while(&While::Config, failed);
     }
 
-    fn install_config(&mut self, around: &Context) -> Result<(), FileError> {
+    fn install_config(&mut self, around: &mut Context) -> Result<(), FileError> {
         self.installed = None;
         self.denies_all = false;
-        launch::install_config(around)
+        launch::install_config(around)?;
+        around.reporter.over(&While::Config);
+        Ok(())
     }
 
     fn install_deny_all(&mut self, around: &Context) -> Result<(), FileError> {

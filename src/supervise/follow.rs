@@ -8,6 +8,7 @@ use super::unit::Unit;
 use crate::bottle::looker::News;
 use crate::bottle::{self, Desired};
 use crate::daemon::pipelock::reload::{self, Plan};
+use crate::status::While;
 
 /// When the daemon may be restarted for files that were replaced: at once, and again after a
 /// pause that doubles each time. Somebody may put the same there again and again, as a DHCP
@@ -111,9 +112,9 @@ impl Supervisor<'_> {
             log::debug!("the manifest asks for the same as before");
             return;
         }
-        if let Err(error) = (self.setup.apply)(&new) {
-            self.reporter.warn(error.to_string());
-        }
+        let unwritten = (self.setup.apply)(&new).err();
+        let unwritten = unwritten.map(|error| error.to_string());
+        self.reporter.warn_while(&While::Names, unwritten);
         new.count_notes();
         self.adopt(new);
     }

@@ -330,6 +330,11 @@ impl Supervisor<'_> {
         let (roster, mut around) = self.parts();
         roster.firewall.look(&mut around);
         self.changed |= self.reporter.lost_its_status();
+        if self.reporter.take_up_export() {
+            self.changed = true;
+            let clients = (self.setup.clients)(&self.desired, self.pair.certificate());
+            self.reporter.export(clients);
+        }
         self.reporter.look_after_export(now);
     }
 

@@ -13,6 +13,7 @@ use crate::policy::daemons::PIPELOCK;
 use crate::sandbox::cgroup::Group;
 use crate::sandbox::enter::{Child, ExecReport, SpawnError};
 use crate::sandbox::{Sandbox, Seen};
+use crate::status::While;
 use crate::sys::console::Stream;
 
 /// One that was forked and is not reaped.
@@ -119,7 +120,10 @@ pub(super) fn read_back(
     // A bundle of one calls it what it always did.
     let whose = if name == PIPELOCK { "the daemon" } else { name };
     match sandbox.read_back(pid) {
-        Seen::Confined => Some((Event::Confined, true)),
+        Seen::Confined => {
+            around.reporter.over(&While::ReadBack(name.to_owned()));
+            Some((Event::Confined, true))
+        }
         Seen::Holes(mismatch) => Some((Event::Unfit(mismatch.to_string()), false)),
         Seen::Ended => None,
         Seen::Nothing(why) if around.setup.require_sandbox => {
@@ -128,7 +132,8 @@ pub(super) fn read_back(
         }
         Seen::Nothing(why) => {
             let why = format!("{whose}'s sandbox was applied but could not be read back: {why}");
-            around.reporter.warn(why);
+            let what = While::ReadBack(name.to_owned());
+            around.reporter.warn_while(&what, [why]);
             Some((Event::Confined, false))
         }
     }

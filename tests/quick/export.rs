@@ -869,6 +869,38 @@ fn an_export_that_is_emptied_or_replaced_is_told_everything_again() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+#[test]
+fn an_export_that_is_made_after_the_start_is_told_everything() {
+    let mut init = new_bed().start(Place::Child);
+    init.wait_ready();
+    let export = init.bed.path("run/export");
+    // What is no directory is no export, and is said to be none for as long.
+    symlink(init.bed.path(""), &export).unwrap();
+    init.wait_for("it is said why nobody is told", |status| {
+        let warnings = status["warnings"].to_string();
+        warnings.contains("the host is told nothing in the export: ")
+    });
+    fs::remove_file(&export).unwrap();
+    init.wait_for("nothing is wrong", |status| {
+        !status["warnings"].to_string().contains("export")
+    });
+    fs::create_dir(&export).unwrap();
+    for name in EXPORTED.into_iter().filter(|name| *name != "report.json") {
+        init.wait_until(&format!("{name} is there"), |init| exported(init, name));
+    }
+    init.wait_until("it is this start's", |init| {
+        told(init).filter(|told| told["state"] == "ready")
+    });
+    // And is kept so.
+    init.bed.allow(&["a.example", "b.example"]);
+    init.wait_until("a change is told there", |init| {
+        let page = exported(init, "for-agents.md")?;
+        let status = told(init)?;
+        (page.contains("b.example") && status["config"]["applied_generation"] == 2).then_some(())
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
 /// Changes a file where it stands, and has it look as old as before.
 fn forge(path: &Path) {
     let modified = fs::metadata(path).unwrap().modified().unwrap();

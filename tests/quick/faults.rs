@@ -754,6 +754,29 @@ fn a_run_directory_that_stays_full_ends_with_the_reason() {
 }
 
 #[test]
+fn a_run_directory_that_was_full_is_warned_of_no_longer_than_it_is() {
+    let Some(mut init) = with_mount(Bed::new(), "size=256k", ":") else {
+        return;
+    };
+    init.wait_ready();
+    let filler = init.seen_path("run/filler");
+    fill(&filler);
+    // Longer than any before: what stood there goes first, and leaves too little.
+    let wrong: String = (0..100)
+        .map(|it| format!("unknown_key_{it}: 1\n"))
+        .collect();
+    init.bed.replace_manifest(&wrong);
+    init.wait_until("there is no space", |init| {
+        init.console().contains("No space left").then_some(())
+    });
+    fs::remove_file(filler).unwrap();
+    init.wait_for("it is told, and that it was full is not", |status| {
+        status["manifest_error"].is_string() && !status["warnings"].to_string().contains("No space")
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn a_drain_that_cannot_be_written_ends_in_time_all_the_same() {
     let bed = Bed::new()
         .with_supervisor("grace_seconds: 1, drain_seconds: 2")

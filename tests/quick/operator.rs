@@ -162,6 +162,38 @@ fn nothing_of_an_earlier_start_stays_in_the_export() {
     }
 }
 
+// Warnings.
+
+#[test]
+fn a_warning_about_the_manifest_goes_with_the_manifest_that_caused_it() {
+    let bed = Bed::new();
+    let clean = bed.manifest_text(&["a.example"], "");
+    let misspelt = clean.replace("a.example\n", "a.example\n      - hots: b.example\n");
+    bed.replace_manifest(&misspelt);
+    let mut init = bed.start(Place::Child);
+    let says = |status: &Value, words: &str| status["warnings"].to_string().contains(words);
+    let status = init.wait_ready();
+    assert!(says(&status, "hots"), "{status}");
+    // One that cannot be used leaves the old one in force, and what is to be known of it.
+    init.bed.replace_manifest("slug: bed\n");
+    let status = init.wait_for("it is refused", |status| {
+        status["manifest_error"].is_string()
+    });
+    assert!(says(&status, "hots"), "{status}");
+    init.bed.replace_manifest(&clean);
+    let status = init.wait_for("nothing is wrong", |status| !says(status, "manifest.yaml:"));
+    assert_eq!(status["manifest_error"], Value::Null);
+    let elsewhere = init
+        .bed
+        .manifest_text(&["a.example"], "network: {dns: [10.0.0.1]}\n");
+    init.bed.replace_manifest(&elsewhere);
+    let idle = "network.dns does nothing here";
+    init.wait_for("a key does nothing", |status| says(status, idle));
+    init.bed.replace_manifest(&clean);
+    init.wait_for("it is gone", |status| !says(status, idle));
+    assert_eq!(init.stop().0.code, 0);
+}
+
 // What an agent reads.
 
 /// Waits until the page for agents is as wanted.

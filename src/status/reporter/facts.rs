@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::Reporter;
-use crate::boot::clock;
+use super::{Reporter, While};
+use crate::boot::clock::{self, Plausibility};
 use crate::boot::mode::Mode;
 use crate::ca::rfc3339;
 use crate::daemon::pipelock::TESTED_VERSION;
@@ -149,29 +149,24 @@ impl Reporter {
     /// This CA is served from now on; what its certificate costs.
     pub fn ca_installed(&mut self, ca: Ca, warnings: Vec<String>) {
         log::info!("CA {}, SHA-256 {}", ca.source, ca.fingerprint_sha256);
-        for warning in &warnings {
-            log::warn!("{warning}");
-        }
         self.status.ca = Some(ca);
-        self.warnings.ca = warnings;
-        self.status.warnings = self.warnings.all();
+        self.warn_while(&While::Ca, warnings);
         self.look_at_validity();
     }
 
     /// The pair on disk was judged, and cannot be served; the one in force stays.
     pub fn ca_refused(&mut self, why: &str) {
         let refused = format!("the changed CA pair is not used, the old one stays in force: {why}");
-        if self.warnings.refused_ca.as_ref() != Some(&refused) {
+        let (new, _) = self.warnings.set(&While::RefusedCa, vec![refused]);
+        for refused in new {
             log::error!("{refused}");
         }
-        self.warnings.refused_ca = Some(refused);
         self.status.warnings = self.warnings.all();
     }
 
     /// The pair on disk was judged, and can be served.
     pub fn ca_accepted(&mut self) {
-        self.warnings.refused_ca = None;
-        self.status.warnings = self.warnings.all();
+        self.over(&While::RefusedCa);
     }
 
     /// Whether the CA's time is over, or nearly so, is another answer now than before.
@@ -179,14 +174,9 @@ impl Reporter {
         let ca = self.status.ca.as_ref();
         let validity = ca.map_or(Validity::Valid, |ca| ca.validity(clock::now()));
         let trouble = ca.and_then(|ca| ca.trouble(validity));
-        if trouble == self.warnings.validity {
+        if !self.warn_while(&While::Validity, trouble) {
             return false;
         }
-        if let Some(trouble) = &trouble {
-            log::warn!("{trouble}");
-        }
-        self.warnings.validity = trouble;
-        self.status.warnings = self.warnings.all();
         let over = matches!(validity, Validity::Ended | Validity::NotBegun);
         self.denials.ca_is_over(over);
         true
@@ -204,13 +194,8 @@ impl Reporter {
     /// Tells what the daemon's sandbox is without, from now on; each sentence is a warning
     /// for as long.
     pub fn tell_missing(&mut self, missing: &[String]) {
-        let before = std::mem::replace(&mut self.status.daemon.sandbox_missing, missing.to_vec());
-        let over = |warning: &String| before.contains(warning) && !missing.contains(warning);
-        self.warnings.lasting.retain(|warning| !over(warning));
-        self.status.warnings = self.warnings.all();
-        for sentence in missing.iter().filter(|sentence| !before.contains(sentence)) {
-            self.warn(sentence.clone());
-        }
+        self.status.daemon.sandbox_missing = missing.to_vec();
+        self.warn_while(&While::Sandbox, missing.to_vec());
     }
 
     /// The clock was set by so many seconds. What it dates for others is the CA's validity.
@@ -219,6 +204,9 @@ impl Reporter {
         let way = if by_seconds < 0 { "back" } else { "ahead" };
         let seconds = by_seconds.unsigned_abs();
         log::warn!("the clock was set {way} by {seconds} s, to {to}");
+        if clock::judge(clock::now()) == Plausibility::Plausible {
+            self.over(&While::Clock);
+        }
         self.look_at_validity();
         self.status.clock_steps += 1;
         self.status.last_clock_step = by_seconds;
@@ -308,7 +296,8 @@ impl Reporter {
         if !tested && !known {
             log::warn!("{warning}");
         }
-        self.warnings.version = (!tested).then_some(warning);
+        let warning = (!tested).then_some(warning).into_iter().collect();
+        self.warnings.set(&While::Version, warning);
         self.status.warnings = self.warnings.all();
     }
 

@@ -73,8 +73,7 @@ pub fn clients(
             export.to_string_lossy().into_owned(),
         ),
     };
-    let bundle_path = quoted(&format!("{directory}/{BUNDLE}"));
-    let environment = environment(&proxy, &bundle_path);
+    let environment = environment(&proxy, &directory);
     let page = for_agents::page(policy, &proxy, &directory);
     [
         (BUNDLE, bundle),
@@ -142,14 +141,15 @@ pub fn invitation(export: &Path, policy: &Policy) -> String {
 
 /// `NAME=value` in lines, without quotes or `export`: what `docker --env-file` and
 /// systemd's `EnvironmentFile=` take as it is, and a shell after `set -a`. No value
-/// holds anything that one of them would expand; the path of a `bundle` on this host is quoted
+/// holds anything that one of them would expand; the path of a `directory` on this host is quoted
 /// for a shell where it has to be.
-fn environment(proxy: &str, bundle: &str) -> String {
+fn environment(proxy: &str, directory: &str) -> String {
+    let [bundle, agents] = [BUNDLE, AGENTS].map(|name| quoted(&format!("{directory}/{name}")));
     let mut text = String::new();
-    for (name, value) in variables(proxy, bundle) {
+    for (name, value) in variables(proxy, &bundle) {
         text.push_str(&format!("{name}={value}\n"));
     }
-    text.push_str(&format!("{AGENTS_VARIABLE}={CLIENT_DIRECTORY}/{AGENTS}\n"));
+    text.push_str(&format!("{AGENTS_VARIABLE}={agents}\n"));
     text
 }
 
@@ -256,8 +256,7 @@ mod tests {
     #[test]
     fn holds_nothing_that_a_shell_or_docker_would_change() {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_=/:.,-[]".contains(c);
-        let bundle = format!("{CLIENT_DIRECTORY}/{BUNDLE}");
-        for line in environment("http://[fd00::2]:8888", &bundle).lines() {
+        for line in environment("http://[fd00::2]:8888", CLIENT_DIRECTORY).lines() {
             assert!(line.chars().all(plain), "{line}");
             assert!(
                 line.split_once('=')

@@ -363,7 +363,8 @@ impl Firewall {
             &around.desired.config
         };
         let room = around.setup.run_room;
-        match room.is_still_installed(CONFIG, wanted.as_bytes(), access) {
+        let is_new = self.installed.is_none();
+        match room.is_still_installed(CONFIG, wanted.as_bytes(), access, is_new) {
             Some(true) => {
                 self.installed = mark;
                 self.life.changed |= around.reporter.warn_while(&While::Config, None);
@@ -374,6 +375,7 @@ impl Firewall {
             Some(false) => {}
         }
         self.life.changed = true;
+        self.installed = None;
         let put_back = room.install(CONFIG, wanted.as_bytes(), access);
         let path = path.display();
         let stays = match put_back {

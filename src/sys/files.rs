@@ -229,11 +229,21 @@ impl Room {
     }
 
     /// The same of what another may have put there; `None` where the machine has nothing left
-    /// to look with.
+    /// to look with. Root without its capabilities may not read what is another user's: where
+    /// that `is_new`, it goes by the rest that it sees. Of a change the [`Mark`] tells.
     #[must_use]
-    pub fn is_still_installed(&self, name: &str, bytes: &[u8], access: Access) -> Option<bool> {
+    pub fn is_still_installed(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        access: Access,
+        is_new: bool,
+    ) -> Option<bool> {
         match self.compare(name, bytes, access) {
             Err(error) if is_shortage(errno_of(&error)) => None,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_new => {
+                Some(self.looks_installed(name, bytes.len(), access))
+            }
             compared => Some(compared.unwrap_or(false)),
         }
     }
@@ -246,6 +256,18 @@ impl Room {
             && access.owner.is_none_or(|wanted| wanted == owner)
             && metadata.len() == bytes.len() as u64
             && read_up_to(file, bytes.len())? == bytes)
+    }
+
+    /// A regular file of this length, mode and owner.
+    fn looks_installed(&self, name: &str, length: usize, access: Access) -> bool {
+        let seen = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        seen.is_ok_and(|it| {
+            it.st_mode == libc::S_IFREG | access.mode
+                && access
+                    .owner
+                    .is_none_or(|owner| owner == (it.st_uid, it.st_gid))
+                && usize::try_from(it.st_size) == Ok(length)
+        })
     }
 
     /// Reads a regular file of at most `limit` bytes; a link is none.

@@ -65,6 +65,11 @@ fn one_line_makes_what_it_needs_and_says_what_to_paste() {
         for name in ["ca.pem", "ca-key.pem", "export/pipelock-ca.pem"] {
             assert!(run.join(name).exists(), "{name}");
         }
+        // No word of a place where nobody mounts it.
+        for name in ["client.env", "for-agents.md"] {
+            let text = fs::read_to_string(run.join("export").join(name)).unwrap();
+            assert!(!text.contains("/run/sidecar-export"), "{name}: {text}");
+        }
         let bundle = fs::read_to_string(run.join("export/ca-bundle.pem")).unwrap();
         let ca = fs::read_to_string(run.join("ca.pem")).unwrap();
         assert!(bundle.contains(ca.trim()), "it is the one that is served");

@@ -48,5 +48,6 @@ mod refusals;
 mod render;
 mod supervision;
 mod surroundings;
+mod systemd;
 mod trust;
 mod words;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use sidecar_init::supervise::machine::DRAIN_INTERVAL;
 
 use crate::support::{
-    self, Bed, Console, Init, Place, children, others, places, proc_field, processor_ticks,
+    self, Bed, Console, Init, Place, children, others, places, proc_field, processor_ticks, skipped,
 };
 
 /// `Bed::new`'s grace period and the two seconds a stop may take beyond it.
@@ -712,6 +712,39 @@ fn a_configuration_nobody_asked_for_costs_the_daemon_its_life_and_is_put_back() 
     init.bed.allow(&["a.example", "b.example"]);
     assert_eq!(init.wait_applied(2)["restarts"], 1);
     assert_eq!(init.stop().0.code, 0);
+}
+
+/// Root in a container, or under a service manager, that has no more than pipelock's sandbox
+/// takes of it: what is pipelock's it cannot read.
+#[test]
+fn root_that_may_not_read_the_configuration_tells_its_own_from_a_changed_one() {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("root without its capabilities", "this is no root");
+        return;
+    }
+    let without = [
+        "setpriv",
+        "--bounding-set=-all,+chown,+kill,+setgid,+setpcap,+setuid",
+    ];
+    let mut init = Bed::new().start_under(Place::Child, Console::Read, &without);
+    init.wait_ready();
+    let config = init.bed.path("run/pipelock.yaml");
+    let seen = |init: &Init| init.console().contains("somebody else changed");
+    let file = || fs::metadata(&config).unwrap().ino();
+    let own = file();
+    // Two looks, of which the second follows one that may have gone wrong.
+    thread::sleep(Duration::from_secs(5));
+    assert!(!seen(&init), "{}", init.console());
+    assert_eq!(file(), own, "it was written again");
+    let right = fs::read_to_string(&config).unwrap();
+    let changed = right.replace("a.example", "b.example");
+    fs::write(&config, &changed).unwrap();
+    init.wait_until("it is put back", |_| {
+        (fs::read_to_string(&config).ok()? == right).then_some(())
+    });
+    init.wait_until("it says so", |init| seen(init).then_some(()));
+    let (end, _) = init.stop();
+    assert_eq!(end.code, 0);
 }
 
 #[test]

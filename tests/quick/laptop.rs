@@ -3,14 +3,16 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use microvm::ScratchDir;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Bed, Console, Init, Place, init_program, pipelock};
+use crate::support::{Bed, Console, Init, Place, init_program, own_address, pipelock};
 
 /// Behind this come the lines to paste.
 const INVITATION: &str =
@@ -230,4 +232,68 @@ fn who_has_no_manifest_is_given_the_smallest_and_it_is_one() {
     assert_eq!(output.status.code(), Some(66));
     let console = String::from_utf8(output.stderr).unwrap();
     assert!(!console.contains("the smallest"), "{console}");
+}
+
+/// The first two blocks of the README, as they stand, but for the port and the last line of the
+/// first, which stays in the foreground.
+#[test]
+fn the_readme_starts_with_lines_that_work() {
+    let readme = include_str!("../../README.md");
+    let blocks = readme.split("```sh\n").skip(1);
+    let blocks: Vec<&str> = blocks.map(|it| it.split("```").next().unwrap()).collect();
+    let address = format!("{}:8888", own_address());
+    let first = blocks[0].replace("127.0.0.1:8888", &address);
+    assert_ne!(first, blocks[0], "it listens on loopback");
+    let scratch = ScratchDir::new().unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    pipelock::copy_into(scratch.path());
+    let programs = scratch.join("bin");
+    fs::create_dir(&programs).unwrap();
+    std::os::unix::fs::symlink(init_program(), programs.join("sidecar-init")).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let shell = |script: &str| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", script])
+            .current_dir(scratch.path())
+            .env("PATH", &path);
+        shell
+    };
+    // The shell becomes the init, which can then be stopped.
+    let started = first.replace("\nsidecar-init run", "\nexec sidecar-init run");
+    let mut init = shell(&started)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ready = "until sidecar-init healthcheck --run-dir run 2>&1; do sleep 0.1; done";
+    let waited = shell(&format!("timeout 60 sh -c '{ready}'"))
+        .output()
+        .unwrap();
+    let asked = shell(blocks[1]).output().unwrap();
+    // It tells of a refusal within seconds, and a person takes as long to type the last line.
+    let (_, last) = blocks[1].trim_end().rsplit_once('\n').unwrap();
+    let (last, _) = last.split_once('#').unwrap();
+    let looks = format!("until {last} | grep -A1 example.com; do sleep 0.1; done");
+    let told = shell(&format!("timeout 60 sh -c '{looks}'"))
+        .output()
+        .unwrap();
+    let _ = kill(
+        Pid::from_raw(i32::try_from(init.id()).unwrap()),
+        Signal::SIGTERM,
+    );
+    assert_eq!(init.wait().unwrap().code(), Some(0));
+    assert!(waited.status.success(), "{waited:?}");
+    let said = String::from_utf8([asked.stdout, asked.stderr].concat()).unwrap();
+    assert!(said.contains("403"), "{said}");
+    assert!(
+        said.contains("laptop: ready; what is not allowed is refused"),
+        "{said}"
+    );
+    let told = String::from_utf8(told.stdout).unwrap();
+    let allows = "- host: example.com";
+    assert!(
+        told.contains(allows),
+        "the line that would allow it: {told}"
+    );
 }

@@ -24,6 +24,7 @@ mod companions;
 mod consoles;
 mod containers;
 mod control;
+mod documents;
 mod egress;
 mod executables;
 mod export;

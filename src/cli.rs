@@ -10,6 +10,7 @@ use lexopt::prelude::*;
 use crate::boot::clock::BUILD_EPOCH;
 use crate::environment;
 use crate::exit::ExitCode;
+use crate::import::Kind;
 use crate::manifest::nearest;
 use crate::sys::signals::Request;
 
@@ -23,6 +24,9 @@ usage:
   sidecar-init check [FILE]         judge a manifest, all problems at once; notes say
                                     what known hosts would meet, and fail nothing
   sidecar-init render [FILE]        print the pipelock.yaml a manifest gives
+  sidecar-init import FILE...       print the manifest that allows what the files allow:
+                                    lists, pipelock's configuration, settings of agents,
+                                    policies of other sandboxes; - is standard input
   sidecar-init ca                   generate a CA pair, or check the one there
   sidecar-init status               what the running sidecar-init reports
   sidecar-init watch                what happens, as it happens: states, manifests,
@@ -41,8 +45,13 @@ options:
                                     for check and render
   --strict                          check: unknown keys below bottle are errors too
   --daemon FILE                     run: pipelock [/usr/bin/pipelock]
-  --run-dir DIR                     all but check, render, ca: where the configuration
-                                    and status.json are [/run/sidecar]
+  --from KIND                       import: what the files are, instead of telling by
+                                    what is in them: list, pipelock, squid, claude-code,
+                                    sandbox-runtime, openshell, opensandbox,
+                                    harden-runner or smolvm
+  --slug NAME                       import: the agent's name [imported]
+  --run-dir DIR                     all but check, render, import, ca: where the
+                                    configuration and status.json are [/run/sidecar]
   --cert FILE                       run, render, ca: [/etc/pipelock-ca.pem]
   --key FILE                        run, render, ca: [/etc/pipelock-ca-key.pem]; where a
                                     run that is no PID 1 is given a --run-dir and neither
@@ -127,6 +136,8 @@ pub enum Command {
     },
     /// Print the configuration.
     Render(Paths),
+    /// Print a manifest made of what others have.
+    Import(ImportOptions),
     /// Generate or check a CA pair.
     Ca(Paths),
     /// Tell what the running init reports.
@@ -226,6 +237,17 @@ pub struct StatusOptions {
     pub timeout_seconds: u64,
 }
 
+/// What `import` reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// At least one; `-` is standard input.
+    pub files: Vec<PathBuf>,
+    /// What they are; without it, what is in them tells.
+    pub from: Option<Kind>,
+    /// The agent's name.
+    pub slug: String,
+}
+
 /// What `watch` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchOptions {
@@ -273,10 +295,11 @@ const LONGEST_READING: u64 = 5;
 /// And a change that is not in force by then will not be.
 const LONGEST_RELOAD: u64 = 60;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "run",
     "check",
     "render",
+    "import",
     "ca",
     "status",
     "watch",
@@ -287,7 +310,7 @@ const COMMANDS: [&str; 11] = [
     "stop",
 ];
 
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 14] = [
     "manifest",
     "strict",
     "daemon",
@@ -300,6 +323,8 @@ const OPTIONS: [&str; 12] = [
     "timeout",
     "timeline",
     "svg",
+    "from",
+    "slug",
 ];
 
 /// Which commands take an option, by its long name.
@@ -318,6 +343,7 @@ fn takes(command: &str, option: &str) -> bool {
             "reload",
             "stop",
         ],
+        "from" | "slug" => &["import"],
         "cert" | "key" => &["run", "render", "ca"],
         "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
         "json" => &["run", "check", "status", "watch"],
@@ -339,6 +365,9 @@ struct Options {
     timeout: Option<u64>,
     /// All that were given.
     named: Vec<String>,
+    files: Vec<PathBuf>,
+    from: Option<Kind>,
+    slug: Option<String>,
 }
 
 impl Options {
@@ -355,6 +384,8 @@ impl Options {
             "json" => self.json = true,
             "timeline" => self.timeline = true,
             "svg" => self.svg = Some(parser.value()?.into()),
+            "from" => self.from = Some(kind(&parser.value()?.string()?)?),
+            "slug" => self.slug = Some(parser.value()?.string()?),
             "wait-generation" => self.wait_generation = Some(parser.value()?.parse()?),
             "timeout" => match parser.value()?.parse()? {
                 0 => {
@@ -392,6 +423,11 @@ impl Options {
                 json: self.json,
             },
             "render" => Command::Render(self.paths),
+            "import" => Command::Import(ImportOptions {
+                files: self.files,
+                from: self.from,
+                slug: self.slug.unwrap_or_else(|| "imported".to_owned()),
+            }),
             "ca" => Command::Ca(self.paths),
             "status" => Command::Status(StatusOptions {
                 run_dir: self.paths.run_dir,
@@ -438,6 +474,20 @@ fn known(name: String) -> Result<String, UsageError> {
     Err(UsageError(format!("{name:?} is not a command; {meant}")))
 }
 
+/// The kind of file of this name, if there is one.
+fn kind(name: &str) -> Result<Kind, UsageError> {
+    Kind::named(name).ok_or_else(|| {
+        let names = Kind::ALL.map(Kind::name);
+        let meant = match nearest(name, names.into_iter()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("there are {}", names.join(", ")),
+        };
+        UsageError(format!(
+            "{name:?} is not a kind of file that is read; {meant}"
+        ))
+    })
+}
+
 /// Reads the arguments after the program's name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
@@ -461,6 +511,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 seen.push("manifest".to_owned());
                 continue;
             }
+            Value(file) if command.as_deref() == Some("import") => {
+                options.files.push(file.into());
+                continue;
+            }
             Long(name) => name.to_owned(),
             other => return Err(other.unexpected().into()),
         };
@@ -472,6 +526,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         return Err(UsageError(format!("{command} takes no --{option}")));
     }
     options.named = seen;
+    if command == "import" && options.files.is_empty() {
+        let why = "import needs a FILE; - is standard input";
+        return Err(UsageError(why.to_owned()));
+    }
     Ok(options.command(&command))
 }
 
@@ -538,6 +596,17 @@ mod tests {
                 "healthcheck --timeout 0",
                 "--timeout 0 leaves no time to look",
             ),
+            ("import", "import needs a FILE; - is standard input"),
+            ("import --strict a", "import takes no --strict"),
+            ("check --slug a b", "check takes no --slug"),
+            (
+                "import a --from opensnadbox",
+                "\"opensnadbox\" is not a kind of file that is read; did you mean opensandbox?",
+            ),
+            (
+                "import a --from xyz",
+                "\"xyz\" is not a kind of file that is read; there are pipelock, openshell,",
+            ),
             ("run extra", "unexpected argument \"extra\""),
             ("check one two", "unexpected argument \"two\""),
             ("check --manifest one two", "unexpected argument \"two\""),
@@ -549,6 +618,17 @@ mod tests {
                 error.ends_with("--help lists commands and options"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn help_names_every_kind_of_file() {
+        let help = help();
+        let (_, from) = help.split_once("\n  --from KIND ").unwrap();
+        let (from, _) = from.split_once("\n  --").unwrap();
+        let words: Vec<&str> = from.split([' ', ',', '\n']).collect();
+        for kind in Kind::ALL {
+            assert!(words.contains(&kind.name()), "{from}");
         }
     }
 

@@ -20,6 +20,7 @@
 //! | [`bottle`] | reads the manifest and the roots beside it, has them judged and rendered | files |
 //! | [`manifest`] | the keys there are, and where in the file each stands | nothing |
 //! | [`policy`] | what a manifest means, and everything wrong with it | nothing |
+//! | [`import`] | the allowlists of others, as a manifest | nothing |
 //! | [`daemon`] | what we know of a kind of daemon, a folder each; `pipelock` renders its configuration and reads its words | nothing |
 //! | [`ca`] | the certificate authority that pipelock intercepts with, and its files; the roots others have | files |
 //! | [`sandbox`] | what a daemon may be: a file for each mechanism, and the read-back | through `sys` |
@@ -39,6 +40,7 @@
 //! | rule of the sandbox | its mechanism's file in `sandbox` |
 //! | kind of daemon | a folder in `daemon`, what it is to run on in `bottle`, its place in `supervise/roster.rs` |
 //! | field of the status | `status/schema.rs`, told as a fact in `status/reporter/facts.rs` |
+//! | list of others' to import | a file in `import`, a row of `Kind` in its `mod.rs` |
 //! | command | `cli.rs`, and a file in `command` |
 //! | system call | `sys`, by its subject |
 
@@ -50,6 +52,7 @@ pub mod command;
 pub mod daemon;
 pub mod environment;
 pub mod exit;
+pub mod import;
 pub mod manifest;
 pub mod plain;
 pub mod policy;

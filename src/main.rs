@@ -65,6 +65,7 @@ fn obey(arguments: Vec<OsString>) -> u8 {
             run_dir,
             timeout_seconds,
         } => command::healthcheck(&run_dir, timeout_seconds),
+        Command::Import(options) => command::import(&options),
         Command::Watch(options) => command::watch(&options),
         Command::Control(options) => command::control(&options),
         Command::Help => {

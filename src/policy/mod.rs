@@ -23,13 +23,15 @@ use crate::manifest::{
     Section, Wanted, quoted,
 };
 pub use host::CANARY_HOST;
+pub(crate) use host::{meant, normalize};
+pub(crate) use network::cidr;
 
 /// The host of the supervise sidecar, allowed where a bottle asks for it (seed).
 const SUPERVISE_HOST: &str = "supervise";
 
 /// The model's own API: never intercepted, and with it as a route seed phrase
 /// detection goes off, because conversations trip it (seed).
-const MODEL_HOST: &str = "api.anthropic.com";
+pub(crate) const MODEL_HOST: &str = "api.anthropic.com";
 
 /// The most requests a minute for each registrable domain.
 pub(crate) const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
@@ -37,6 +39,9 @@ pub(crate) const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
 /// The largest scan limit, in MiB. pipelock holds a body whole and scans less than half a
 /// megabyte a second (measured): this much takes it ten minutes.
 pub(crate) const MAX_SCAN_LIMIT_MIB: u32 = 256;
+
+/// The longest that a tunnel may be open or idle, in seconds.
+const MONTH: u32 = 30 * 24 * 3600;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8888);
 
@@ -464,7 +469,6 @@ impl Judge {
     }
 
     fn tuning(&mut self, given: &manifest::Pipelock) -> Tuning {
-        const MONTH: u32 = 30 * 24 * 3600;
         let mut number = |key, scalar: &Option<Scalar>, max| {
             self.judge(Section::Pipelock, key, scalar.as_ref(), |s| {
                 integer(s, 1, max)
@@ -837,6 +841,25 @@ fn judge_version(scalar: &Scalar) -> Result<(), Rejection> {
         ))
         .hint("write 1, without quotes")),
     }
+}
+
+/// The largest value of a limit of pipelock's, by its key.
+pub(crate) fn most(key: &str) -> u32 {
+    match key {
+        "scan_limit_mib" => MAX_SCAN_LIMIT_MIB,
+        "requests_per_minute" => MAX_REQUESTS_PER_MINUTE,
+        _ => MONTH,
+    }
+}
+
+/// A slug as YAML reads it for text.
+pub(crate) fn slug(text: &str) -> Result<String, Rejection> {
+    judge_slug(&Scalar {
+        text: text.into(),
+        plain: false,
+        at: Position::default(),
+    })
+    .map(|slug| in_yaml(&slug))
 }
 
 fn judge_bool(scalar: &Scalar) -> Result<bool, Rejection> {

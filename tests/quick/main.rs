@@ -33,6 +33,7 @@ mod faults;
 mod grants;
 mod hints;
 mod hung;
+mod import;
 mod kubernetes;
 mod laptop;
 mod line;

@@ -1,0 +1,157 @@
+//! NVIDIA OpenShell's policies: `network_policies` with endpoints and the programs that may
+//! reach them (its reference of the policy schema). `*` is one label, `**` any number, neither
+//! stands for the domain itself.
+
+use serde_yaml::Value;
+
+use crate::manifest::{escaped, quoted};
+
+use super::found::{Entry, Found, Item, Said};
+use super::host::Stars;
+use super::place::Lines;
+use super::tree;
+
+const POLICIES: &str = "network_policies";
+
+/// What is read of an endpoint, or says nothing of what it allows.
+const READ: [&str; 12] = [
+    "host",
+    "port",
+    "ports",
+    "path",
+    "protocol",
+    "tls",
+    "enforcement",
+    "access",
+    "rules",
+    "deny_rules",
+    "allowed_ips",
+    "name",
+];
+
+/// Names are shown so far.
+const SHOWN: usize = 8;
+
+pub(super) fn is(tree: &Value) -> bool {
+    tree.get(POLICIES).is_some()
+}
+
+pub(super) fn read(tree: &Value, text: &str) -> Found {
+    let mut found = Found::default();
+    let mut lines = Lines::of(text);
+    for key in ["network_middlewares"] {
+        if tree.get(key).is_some_and(|value| !tree::is_nothing(value)) {
+            lines.enter(&[]);
+            let line = lines.key(key);
+            let why = "nothing of the kind runs here";
+            found.head.push(Said::lost(key, why).at(line));
+        }
+    }
+    found.head.push(Said::Note(format!(
+        "looked at: {POLICIES}; the other sections are of files and processes"
+    )));
+    lines.enter(&[POLICIES]);
+    for (name, policy) in tree::pairs(tree.get(POLICIES)) {
+        lines.key(&name);
+        let programs = programs(policy);
+        for endpoint in tree::list(policy.get("endpoints")) {
+            let Some(host) = endpoint.get("host").and_then(tree::text) else {
+                let why = "it names no host";
+                let what = format!("an endpoint of {}", quoted(&name));
+                found.routes.push(Item::Said(Said::lost(what, why)));
+                continue;
+            };
+            let place = lines.value(&host);
+            let mut entry = Entry::new(&host, place, Stars::OneLabel);
+            entry.said = limits(endpoint);
+            entry.said.extend(programs.clone());
+            found.routes.push(Item::Allow(entry));
+        }
+    }
+    found
+}
+
+/// That some programs alone may reach what a policy names.
+fn programs(policy: &Value) -> Option<Said> {
+    let binaries = tree::list(policy.get("binaries"));
+    let path = |binary: &Value| {
+        binary
+            .get("path")
+            .and_then(tree::text)
+            .or_else(|| tree::text(binary))
+    };
+    let paths: Vec<String> = binaries
+        .into_iter()
+        .filter_map(path)
+        .map(|path| escaped(&path))
+        .collect();
+    if paths.is_empty() {
+        return None;
+    }
+    let more = match paths.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => format!(" and {more} more"),
+        _ => String::new(),
+    };
+    let shown: Vec<String> = paths.into_iter().take(SHOWN).collect();
+    Some(Said::lost(
+        format!("that {}{more} alone may", shown.join(", ")),
+        "a host is allowed for every program",
+    ))
+}
+
+/// What an endpoint says besides its host.
+fn limits(endpoint: &Value) -> Vec<Said> {
+    let mut said = Vec::new();
+    let ports = tree::list(endpoint.get("port"))
+        .into_iter()
+        .chain(tree::list(endpoint.get("ports")));
+    for port in ports.filter_map(tree::text).filter(|port| port != "443") {
+        let why = "every port of an allowed host is allowed";
+        said.push(Said::lost(format!("the port {}", escaped(&port)), why));
+    }
+    let has = |key| {
+        endpoint
+            .get(key)
+            .is_some_and(|value| !tree::is_nothing(value))
+    };
+    if let Some(path) = endpoint.get("path").and_then(tree::text)
+        && !matches!(path.as_str(), "" | "/" | "/*" | "/**" | "**")
+    {
+        let why = "a host is allowed with all its paths";
+        said.push(Said::lost(format!("the path {}", quoted(&path)), why));
+    }
+    let access = endpoint.get("access").and_then(tree::text);
+    if let Some(access) = access.filter(|access| access != "full") {
+        let why = "a host is allowed with all its methods";
+        said.push(Said::lost(format!("access: {}", escaped(&access)), why));
+    }
+    for (key, why) in [
+        ("rules", "a host is allowed with all its methods and paths"),
+        ("deny_rules", "nothing of an allowed host is denied"),
+        (
+            "allowed_ips",
+            "private networks are allowed by network.internal_cidr alone",
+        ),
+    ] {
+        if has(key) {
+            said.push(Said::lost(key, why));
+        }
+    }
+    if endpoint.get("tls").and_then(Value::as_str) == Some("skip") {
+        let why = "what is not to be opened is named in pipelock.passthrough";
+        said.push(Said::lost("tls: skip", why));
+    }
+    let others: Vec<String> = tree::pairs(Some(endpoint))
+        .into_iter()
+        .filter(|(key, value)| !READ.contains(&key.as_str()) && !tree::is_nothing(value))
+        .map(|(key, _)| escaped(&key))
+        .take(SHOWN)
+        .collect();
+    if !others.is_empty() {
+        said.push(Said::lost(
+            others.join(", "),
+            "nothing of the kind is done here",
+        ));
+    }
+    said
+}

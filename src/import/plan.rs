@@ -1,0 +1,495 @@
+//! From what the files say to what the manifest has: hosts that are denied anywhere are taken
+//! out, each host is there once, and what is lost is said where it was.
+
+use std::collections::BTreeMap;
+
+use crate::manifest::quoted;
+use crate::policy::{self, MODEL_HOST};
+
+use super::found::{Entry, Found, Item, Said};
+use super::host::{self, Meant, Stars};
+
+/// The most entries that a manifest's list of single values may have.
+const MOST_PASSED: usize = 4096;
+
+/// A line of the manifest with its comments; or comments alone.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    pub(super) above: Vec<String>,
+    /// As YAML has it.
+    pub(super) value: Option<String>,
+    pub(super) beside: Option<String>,
+}
+
+/// What the manifest has.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) head: Vec<String>,
+    pub(super) routes: Vec<Block>,
+    pub(super) networks: Vec<Block>,
+    pub(super) passthrough: Vec<Block>,
+    pub(super) tuning: Vec<Block>,
+    /// How many times something is not carried over.
+    pub(super) left: usize,
+    /// The hosts of the routes, in byte order.
+    hosts: Vec<String>,
+    /// How many of them are passed through.
+    passed: usize,
+    parts: Vec<Part>,
+    denied: Denied,
+    /// What is allowed so far, where the first rule decides.
+    granted: Names,
+}
+
+/// A file of which nothing is decided yet.
+#[derive(Debug)]
+struct Part {
+    found: Found,
+    file: Option<String>,
+}
+
+/// A host that is allowed as long as nothing denies it.
+struct Candidate {
+    host: String,
+    block: Block,
+    apexes: Vec<String>,
+}
+
+impl Plan {
+    /// What is imported, by name.
+    pub(super) fn heading(&mut self, what: String) {
+        self.head.push(what);
+    }
+
+    pub(super) fn add(&mut self, found: Found, file: Option<String>) {
+        // Where a denial decides wherever it stands, those of all files come first.
+        if !found.first_decides {
+            for item in &found.routes {
+                if let Item::Deny(entry) = item {
+                    self.denied.add(entry, file.as_deref());
+                }
+            }
+        }
+        self.parts.push(Part { found, file });
+    }
+
+    /// Decides.
+    pub(super) fn finish(mut self) -> Self {
+        let parts = std::mem::take(&mut self.parts);
+        let mut candidates = Vec::new();
+        for Part { found, file } in &parts {
+            let file = file.as_deref();
+            for said in &found.head {
+                let line = self.words(said, file);
+                self.head.extend(line);
+            }
+            for item in &found.routes {
+                self.route(item, found.first_decides, file, &mut candidates);
+            }
+        }
+        self.routes(candidates);
+        for Part { found, file } in parts {
+            let file = file.as_deref();
+            if found.scans_the_model && self.allows(MODEL_HOST) {
+                self.head.push(format!(
+                    "wider than there: {MODEL_HOST} is passed through here, unopened and unscanned"
+                ));
+            }
+            let named: Vec<String> = found
+                .passthrough
+                .iter()
+                .map(|entry| entry.text.trim().to_ascii_lowercase())
+                .collect();
+            for entry in found.passthrough {
+                self.passed(entry, &named, file);
+            }
+            for entry in found.networks {
+                self.network(&entry, file);
+            }
+            for (key, value, line) in found.tuning {
+                self.tune(key, value, line, file);
+            }
+        }
+        self
+    }
+
+    fn route(
+        &mut self,
+        item: &Item,
+        first_decides: bool,
+        file: Option<&str>,
+        candidates: &mut Vec<Candidate>,
+    ) {
+        let mut alone = |plan: &mut Self, said: &Said| {
+            let above = plan.words(said, file).into_iter().collect();
+            candidates.push(Candidate::comment(above));
+        };
+        let entry = match item {
+            Item::Allow(entry) => entry,
+            Item::Said(said) => return alone(self, said),
+            Item::Deny(entry) => {
+                if first_decides {
+                    self.denied.add(entry, file);
+                }
+                let shown = quoted(&host::shown(&entry.text));
+                let line = entry.place.line;
+                let place = place(line, file);
+                let meant = host::meant(&entry.text, entry.stars).ok();
+                let granted = meant
+                    .as_ref()
+                    .and_then(|meant| self.granted.touches(&meant.host));
+                let said = if first_decides && granted.is_some() {
+                    Said::Note(format!(
+                        "denied there, behind what allows it: {shown}{place}"
+                    ))
+                } else if meant.is_some_and(|meant| meant.is_part) {
+                    Said::Note(format!("denied there: {shown}{place}"))
+                } else if Denied::reads(entry) {
+                    Said::Note(format!(
+                        "denied there: {shown}{place}; what is not listed is refused here"
+                    ))
+                } else {
+                    let why = "it names no host; see that no route allows it";
+                    Said::lost(format!("the denial of {shown}"), why).at(line)
+                };
+                return alone(self, &said);
+            }
+        };
+        let mut above = entry.place.above.clone();
+        let shown = quoted(&host::shown(&entry.text));
+        let lost = |why: String| Said::lost(shown.clone(), why).at(entry.place.line);
+        let meant = match host::meant(&entry.text, entry.stars) {
+            Ok(meant) => meant,
+            Err(why) => {
+                above.extend(self.words(&lost(why), file));
+                above.extend(entry.place.beside.clone());
+                candidates.push(Candidate::comment(above));
+                return;
+            }
+        };
+        if let Some(by) = self.denied.whole.touches(&meant.host) {
+            let why = if meant.host.starts_with("*.") {
+                format!("{by} is denied, and nothing can be taken out of a wildcard")
+            } else {
+                format!("{by} is denied")
+            };
+            above.extend(self.words(&lost(why), file));
+            candidates.push(Candidate::comment(above));
+            return;
+        }
+        let mut apexes = Vec::new();
+        let mut said = meant.said;
+        said.extend(entry.said.clone());
+        if let Some(by) = self.denied.parts.touches(&meant.host) {
+            let why = "a host is allowed or it is not";
+            let lost = Said::lost(format!("the denial of {by}"), why);
+            above.extend(self.words(&lost, None));
+        }
+        if first_decides {
+            let base = meant.host.strip_prefix("*.").unwrap_or(&meant.host);
+            self.granted.add(base, String::new());
+            self.granted.add(&meant.host, String::new());
+        }
+        for said in said {
+            if let Said::Apex(base) = said {
+                apexes.push(base);
+            } else {
+                let said = said.at(entry.place.line);
+                above.extend(self.words(&said, file));
+            }
+        }
+        candidates.push(Candidate {
+            block: Block {
+                above,
+                value: None,
+                beside: entry.place.beside.clone(),
+            },
+            host: meant.host,
+            apexes,
+        });
+    }
+
+    /// The routes, each host once, in the order in which each is there first.
+    fn routes(&mut self, candidates: Vec<Candidate>) {
+        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        for candidate in &candidates {
+            places.insert(candidate.host.clone(), usize::MAX);
+        }
+        for mut candidate in candidates {
+            // Where the domain is listed as well, its wildcard adds nothing.
+            for base in candidate.apexes {
+                if !places.contains_key(&base) {
+                    let wider = format!("wider than there: \"*.{base}\" stands for {base} too");
+                    candidate.block.above.push(wider);
+                }
+            }
+            if candidate.host.is_empty() {
+                self.routes.push(candidate.block);
+                continue;
+            }
+            let here = self.routes.len();
+            let place = places.entry(candidate.host.clone()).or_insert(here);
+            if let Some(first) = self.routes.get_mut(*place) {
+                let Block { above, beside, .. } = candidate.block;
+                for comment in above.into_iter().chain(beside) {
+                    if !first.above.contains(&comment) && first.beside.as_ref() != Some(&comment) {
+                        first.above.push(comment);
+                    }
+                }
+                continue;
+            }
+            *place = here;
+            let host = policy::in_yaml(&candidate.host);
+            candidate.block.value = Some(format!("- host: {host}"));
+            self.routes.push(candidate.block);
+            self.hosts.push(candidate.host);
+        }
+        self.hosts.sort_unstable();
+    }
+
+    fn allows(&self, entry: &str) -> bool {
+        policy::matching::allows_entry(&self.hosts, entry)
+    }
+
+    /// A host that is passed through; `named` are all that are.
+    fn passed(&mut self, entry: Entry, named: &[String], file: Option<&str>) {
+        let shown = quoted(&host::shown(&entry.text));
+        let what = format!("pass through {shown}");
+        let line = entry.place.line;
+        let mut above = entry.place.above;
+        let mut value = None;
+        let why = match host::meant(&entry.text, entry.stars) {
+            Err(why) => Some(why),
+            Ok(Meant { host, .. }) if !self.allows(&host) => {
+                Some(format!("no route allows {host}"))
+            }
+            Ok(_) if self.passed >= MOST_PASSED => {
+                Some(format!("a list may have {MOST_PASSED} entries"))
+            }
+            Ok(Meant { host, said, .. }) => {
+                for said in said {
+                    match said {
+                        Said::Apex(base) if named.contains(&base) => {}
+                        // The wildcard stands for the domain too, and that is allowed.
+                        Said::Apex(base) => above.push(format!(
+                            "wider than there: \"*.{base}\" passes {base} through too"
+                        )),
+                        said => above.extend(self.words(&said.at(entry.place.line), file)),
+                    }
+                }
+                value = Some(format!("- {}", policy::in_yaml(&host)));
+                None
+            }
+        };
+        if let Some(why) = why {
+            above.extend(self.words(&Said::lost(what, why).at(line), file));
+        }
+        self.passed += usize::from(value.is_some());
+        self.passthrough.push(Block {
+            above,
+            value,
+            beside: entry.place.beside,
+        });
+    }
+
+    fn network(&mut self, entry: &Entry, file: Option<&str>) {
+        let is_there = self.networks.iter().any(|block| block.value.is_some());
+        let mut block = Block {
+            above: entry.place.above.clone(),
+            value: None,
+            beside: entry.place.beside.clone(),
+        };
+        let why = match policy::cidr(&entry.text) {
+            Err(refusal) => Some(refusal.message),
+            Ok(_) if is_there => Some("network.internal_cidr is one network".to_owned()),
+            Ok(cidr) => {
+                block.value = Some(format!("internal_cidr: {}", policy::in_yaml(&cidr)));
+                None
+            }
+        };
+        if let Some(why) = why {
+            let lost = Said::lost(quoted(&entry.text), why).at(entry.place.line);
+            let said = self.words(&lost, file);
+            block.above.extend(said);
+        }
+        self.networks.push(block);
+    }
+
+    fn tune(&mut self, key: &str, value: u64, line: Option<usize>, file: Option<&str>) {
+        let most = u64::from(policy::most(key));
+        let written = format!("{key}: {value}");
+        let is_there = self.tuning.iter().find_map(|block| {
+            let value = block.value.as_deref()?;
+            value.starts_with(key).then(|| value == written)
+        });
+        let why = match is_there {
+            Some(true) => return,
+            Some(false) => Some("there is another above".to_owned()),
+            None if !(1..=most).contains(&value) => Some(format!("a manifest takes 1 to {most}")),
+            None => None,
+        };
+        let mut block = Block::default();
+        match why {
+            Some(why) => {
+                let said = self.words(&Said::lost(written, why).at(line), file);
+                block.above.extend(said);
+            }
+            None => block.value = Some(written),
+        }
+        self.tuning.push(block);
+    }
+
+    /// As a comment; what is lost is counted.
+    #[inline(never)]
+    fn words(&mut self, said: &Said, file: Option<&str>) -> Option<String> {
+        Some(match said {
+            Said::Lost { what, line, why } => {
+                self.left += 1;
+                let place = place(*line, file);
+                format!("not carried over: {what}{place}, because {why}")
+            }
+            Said::Depth(base) => format!(
+                "wider than there: \"*.{base}\" stands for {base} too, and for all below it"
+            ),
+            Said::Apex(base) => {
+                format!("wider than there: \"*.{base}\" stands for {base} too")
+            }
+            Said::Note(text) | Said::Comment(text) => text.clone(),
+        })
+        .filter(|text| !text.is_empty())
+    }
+}
+
+impl Candidate {
+    fn comment(above: Vec<String>) -> Self {
+        Self {
+            host: String::new(),
+            block: Block {
+                above,
+                ..Block::default()
+            },
+            apexes: Vec::new(),
+        }
+    }
+}
+
+/// Where it was, in a comment.
+#[inline(never)]
+fn place(line: Option<usize>, file: Option<&str>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!(" ({file}, line {line})"),
+        (None, Some(line)) => format!(" (line {line})"),
+        (Some(file), None) => format!(" ({file})"),
+        (None, None) => String::new(),
+    }
+}
+
+/// What is denied: hosts as a whole, and parts of hosts.
+#[derive(Debug, Default)]
+struct Denied {
+    whole: Names,
+    parts: Names,
+}
+
+impl Denied {
+    /// Whether the denial names a host or a domain.
+    fn reads(entry: &Entry) -> bool {
+        host::meant(&entry.text, entry.stars).is_ok() || entry.text.contains('*')
+    }
+
+    fn add(&mut self, entry: &Entry, file: Option<&str>) {
+        let by = format!(
+            "{}{}",
+            quoted(&host::shown(&entry.text)),
+            place(entry.place.line, file)
+        );
+        match host::meant(&entry.text, entry.stars) {
+            Ok(meant) => {
+                // Ports and methods beside the host.
+                let is_part = meant.is_part || !entry.said.is_empty();
+                let names = if is_part {
+                    &mut self.parts
+                } else {
+                    &mut self.whole
+                };
+                if let Some(base) = meant.host.strip_prefix("*.")
+                    && entry.is_with_its_name()
+                {
+                    names.add(base, by.clone());
+                }
+                names.add(&meant.host, by);
+            }
+            // What it covers is not known exactly: all that it may cover.
+            Err(_) if entry.text.contains('*') => match host::region(&entry.text) {
+                Some(region) => {
+                    let base = region.strip_prefix("*.").unwrap_or(&region);
+                    self.whole.add(base, by.clone());
+                    self.whole.add(&region, by);
+                }
+                None => self.whole.everything = Some(by),
+            },
+            Err(_) => {}
+        }
+    }
+}
+
+impl Entry {
+    /// Whether a wildcard stands for the domain itself.
+    fn is_with_its_name(&self) -> bool {
+        self.stars == Stars::WithName || self.text.trim_start().starts_with('.')
+    }
+}
+
+/// Hosts and `*.domain`s, which stand for what is below the domain, by their labels from the last
+/// to the first; each with what named it.
+#[derive(Debug, Default)]
+struct Names {
+    by_labels: BTreeMap<String, String>,
+    everything: Option<String>,
+}
+
+impl Names {
+    #[inline(never)]
+    fn add(&mut self, host: &str, by: String) {
+        self.by_labels.entry(backwards(host)).or_insert(by);
+    }
+
+    /// What has a name in common with the host; `*.domain` is for the domain too here, as a
+    /// manifest's is.
+    #[inline(never)]
+    fn touches(&self, host: &str) -> Option<&str> {
+        let get = |key: &str| self.by_labels.get(key).map(String::as_str);
+        let base = host.strip_prefix("*.").unwrap_or(host);
+        let above = || {
+            let mut name = base;
+            while let Some((_, parent)) = name.split_once('.') {
+                let found = get(&format!("{}.*", backwards(parent)));
+                if found.is_some() {
+                    return found;
+                }
+                name = parent;
+            }
+            None
+        };
+        let below = || {
+            if base == host {
+                return None;
+            }
+            let start = format!("{}.", backwards(base));
+            let mut range = self.by_labels.range(start.clone()..);
+            let (key, by) = range.next()?;
+            key.starts_with(&start).then_some(by.as_str())
+        };
+        self.everything
+            .as_deref()
+            .or_else(|| get(&backwards(base)))
+            .or_else(above)
+            .or_else(below)
+    }
+}
+
+#[inline(never)]
+fn backwards(host: &str) -> String {
+    let labels: Vec<&str> = host.rsplit('.').collect();
+    labels.join(".")
+}

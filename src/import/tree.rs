@@ -1,0 +1,125 @@
+//! YAML and JSON, read by `serde_yaml`. Every format asks for the same few things: each is in the
+//! program once, and not in each of its callers.
+
+use serde_yaml::Value;
+
+use super::found::{Entry, Found};
+use super::host::Stars;
+use super::place::{Lines, Place};
+
+/// The document; else why it is none.
+pub(super) fn parse(text: &str) -> Result<Value, String> {
+    let not_yaml = |error: serde_yaml::Error| format!("not YAML: {error}");
+    let mut tree: Value = serde_yaml::from_str(text).map_err(not_yaml)?;
+    tree.apply_merge().map_err(not_yaml)?;
+    Ok(tree)
+}
+
+/// Whether a text that is no YAML was meant for it: JSON, or keys that a format is known by.
+pub(super) fn is_meant(text: &str) -> bool {
+    const KEYS: [&str; 8] = [
+        "api_allowlist:",
+        "tls_interception:",
+        "forward_proxy:",
+        "fetch_proxy:",
+        "network_policies:",
+        "egress:",
+        "jobs:",
+        "network:",
+    ];
+    text.trim_start().starts_with('{')
+        || text
+            .lines()
+            .any(|line| KEYS.iter().any(|key| line.starts_with(key)))
+}
+
+/// What is below these keys.
+#[inline(never)]
+pub(super) fn get<'v>(tree: &'v Value, path: &[&str]) -> Option<&'v Value> {
+    path.iter().try_fold(tree, |value, key| value.get(key))
+}
+
+/// A single value's text.
+#[inline(never)]
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::Tagged(tagged) => text(&tagged.value),
+        Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+    }
+}
+
+/// Whether it says nothing: null, false, an empty text or collection.
+#[inline(never)]
+pub(super) fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::String(text) => text.is_empty(),
+        Value::Sequence(list) => list.is_empty(),
+        Value::Mapping(map) => map.is_empty(),
+        Value::Number(_) | Value::Tagged(_) => false,
+    }
+}
+
+/// The keys of a mapping with what is below each.
+#[inline(never)]
+pub(super) fn pairs(tree: Option<&Value>) -> Vec<(String, &Value)> {
+    let map = tree.and_then(Value::as_mapping).into_iter().flatten();
+    map.filter_map(|(key, value)| Some((text(key)?, value)))
+        .collect()
+}
+
+/// The entries of a list, a single value for a list of one; nothing for what is not there.
+#[inline(never)]
+pub(super) fn list(tree: Option<&Value>) -> Vec<&Value> {
+    match tree {
+        Some(Value::Sequence(list)) => list.iter().collect(),
+        Some(Value::Null) | None => Vec::new(),
+        Some(one) => vec![one],
+    }
+}
+
+/// The texts of the list below these keys, each with its place; what is no text is left.
+#[inline(never)]
+pub(super) fn texts(
+    tree: &Value,
+    path: &[&str],
+    lines: &mut Lines,
+    found: &mut Found,
+) -> Vec<(String, Place)> {
+    lines.enter(path);
+    let mut texts = Vec::new();
+    for value in list(get(tree, path)) {
+        match text(value) {
+            Some(text) => {
+                let place = lines.value(&text);
+                texts.push((text, place));
+            }
+            None => found.leave(
+                path.last().copied().unwrap_or("an entry"),
+                &Place::default(),
+                "an entry of it is no text",
+            ),
+        }
+    }
+    texts
+}
+
+/// As [`texts`], as entries.
+#[inline(never)]
+pub(super) fn entries(
+    tree: &Value,
+    path: &[&str],
+    stars: Stars,
+    lines: &mut Lines,
+    found: &mut Found,
+) -> Vec<Entry> {
+    let texts = texts(tree, path, lines, found);
+    let entries = texts.into_iter();
+    entries
+        .map(|(text, place)| Entry::new(&text, place, stars))
+        .collect()
+}

@@ -1,0 +1,120 @@
+//! Workflows of GitHub's whose steps use StepSecurity's harden-runner: `allowed-endpoints`, names
+//! with their ports between blanks.
+
+use serde_yaml::Value;
+
+use crate::manifest::quoted;
+
+use super::found::{Found, Said};
+use super::host::Stars;
+use super::place::Lines;
+use super::tree;
+
+const ACTION: &str = "step-security/harden-runner";
+const ENDPOINTS: &str = "allowed-endpoints";
+
+pub(super) fn is(tree: &Value) -> bool {
+    !steps(tree).is_empty()
+}
+
+/// What each step that uses it is given.
+fn steps(tree: &Value) -> Vec<&Value> {
+    let mut steps = Vec::new();
+    // Not by calling itself: how deep a document is, its author decides.
+    let mut left = vec![tree];
+    while let Some(value) = left.pop() {
+        let uses = value
+            .get("uses")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if uses.split('@').next() == Some(ACTION)
+            && let Some(with) = value.get("with")
+        {
+            steps.push(with);
+        }
+        let start = left.len();
+        match value {
+            Value::Sequence(list) => left.extend(list),
+            Value::Mapping(map) => left.extend(map.values()),
+            _ => {}
+        }
+        if let Some(added) = left.get_mut(start..) {
+            added.reverse();
+        }
+    }
+    steps
+}
+
+pub(super) fn read(tree: &Value, text: &str) -> Found {
+    let mut found = Found::default();
+    let mut lines = Lines::of(text);
+    lines.enter(&[]);
+    for with in steps(tree) {
+        let field = |key| with.get(key).and_then(tree::text);
+        if let Some(policy) = field("egress-policy").filter(|policy| policy != "block") {
+            let what = format!("egress-policy: {}", quoted(&policy));
+            let why = "what is not listed is refused here";
+            found.head.push(Said::lost(what, why));
+        }
+        if field("policy").is_some() || field("use-policy-store").is_some() {
+            let why = "what is in it stands in no file";
+            found.head.push(Said::lost("the policy store", why));
+        }
+        let Some(endpoints) = field(ENDPOINTS) else {
+            continue;
+        };
+        lines.key(ENDPOINTS);
+        for (part, is_expression) in parts(&endpoints) {
+            if is_expression {
+                let place = lines.value(part);
+                found.leave(part, &place, "it is an expression");
+                continue;
+            }
+            let words = part.split(|c: char| c.is_whitespace() || c == ',');
+            for endpoint in words.filter(|word| !word.is_empty()) {
+                let place = lines.value(endpoint);
+                found.allow(endpoint, place, Stars::Below);
+            }
+        }
+    }
+    found
+}
+
+/// A text in parts that are expressions, with whatever touches them, and such that are not.
+fn parts(text: &str) -> Vec<(&str, bool)> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${{") {
+        let before = rest.get(..start).unwrap_or_default();
+        let word = before.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+        let (before, expression) = rest.split_at_checked(word).unwrap_or(("", rest));
+        let end = expression.find("}}").map_or(expression.len(), |at| at + 2);
+        let behind = expression.get(end..).unwrap_or_default();
+        let end = end + behind.find(char::is_whitespace).unwrap_or(behind.len());
+        let (expression, behind) = expression.split_at_checked(end).unwrap_or((expression, ""));
+        parts.extend([(before, false), (expression, true)]);
+        rest = behind;
+    }
+    parts.push((rest, false));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expression_is_one_part_with_what_touches_it() {
+        assert_eq!(
+            parts("a:1 ${{ b.c }}.d:443 e ${{ f"),
+            [
+                ("a:1 ", false),
+                ("${{ b.c }}.d:443", true),
+                (" e ", false),
+                ("${{ f", true),
+                ("", false),
+            ]
+        );
+        assert_eq!(parts("a"), [("a", false)]);
+    }
+}

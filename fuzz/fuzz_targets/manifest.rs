@@ -8,6 +8,9 @@ use sidecar_init::daemon::pipelock::render::{DENY_ALL, render, render_deny_all};
 use sidecar_init::daemon::pipelock::reload;
 use sidecar_init::policy::{self, daemons};
 
+/// 2026-11-26T12:00:00Z: what is granted until later is in force.
+const NOW: u64 = 1_795_694_400;
+
 /// Every key that may appear, as a path; `[]` is an item of a list.
 const MEANT: &[&str] = &[
     "version",
@@ -69,7 +72,7 @@ fn is_true(found: &[(String, Value)], path: &str) -> bool {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let judgement = match policy::read(bytes, false, 0) {
+    let judgement = match policy::read(bytes, false, NOW) {
         Ok(judgement) => judgement,
         Err(refused) => {
             assert!(!refused.problems.is_empty(), "refused without a reason");

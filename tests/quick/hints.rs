@@ -38,7 +38,16 @@ pipelock:
   requests_per_minute: 600
 supervisor:
   grace_seconds: 8
+grants:
+- host: pypi-mirror.corp.example
+  until: 2026-12-01T18:00:00Z
+- host: wheels.example
+  until: 2026-12-01T19:00:00+01:00
+  passthrough: true
 ";
+
+/// 2026-11-26T12:00:00Z
+const NOW: u64 = 1_795_694_400;
 
 /// What people write.
 const VALUES: &[&str] = &[
@@ -63,6 +72,7 @@ const VALUES: &[&str] = &[
     "1e3",
     "0o17",
     "600",
+    "8s",
     "8",
     "007",
     "0",
@@ -75,6 +85,15 @@ const VALUES: &[&str] = &[
     "true",
     "localhost:8888",
     "a.b.c.d.e.f.g.example",
+    "2026-12-01T18:00:00",
+    "2026-12-01 18:00:00+01:00",
+    "2026-12-01T18:00+0100",
+    "2026-12-01",
+    "2026-02-30T00:00:00Z",
+    "2062-12-01T18:00:00Z",
+    "2020-12-01T18:00:00Z",
+    "30m",
+    "18:00",
     "canary.invalid",
     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.example",
     "",
@@ -138,6 +157,9 @@ const KEYS: &[&str] = &[
     "<<",
     "scan_limit",
     "networks",
+    "until",
+    "untill",
+    "grant",
 ];
 
 #[derive(Clone, Debug)]
@@ -240,6 +262,10 @@ fn make(text: &str, mistake: &Mistake) -> String {
 /// What is prose, and for a person to follow.
 const PROSE: &[&str] = &[
     "keep one of them",
+    "keep one of the two",
+    "write its host",
+    "remove it, or write another time",
+    "grant as long: ",
     "name each host",
     "name the domains that are meant",
     "remove it; a quoted value is text",
@@ -488,6 +514,25 @@ bottle:
         lines.drain(at..at + extent);
         return then("removed", Some(lines.join("\n") + "\n"));
     }
+    if let Some(time) = time_in(hint) {
+        let is_missing = problem.message == "required, and not there";
+        return if is_missing {
+            then("a time", in_grant(text, problem, &format!("until: {time}")))
+        } else {
+            then("another time", Some(replaced(text, problem, |_| time)))
+        };
+    }
+    if let Some((first, _)) = hint.split_once("in its grant: write passthrough: true") {
+        let Some(with) = in_grant(text, problem, "passthrough: true") else {
+            return Followed::Prose;
+        };
+        let first = first.trim_end_matches("; ");
+        return if first.is_empty() {
+            Followed::Text(with, "in its grant")
+        } else {
+            follow(&with, problem, first)
+        };
+    }
     if let Some(keys) = hint.strip_prefix("under pipelock: ") {
         let mut text = text.to_owned();
         let keys = keys.split("; ").next().unwrap();
@@ -503,6 +548,36 @@ bottle:
         return Followed::Prose;
     }
     unreachable!("a hint of no known form: {hint:?} in\n{text}");
+}
+
+/// The time that a hint tells to write, in its quotes.
+fn time_in(hint: &str) -> Option<String> {
+    let (time, behind) = hint.strip_prefix("write \"")?.split_once('"')?;
+    let is_told = [
+        ", with the time",
+        " if that is UTC",
+        ", which is ",
+        " at the latest",
+    ];
+    let is_time = time.starts_with("20") && time.contains('T');
+    (is_time && (behind.is_empty() || is_told.iter().any(|it| behind.starts_with(it))))
+        .then(|| format!("\"{time}\""))
+}
+
+/// The text with a key in the grant that the problem is about, in block style; `None` where
+/// that is written otherwise.
+fn in_grant(text: &str, problem: &Problem, pair: &str) -> Option<String> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut at = problem.line? - 1;
+    while !lines.get(at)?.trim_start().starts_with("- ") {
+        at = at.checked_sub(1)?;
+    }
+    if lines[at].contains(['{', '[', '#', '!', '&']) || !lines[at].contains(": ") {
+        return None;
+    }
+    let level = " ".repeat(indentation(&lines[at]) + 2);
+    lines.insert(at + 1, format!("{level}{pair}"));
+    Some(lines.join("\n") + "\n")
 }
 
 /// The text with what a note says of the section, in block style; `None` where that is written
@@ -551,7 +626,7 @@ const ELSEWHERE: &[&str] = &[
 fn follow_all(mut text: String) -> Result<Vec<&'static str>, String> {
     let mut met = Vec::new();
     for _ in 0..24 {
-        let (problems, is_valid) = match policy::read(text.as_bytes(), true, 0) {
+        let (problems, is_valid) = match policy::read(text.as_bytes(), true, NOW) {
             Ok(judgement) => (judgement.notes, true),
             Err(refused) => (refused.problems, false),
         };
@@ -566,7 +641,7 @@ fn follow_all(mut text: String) -> Result<Vec<&'static str>, String> {
         };
         met.push(form);
         let mut why = String::new();
-        match policy::read(followed.as_bytes(), true, 0) {
+        match policy::read(followed.as_bytes(), true, NOW) {
             Ok(judgement) => {
                 if judgement.notes.contains(problem) {
                     why.push_str("the note is still there");
@@ -605,7 +680,7 @@ fn any_value() -> impl Strategy<Value = String> {
 }
 
 fn any_mistake() -> impl Strategy<Value = Mistake> {
-    let line = 0_usize..27;
+    let line = 0_usize..33;
     prop_oneof![
         4 => (line.clone(), any_value()).prop_map(|(at, value)| Mistake::Value(at, value)),
         1 => (line.clone(), any_value()).prop_map(|(at, value)| Mistake::Flat(at, value)),
@@ -620,7 +695,7 @@ fn any_mistake() -> impl Strategy<Value = Mistake> {
 
 #[test]
 fn what_is_told_to_be_written_is_accepted_once_it_is() {
-    assert!(policy::read(GOOD.as_bytes(), true, 0).is_ok());
+    assert!(policy::read(GOOD.as_bytes(), true, NOW).is_ok());
     let mut forms: BTreeMap<&str, usize> = BTreeMap::new();
     let config = Config {
         cases: 6000,
@@ -649,6 +724,9 @@ fn what_is_told_to_be_written_is_accepted_once_it_is() {
         "a list",
         "a number",
         "a prefix",
+        "a time",
+        "another time",
+        "in its grant",
         "a route",
         "a value",
         "a word",

@@ -15,18 +15,19 @@ use serde_json::Value;
 
 use crate::support::fixture;
 
-const PORT: u16 = 8888;
+pub const PORT: u16 = 8888;
 const DAY: i64 = 24 * 60 * 60;
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-struct Bed {
+/// A manifest and an export, for a machine whose clock can be set.
+pub struct Bed {
     bundle: Bundle,
     scratch: ScratchDir,
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bed = Self {
             bundle: Bundle::from_target().unwrap(),
             scratch: ScratchDir::new().unwrap(),
@@ -34,35 +35,46 @@ impl Bed {
         for directory in ["manifest", "export"] {
             fs::create_dir(bed.scratch.join(directory)).unwrap();
         }
-        let manifest = format!(
+        let names = format!("upstream.test: {HOST_ADDRESS}");
+        bed.write_manifest(&Self::manifest_text(&names));
+        bed
+    }
+
+    /// A manifest that allows one host, and knows these names.
+    pub fn manifest_text(names: &str) -> String {
+        format!(
             "version: 1
 slug: dated
 bottle: {{egress: {{routes: [{{host: upstream.test}}]}}}}
 network:
   internal_cidr: 10.0.2.0/24
-  hosts: {{upstream.test: {HOST_ADDRESS}}}
+  hosts: {{{names}}}
   address: {GUEST_ADDRESS}/24
   gateway: {HOST_ADDRESS}
 supervisor: {{probe_seconds: 1}}
 "
-        );
-        fs::write(bed.scratch.join("manifest/manifest.yaml"), manifest).unwrap();
-        bed
+        )
     }
 
-    fn machine(&self) -> MachineBuilder {
+    pub fn write_manifest(&self, text: &str) {
+        let new = self.scratch.join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.scratch.join("manifest/manifest.yaml")).unwrap();
+    }
+
+    pub fn machine(&self) -> MachineBuilder {
         Machine::builder(&self.bundle)
             .no_ip_argument()
             .manifest_dir(self.scratch.join("manifest"))
             .forward(PORT)
     }
 
-    fn export(&self) -> PathBuf {
+    pub fn export(&self) -> PathBuf {
         self.scratch.join("export")
     }
 
     /// The bundle's root with the stepper in it.
-    fn root_with_stepper(&self) -> PathBuf {
+    pub fn root_with_stepper(&self) -> PathBuf {
         let tree = self.scratch.join("root");
         let extracted = Command::new("fsck.erofs")
             .arg(format!("--extract={}", tree.display()))
@@ -77,14 +89,19 @@ supervisor: {{probe_seconds: 1}}
         image
     }
 
-    fn wait_for(&self, accepts: impl FnMut(&Value) -> bool) -> Value {
+    pub fn wait_for(&self, accepts: impl FnMut(&Value) -> bool) -> Value {
         wait_for_status(&self.export(), accepts, PATIENCE).unwrap()
     }
 
     /// Sets the machine's clock by so many seconds, the `number`th time.
-    fn step(&self, number: u64, seconds: i64) {
+    pub fn step(&self, number: u64, seconds: i64) {
+        self.tell_stepper(number, &seconds.to_string());
+    }
+
+    /// The `number`th thing that the stepper is to do.
+    pub fn tell_stepper(&self, number: u64, what: &str) {
         let new = self.scratch.join("new");
-        fs::write(&new, seconds.to_string()).unwrap();
+        fs::write(&new, what).unwrap();
         let place = format!("manifest/step-{number}");
         fs::rename(new, self.scratch.join(&place)).unwrap();
     }

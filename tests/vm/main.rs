@@ -16,6 +16,7 @@ mod clock;
 mod companions;
 mod contract;
 mod faults;
+mod grants;
 mod lockdown;
 mod operator;
 mod smolmachines;

@@ -2,6 +2,8 @@
 //! directory, or as PID 1 of a PID namespace, with a daemon that breaks on request.
 //! Everything is waited for by what it does, and ended on drop.
 
+#[allow(dead_code, reason = "for the tests of the whole bundle")]
+pub mod chain;
 pub mod fixture;
 pub mod hostile;
 pub mod interception;

@@ -1,0 +1,237 @@
+//! An agent's requests through egress and pipelock, its clones and pushes through the gate, its
+//! questions to whom it asks for approvals.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::bed::{ADDRESS, Bed, both};
+use crate::support::chain::{
+    EGRESS, GATE, INJECTED, OTHER, SECRET, SUPERVISE, TOKEN, egress, others,
+};
+use crate::support::skipped;
+
+const BOTTLE: &str = "{supervise: true, egress: {routes: [{host: api.test}, {host: other.test}]}}";
+/// curl's words for who signed the certificate it was shown.
+const BY_EGRESS: &str = "issuer: CN=mitmproxy; O=mitmproxy";
+
+fn is_here(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        skipped("the bundle's chain", &format!("{program} is not here"));
+    }
+    found
+}
+
+fn three(parts: &str, run: &str) -> String {
+    egress(parts, run) + &others(parts)
+}
+
+/// What the agent is answered through its proxy, whose CA it trusts: the status, and all that
+/// curl has to say.
+fn ask(bed: &Bed, url: &str, arguments: &str) -> (String, String) {
+    let output = bed
+        .inside(&format!(
+            "curl -sSv --max-time 60 --proxy http://{ADDRESS}:{EGRESS} --cacert \"$W/run/egress/ca/mitmproxy-ca-cert.pem\" \
+             --write-out '\\n%{{http_code}}' {arguments} {url}"
+        ))
+        .output()
+        .unwrap();
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = answer.rsplit_once('\n').unwrap_or_default();
+    let said = format!("{}{body}", String::from_utf8_lossy(&output.stderr));
+    (status.to_owned(), said)
+}
+
+#[test]
+fn a_request_passes_the_chain_with_a_token_and_what_pipelock_refuses_is_refused() {
+    if !is_here("mitmdump") {
+        return;
+    }
+    let mut bed = Bed::start(BOTTLE, &three);
+    bed.wait_ready();
+    // Each began when what it is after was ready.
+    let log = bed.log();
+    let at = |line: &str| {
+        log.find(line)
+            .unwrap_or_else(|| panic!("no {line:?} in {log}"))
+    };
+    let order = [
+        "ready: pipelock",
+        "ready: egress",
+        "ready: git-gate",
+        "ready: supervise",
+    ]
+    .map(at);
+    assert!(order.is_sorted(), "{order:?}\n{log}");
+
+    let (status, said) = ask(&bed, &format!("https://{INJECTED}/page"), "");
+    assert_eq!(status, "200", "{said}\n{}", bed.log());
+    assert!(
+        said.contains(BY_EGRESS) && said.ends_with("the page\n"),
+        "{said}"
+    );
+    assert!(!said.contains(TOKEN), "the agent has it: {said}");
+    let token = Value::from(format!("Bearer {TOKEN}"));
+    assert_eq!(bed.upstream.authorizations(INJECTED, "/page", 1), [token]);
+    // The token is for one host, also where the request says that it is for that.
+    let (status, said) = ask(&bed, &format!("https://{OTHER}/page"), "");
+    assert_eq!(status, "200", "{said}");
+    let (_, said) = ask(
+        &bed,
+        &format!("https://{OTHER}/as"),
+        &format!("-H 'Host: {INJECTED}'"),
+    );
+    assert_eq!(
+        bed.upstream.authorizations(OTHER, "/page", 1),
+        [Value::Null]
+    );
+    let leaked = bed.upstream.authorizations(INJECTED, "/as", 0);
+    assert!(leaked.iter().all(Value::is_null), "{leaked:?} {said}");
+
+    // A secret in a body, and a host that is not allowed, by pipelock's word; over TLS the
+    // refusal is of egress's CONNECT, which mitmproxy reports in its own way.
+    for (url, arguments, wanted, words) in [
+        (
+            format!("https://{INJECTED}/secret"),
+            format!("--data-binary {SECRET}"),
+            "403",
+            "AWS Access ID",
+        ),
+        (
+            "http://elsewhere.test/".to_owned(),
+            String::new(),
+            "403",
+            "domain not in allowlist",
+        ),
+        (
+            "https://elsewhere.test/".to_owned(),
+            String::new(),
+            "502",
+            "403 Forbidden",
+        ),
+    ] {
+        let (status, said) = ask(&bed, &url, &arguments);
+        assert_eq!(status, wanted, "{url}: {said}\n{}", bed.log());
+        assert!(said.contains(words), "{url}: {said}");
+    }
+    // What pipelock knows for a secret it refuses whoever put it there.
+    let secret = SECRET.trim_start_matches("key=");
+    fs::write(bed.scratch.join("parts/token"), secret).unwrap();
+    let (status, said) = ask(&bed, &format!("https://{INJECTED}/known"), "");
+    assert_eq!(status, "403", "{said}\n{}", bed.log());
+    assert!(said.contains("request header contains secret"), "{said}");
+    assert!(
+        bed.upstream
+            .authorizations(INJECTED, "/secret", 0)
+            .is_empty()
+    );
+    // Around egress there is nothing: pipelock is not where the agent is.
+    let around = bed
+        .inside(&format!(
+            "curl -sS -x http://{ADDRESS}:8888 http://{OTHER}/"
+        ))
+        .output()
+        .unwrap();
+    assert!(both(&around).contains("Failed to connect"), "{around:?}");
+    // The token is in nothing that the host is told or that is logged.
+    for file in [
+        "log",
+        "run/export/status.json",
+        "run/export/denials.json",
+        "run/status.json",
+    ] {
+        let text = fs::read_to_string(bed.scratch.join(file)).unwrap();
+        assert!(!text.contains(TOKEN), "{file}: {text}");
+    }
+}
+
+#[test]
+fn a_host_that_is_revoked_is_cut_through_egress_and_supervise_with_its_switch() {
+    if !is_here("mitmdump") {
+        return;
+    }
+    let mut bed = Bed::start(BOTTLE, &three);
+    let before = bed.wait_ready();
+    let question = format!("http://supervise:{SUPERVISE}/approvals");
+    let (status, said) = ask(&bed, &question, "--data-binary may-i");
+    assert_eq!(status, "202", "{said}\n{}", bed.log());
+    let mut stream = bed.inside(&format!(
+        "exec curl -sS -N --proxy http://{ADDRESS}:{EGRESS} --cacert \"$W/run/egress/ca/mitmproxy-ca-cert.pem\" \
+         https://{INJECTED}/events > \"$W/events\""
+    ));
+    let mut stream = stream.spawn().unwrap();
+    let events = |bed: &Bed| {
+        fs::read(bed.scratch.join("events"))
+            .unwrap_or_default()
+            .len()
+    };
+    bed.wait_for("the stream streams", |bed| (events(bed) > 60).then_some(()));
+    assert!(stream.try_wait().unwrap().is_none());
+
+    // The one that stays is reached as before; what was the same daemon is the same process.
+    bed.write_manifest("{egress: {routes: [{host: other.test}]}}");
+    bed.wait_for("the stream ends", |_| stream.try_wait().unwrap());
+    let after = bed.wait_for("the revocation is in force", |bed| {
+        let status = bed.status();
+        (status["state"] == "ready" && status["config"]["applied_generation"] == 2)
+            .then_some(status)
+    });
+    let (status, said) = ask(&bed, &format!("https://{INJECTED}/again"), "");
+    assert_eq!(status, "502", "{said}\n{}", bed.log());
+    assert!(
+        bed.upstream
+            .authorizations(INJECTED, "/again", 0)
+            .is_empty()
+    );
+    let (status, said) = ask(&bed, &question, "--data-binary may-i");
+    assert_eq!(status, "403", "{said}\n{}", bed.log());
+    assert!(
+        said.contains("domain not in allowlist: supervise"),
+        "{said}"
+    );
+    let (status, said) = ask(&bed, &format!("https://{OTHER}/page"), "");
+    assert_eq!(status, "200", "{said}\n{}", bed.log());
+    let pids = |status: &Value| -> Vec<Value> {
+        let daemons = status["daemons"].as_array().unwrap();
+        daemons.iter().map(|it| it["pid"].clone()).collect()
+    };
+    assert_eq!(pids(&before), pids(&after));
+    assert_ne!(before["daemon"]["pid"], after["daemon"]["pid"]);
+}
+
+#[test]
+fn a_clone_and_a_push_pass_the_gate_and_only_where_it_lets_them() {
+    if !is_here("git") {
+        return;
+    }
+    let mut bed = Bed::start("{}", &|parts, _| {
+        others(parts).replace("    after: [egress]\n", "")
+    });
+    bed.wait_ready();
+    let url = format!("http://{ADDRESS}:{GATE}/work.git");
+    bed.run(&format!(
+        "cd \"$W\"; git clone -q {url} clone; cd clone; git config user.email a@localhost; git config user.name agent
+         head -c 3000000 /dev/urandom > large; git add large; git commit -qm more; git push -q origin HEAD:agent/more
+         git clone -q --branch agent/more {url} ../again; cmp large ../again/large"
+    ));
+    for (refused, words) in [
+        (
+            format!("git -C \"$W/clone\" push -q {url} HEAD:main"),
+            "403",
+        ),
+        (
+            format!("git clone -q {} \"$W/other\"", url.replace("work", "other")),
+            "not found",
+        ),
+    ] {
+        let output = bed.inside(&refused).output().unwrap();
+        let said = both(&output);
+        assert!(
+            !output.status.success() && said.contains(words),
+            "{refused}: {said}\n{}",
+            bed.log()
+        );
+    }
+}

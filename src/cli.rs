@@ -68,6 +68,8 @@ options:
   --timeout SECONDS                 status, healthcheck: give up after [5]; halt, resume,
                                     reload, stop, --wait-generation: after [60]; 1 is
                                     the least
+  --check                           status: fail where it is not ready (1), or does not
+                                    use the newest manifest (65)
   --timeline                        status: how long each stage of start-up took
   --svg FILE                        status: the same as a picture; - is standard output
   -h, --help                        this text
@@ -226,6 +228,8 @@ pub struct StatusOptions {
     pub run_dir: PathBuf,
     /// The file as it is.
     pub json: bool,
+    /// Fail where it is not ready, or the newest manifest not used.
+    pub check: bool,
     /// Stage by stage.
     pub timeline: bool,
     /// Stage by stage, as a picture, into this file.
@@ -310,7 +314,7 @@ const COMMANDS: [&str; 12] = [
     "stop",
 ];
 
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 15] = [
     "manifest",
     "strict",
     "daemon",
@@ -321,6 +325,7 @@ const OPTIONS: [&str; 14] = [
     "json",
     "wait-generation",
     "timeout",
+    "check",
     "timeline",
     "svg",
     "from",
@@ -347,7 +352,7 @@ fn takes(command: &str, option: &str) -> bool {
         "cert" | "key" => &["run", "render", "ca"],
         "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
         "json" => &["run", "check", "status", "watch"],
-        "wait-generation" | "timeline" | "svg" => &["status"],
+        "wait-generation" | "check" | "timeline" | "svg" => &["status"],
         _ => &[],
     };
     commands.contains(&command)
@@ -382,6 +387,7 @@ impl Options {
             "require-sandbox" => self.paths.require_sandbox = true,
             "strict" => self.strict = true,
             "json" => self.json = true,
+            "check" => {}
             "timeline" => self.timeline = true,
             "svg" => self.svg = Some(parser.value()?.into()),
             "from" => self.from = Some(kind(&parser.value()?.string()?)?),
@@ -432,6 +438,7 @@ impl Options {
             "status" => Command::Status(StatusOptions {
                 run_dir: self.paths.run_dir,
                 json: self.json,
+                check: is_named("check"),
                 timeline: self.timeline,
                 svg: self.svg,
                 wait_generation: self.wait_generation,

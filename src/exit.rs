@@ -32,7 +32,7 @@ macro_rules! codes {
 
 codes! {
     Success = 0, "stopped on request, or done";
-    NotReady = 1, "healthcheck: not ready";
+    NotReady = 1, "healthcheck, status --check: not ready";
     /// (`EX_USAGE`)
     Usage = 64, "the arguments cannot be used";
     /// (`EX_DATAERR`)

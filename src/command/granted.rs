@@ -31,7 +31,7 @@ pub(super) fn in_words(grant: &Granted, now: u64) -> String {
 }
 
 /// So many seconds, as people say it: of what is left nothing is rounded up.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;

@@ -7,7 +7,7 @@ use super::patience::Patience;
 use crate::boot::clock;
 use crate::exit::{ExitCode, StartError};
 use crate::plain;
-use crate::status::told::Condition;
+use crate::status::told::{Condition, StatusFile};
 use crate::status::{State, Validity, Word};
 
 /// Succeeds when the status says ready, the init that wrote it lives and its CA is valid; one
@@ -18,27 +18,38 @@ pub fn healthcheck(run_dir: &Path, timeout_seconds: u64) -> Result<(), StartErro
     let (file, _) = Patience::of(timeout_seconds)
         .read(run_dir)
         .map_err(|error| not_ready(error.to_string()))?;
+    match judge(&file) {
+        Ok(None) => Ok(()),
+        Ok(Some(trouble)) => {
+            eprintln!("sidecar-init: warning: {}", plain::lines(&trouble));
+            Ok(())
+        }
+        Err(why) => Err(not_ready(why)),
+    }
+}
+
+/// What is to be known of one that serves, or why it does not. Pure but for the clock.
+pub(super) fn judge(file: &StatusFile) -> Result<Option<String>, String> {
     match &file.condition {
         Condition::Told(Word::Known(State::Ready | State::Reloading)) => {
             let ca = file.status.ca.as_ref();
             let validity = ca.map_or(Validity::Valid, |ca| ca.validity(clock::now()));
             match ca.and_then(|ca| ca.trouble(validity)) {
-                None => Ok(()),
-                Some(trouble) if validity == Validity::Ending => {
-                    eprintln!("sidecar-init: warning: {}", plain::lines(&trouble));
-                    Ok(())
+                Some(trouble) if validity != Validity::Ending => {
+                    Err(format!("not ready: {trouble}"))
                 }
-                Some(trouble) => Err(not_ready(format!("not ready: {trouble}"))),
+                trouble => Ok(trouble),
             }
         }
-        Condition::Killed => Err(not_ready(
-            "not ready: the sidecar-init that wrote the status was killed".to_owned(),
-        )),
-        condition => Err(not_ready(format!(
+        Condition::Killed => {
+            Err("not ready: the sidecar-init that wrote the status was killed".to_owned())
+        }
+        condition => Err(format!(
             "not ready: {condition}{}",
             file.status
                 .error
+                .as_ref()
                 .map_or_else(String::new, |error| format!(": {error}"))
-        ))),
+        )),
     }
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::patience::Patience;
-use super::{LOOK_INTERVAL, below, granted, print, print_as_it_is};
+use super::{LOOK_INTERVAL, below, granted, healthcheck, print, print_as_it_is};
 use crate::boot::clock;
 use crate::cli::StatusOptions;
 use crate::exit::{ExitCode, StartError};
+use crate::policy::grants;
 use crate::status::denials::{self, Tally};
 use crate::status::told::{Condition, StatusFile};
 use crate::status::{State, Status, Word, timeline};
@@ -42,6 +43,27 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
         }
         std::thread::sleep(LOOK_INTERVAL);
     };
+    show(options, &file, denials)?;
+    if options.check {
+        return check(&file).map_err(|(code, why)| StartError::new(code, below(&why, "  ")));
+    }
+    Ok(())
+}
+
+/// Whether it is as its manifest asks: ready, and the newest manifest in force.
+fn check(file: &StatusFile) -> Result<(), (ExitCode, String)> {
+    healthcheck::judge(file).map_err(|why| (ExitCode::NotReady, why))?;
+    match &file.status.manifest_error {
+        Some(why) => Err((ExitCode::ManifestInvalid, why.clone())),
+        None => Ok(()),
+    }
+}
+
+fn show(
+    options: &StatusOptions,
+    file: &StatusFile,
+    denials: Option<Tally>,
+) -> Result<(), StartError> {
     if options.json {
         return print(&format!("{}\n", file.json()));
     }
@@ -53,7 +75,7 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
         return publish(path, picture.as_bytes(), Access::PUBLIC)
             .map_err(|error| StartError::new(ExitCode::CannotWrite, error));
     }
-    print(&describe(&file))?;
+    print(&describe(file))?;
     // Another start's are none of this one's.
     if let Some(denials) = denials
         && denials.boot_id == file.status.boot_id
@@ -70,11 +92,23 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
 fn troubles(status: &Status) -> Vec<String> {
     let work = status.daemon.working_since.as_ref().map(|since| {
         format!(
-            "at work since {since}: what it scans arrives late, at less than half a megabyte a second\n\
-             a host that needs no scanning has the line's speed once pipelock.passthrough names it"
+            "at work since {}: what it scans arrives late, at less than half a megabyte a second\n\
+             a host that needs no scanning has the line's speed once pipelock.passthrough names it",
+            moment(since)
         )
     });
     status.daemon.trouble.iter().cloned().chain(work).collect()
+}
+
+/// A time as it stands in a status, and how long ago that is by the clock of whoever reads it;
+/// theirs may be another.
+fn moment(at: &str) -> String {
+    let now = clock::now();
+    let then = grants::time(at, now).ok();
+    match then.and_then(|then| now.checked_sub(then)) {
+        Some(ago) => format!("{at}, {} ago", granted::span(ago)),
+        None => at.to_owned(),
+    }
 }
 
 /// Hosts, and how many the status does not name.
@@ -130,6 +164,35 @@ pub(super) fn condition(file: &StatusFile) -> String {
     }
 }
 
+/// Which program, where, as which process.
+fn identity(status: &Status) -> Option<String> {
+    let version = Some(status.version.clone()).filter(|it| !it.is_empty());
+    let mode = status.mode.as_ref().map(ToString::to_string);
+    let pid = status.pid.map(|pid| format!("pid {pid}"));
+    let known: Vec<String> = [version, mode, pid].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.join(", "))
+}
+
+/// What became of hosts that lost a permission.
+fn revocations(status: &Status) -> Vec<(&'static str, String)> {
+    let Some(revocation) = &status.revocation else {
+        return Vec::new();
+    };
+    let done = revocation.done_at.as_ref();
+    let done = done.map_or_else(
+        || "(under way)".to_owned(),
+        |at| format!("at {}", moment(at)),
+    );
+    [
+        ("revoked", &revocation.hosts, revocation.more),
+        ("scanned now", &revocation.scanned, revocation.scanned_more),
+    ]
+    .into_iter()
+    .filter(|(_, named, _)| !named.is_empty())
+    .map(|(name, named, more)| (name, format!("{} {done}", hosts(named, more))))
+    .collect()
+}
+
 /// A status in words. No line of it but the first begins at the margin.
 #[must_use]
 pub fn describe(file: &StatusFile) -> String {
@@ -152,7 +215,10 @@ pub fn describe(file: &StatusFile) -> String {
         line("manifest", format!("the newest is not used: {error}"));
     }
     if let Some(since) = &status.ready_since {
-        line("since", since.clone());
+        line("since", moment(since));
+    }
+    if let Some(who) = identity(status) {
+        line("sidecar-init", who);
     }
     if let Some(listen) = &status.listen {
         let allowed = status.hosts_allowed;
@@ -208,22 +274,13 @@ pub fn describe(file: &StatusFile) -> String {
             format!("{limit} MiB; a larger body is refused"),
         );
     }
-    if let Some(revocation) = &status.revocation {
-        let done = revocation.done_at.as_ref();
-        let done = done.map_or_else(|| "(under way)".to_owned(), |at| format!("at {at}"));
-        for (name, named, more) in [
-            ("revoked", &revocation.hosts, revocation.more),
-            ("scanned now", &revocation.scanned, revocation.scanned_more),
-        ] {
-            if !named.is_empty() {
-                line(name, format!("{} {done}", hosts(named, more)));
-            }
-        }
+    for (name, revoked) in revocations(status) {
+        line(name, revoked);
     }
     if let Some(exit) = &status.last_exit {
         line(
             "last exit",
-            format!("{} at {}", known(&exit.text), known(&exit.at)),
+            format!("{} at {}", known(&exit.text), moment(known(&exit.at))),
         );
     }
     for warning in &status.warnings {
@@ -241,7 +298,7 @@ pub fn describe_denials(denials: &Tally) -> String {
         let what = denials::explain(denial);
         let seen = match denial.last_seen.as_str() {
             "" => String::new(),
-            seen => format!(", last at {seen}"),
+            seen => format!(", last at {}", moment(seen)),
         };
         text.push_str(&format!("  {:<12} {what}{seen}\n", denial.verb));
         if let Some(advice) = &denial.advice {

@@ -186,7 +186,6 @@ impl Denials {
         self.total += 1;
         self.unwritten = true;
         let (scanner, reason) = (refusal.scanner(), refusal.reason());
-        let plain = refusal.plain();
         let host = refusal.host().and_then(|host| {
             let tellable = JUDGE_THE_HOST.contains(&scanner) || self.in_force.allows(host);
             tellable.then(|| without_suspicious_labels(host)).flatten()
@@ -194,6 +193,8 @@ impl Denials {
         let cut = host.map(str::len) < refusal.host().map(str::len);
         let hash = hash(host.unwrap_or_default(), scanner, reason);
         let row = refusal.row();
+        // Else the two are one.
+        let plain = refusal.plain() && row.is_some_and(Row::minds_plain);
         let kind = |row: Option<&Row>| row.map(|row| row.kind);
         let address = match kind(row) {
             Some(Kind::PrivateAddress) => refusal.address(),
@@ -751,7 +752,6 @@ mod tests {
             "[2001:db8::1]",
             "[2001:DB8::1]",
             "[::1]",
-            "x.canary.invalid",
             &long,
             &longest,
         ] {
@@ -777,6 +777,8 @@ mod tests {
             "2130706433",
             "0o17",
             "a.1",
+            // Allowed it could be, and would never resolve.
+            "x.canary.invalid",
             "[2001:db8:0::1]",
             "[::ffff:10.0.0.1]",
             "[fe80::1%eth0]",

@@ -87,11 +87,20 @@ pub fn clients(
 /// the manifest's or the machine's own, else the machine's name.
 fn proxy_url(policy: &Policy, address: Option<IpAddr>) -> String {
     let listen = policy.listen.ip();
-    let ip = Some(listen)
-        .filter(|ip| !ip.is_unspecified())
-        .or(policy.network.address.map(|(ip, _)| ip))
-        .or(address);
-    url(policy, ip)
+    let configured = policy.network.address.map(|(ip, _)| ip);
+    let known = [
+        Some(listen).filter(|ip| !ip.is_unspecified()),
+        configured,
+        address,
+    ];
+    let mut usable = known.into_iter().flatten().filter(|ip| !needs_a_zone(*ip));
+    url(policy, usable.next())
+}
+
+/// Whether an address means something on one link alone, which no client can be told here: what
+/// this machine calls that link is not what theirs does (RFC 4007, 6).
+fn needs_a_zone(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// Where clients of this host reach it: what listens on every address does on loopback, too.
@@ -221,6 +230,16 @@ mod tests {
                 "network: {address: \"fd00::2/64\"}\n",
                 None,
                 "http://[fd00::2]:8888",
+            ),
+            (
+                "network: {address: \"fe80::2/64\"}\n",
+                own,
+                "http://192.0.2.9:8888",
+            ),
+            (
+                "network: {address: \"fe80::2/64\"}\n",
+                None,
+                "http://pipelock:8888",
             ),
             (
                 "pipelock: {listen: \"127.0.0.1:3128\"}\nnetwork: {address: 10.0.2.15/24}\n",

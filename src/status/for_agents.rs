@@ -218,7 +218,8 @@ Say what you were doing, what you saw, and the line; they decide. It goes into t
 is not in this machine, and is in force seconds later; this page changes then. Open connections may end. Ask \
 for the one host you need, by its whole name.
 
-1. a host: below `bottle: egress: routes:` the line `- host: HOST`
+1. a host: for a while `sidecar-init grant HOST --for 30m`, which they run where the manifest is; for good \
+the line `- host: HOST` below `bottle: egress: routes:`
 2. a host that is not to be scanned: below `pipelock:` HOST in the list `passthrough: [HOST]`. It is for \
 what is large, fast or public, as package registries are; nothing that goes there is looked at then
 3. larger bodies: below `pipelock:` `scan_limit_mib: {larger}`

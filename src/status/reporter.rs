@@ -87,6 +87,7 @@ impl Reporter {
             status: Status {
                 schema: SCHEMA,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: i32::try_from(std::process::id()).ok(),
                 boot_id,
                 state: State::Starting.into(),
                 stage: Stage::Mode.into(),

@@ -504,6 +504,9 @@ pub struct Status {
     pub schema: u32,
     /// This program's version.
     pub version: String,
+    /// The init's process id, as it sees it.
+    #[serde(deserialize_with = "at_most_the_largest")]
+    pub pid: Option<i32>,
     /// Random, new at every start of the init.
     pub boot_id: String,
     /// The manifest's slug, once it is known.
@@ -644,6 +647,7 @@ impl Status {
         let Self {
             schema: _,
             version: program,
+            pid: _,
             boot_id,
             slug,
             mode,

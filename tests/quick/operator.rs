@@ -384,6 +384,77 @@ fn the_status_shows_what_was_cut_before_what_was_refused_more_often() {
     );
 }
 
+#[test]
+fn a_host_that_is_refused_over_tls_and_over_plain_http_is_refused_once() {
+    let lines = r#"{"event":"blocked","method":"CONNECT","target":"pypi.example:443","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}
+{"event":"blocked","method":"GET","url":"http://pypi.example/","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}
+{"event":"blocked","method":"CONNECT","target":"a.invalid:443","scanner":"allowlist","reason":"domain not in allowlist: a.invalid"}
+{"event":"blocked","method":"CONNECT","target":"a.example:443","scanner":"body_dlp","reason":"request body exceeds max_body_bytes (5242880)"}
+{"event":"blocked","method":"POST","url":"http://a.example/","scanner":"body_dlp","reason":"request body exceeds max_body_bytes (5242880)"}
+"#;
+    let mut init = Bed::new().with_lines(lines).start(Place::Child);
+    init.wait_ready();
+    let denials = wait_denials(&mut init, |denials| denials["total"] == 5);
+    let told: Vec<(&str, u64)> = denials["denials"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["host"].as_str().unwrap(), it["count"].as_u64().unwrap()))
+        .collect();
+    // Too large over plain HTTP: https may help as well.
+    let one = [
+        ("pypi.example", 2),
+        ("a.example", 1),
+        ("a.example", 1),
+        ("a.invalid", 1),
+    ];
+    assert_eq!(told, one);
+    let advice = denials["denials"][3]["advice"].as_str().unwrap();
+    let no_key = "no key of the manifest changes that: no name below .invalid ever resolves";
+    assert!(advice.starts_with(no_key), "{advice}");
+}
+
+#[test]
+fn a_status_that_is_checked_ends_as_what_it_tells_of() {
+    let bed = Bed::new();
+    let check = |bed: &Bed| {
+        let output = bed.run(&["status", "--check"]);
+        let words = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), words)
+    };
+    assert_eq!(check(&bed).0, 69);
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    let (code, words) = check(&init.bed);
+    assert_eq!(code, 0, "{words}");
+    let own = format!(
+        "  sidecar-init {}, child, pid {}\n",
+        env!("CARGO_PKG_VERSION"),
+        init.pid()
+    );
+    assert!(words.contains(&own), "{words}");
+    assert!(
+        words.contains("Z, ") && words.contains(" s ago\n"),
+        "{words}"
+    );
+    assert_eq!(init.status()["pid"], init.pid());
+
+    init.bed.replace_manifest("slug: bed\n");
+    init.wait_for("it is refused", |status| {
+        status["manifest_error"].is_string()
+    });
+    let (code, words) = check(&init.bed);
+    assert_eq!(code, 65, "{words}");
+    assert!(words.contains("bed: ready"), "{words}");
+    init.bed.allow(&["a.example"]);
+    init.wait_for("it is used", |status| status["manifest_error"].is_null());
+    init.signal(Signal::SIGUSR1);
+    init.wait_for("it is halted", |status| status["state"] == "halted");
+    assert_eq!(check(&init.bed).0, 1);
+    let end = init.stop().0;
+    assert_eq!(check(&end.bed).0, 1);
+}
+
 /// Asks for these hosts, one after the other over one connection, and sees each refused.
 fn be_refused(address: &str, hosts: impl Iterator<Item = String>) {
     // So many at once fill neither the daemon's buffers nor ours.

@@ -375,7 +375,7 @@ fn what_is_advised_for_an_odd_host_allows_it_or_says_that_nothing_can() {
         not_one,
         "{refused:?}\n{routes}\n{denials:#}"
     );
-    assert_eq!(refused.len(), 18, "{refused:?}");
+    assert_eq!(refused.len(), 19, "{refused:?}");
 }
 
 #[rustfmt::skip]

@@ -306,6 +306,16 @@ impl Row {
         }
     }
 
+    /// Whether plain HTTP needs another advice than the same refusal over TLS.
+    #[must_use]
+    pub fn minds_plain(&self) -> bool {
+        let remedy = self.remedy;
+        matches!(
+            remedy,
+            Remedy::Passthrough | Remedy::ScanLimit | Remedy::Client(_)
+        )
+    }
+
     /// What it means, with the names of the patterns that a told reason ends with.
     #[must_use]
     pub fn means(&self, reason: &str) -> String {
@@ -616,6 +626,9 @@ fn route(asked: &Asked) -> Advice {
             return Advice::None("what was asked for is no host name; the log has it".into());
         }
     };
+    if host == "invalid" || host.ends_with(".invalid") {
+        return Advice::None("no name below .invalid ever resolves (RFC 2606)".into());
+    }
     match route_for(host) {
         Ok(route) if host.starts_with("*.") => Advice::Do(format!(
             "was it meant? below bottle.egress.routes, with every name below it: - host: {route}"

@@ -20,4 +20,5 @@ mod grants;
 mod lockdown;
 mod operator;
 mod smolmachines;
+mod transcript;
 mod work;

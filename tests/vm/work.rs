@@ -52,7 +52,7 @@ fn manifest() -> String {
 }
 
 /// Runs `script` as an agent beside the machine would, whose proxy is the forwarded port.
-fn client(
+pub(crate) fn client(
     scratch: &ScratchDir,
     servers: &Servers,
     proxy: SocketAddr,

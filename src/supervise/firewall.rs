@@ -128,6 +128,9 @@ impl Unit for Firewall {
             }
         });
         if child.process.was_executed() {
+            if !self.proved_once && around.reporter.status().stage == Stage::Spawn {
+                around.reporter.enter(Stage::Ready);
+            }
             let pid = child.process.pid;
             let sandbox = &around.setup.sandbox;
             if let Some((event, is_verified)) = read_back(NAME, sandbox, pid, around) {
@@ -525,9 +528,6 @@ impl Firewall {
                 desired.deny_all_sha256.clone(),
             ),
         });
-        if !self.proved_once && around.reporter.status().stage == Stage::Spawn {
-            around.reporter.enter(Stage::Ready);
-        }
         Ok(())
     }
 

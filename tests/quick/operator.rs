@@ -455,6 +455,22 @@ fn a_status_that_is_checked_ends_as_what_it_tells_of() {
     assert_eq!(check(&end.bed).0, 1);
 }
 
+#[test]
+fn a_start_without_a_daemon_fails_at_its_spawn_and_is_drawn_so() {
+    let bed = Bed::new();
+    fs::remove_file(bed.path("pipelock")).unwrap();
+    let end = bed.start(Place::Child).wait_end();
+    assert_eq!(end.code, 127);
+    assert_eq!(end.result["outcome"], "failed at spawn");
+    let drawn = end.bed.run(&["status", "--svg", "-"]).stdout;
+    let drawn = String::from_utf8(drawn).unwrap();
+    let red: Vec<&str> = drawn
+        .lines()
+        .filter(|line| line.contains("#c43b3b"))
+        .collect();
+    assert!(matches!(red[..], [it] if it.contains(">spawn<")), "{drawn}");
+}
+
 /// Asks for these hosts, one after the other over one connection, and sees each refused.
 fn be_refused(address: &str, hosts: impl Iterator<Item = String>) {
     // So many at once fill neither the daemon's buffers nor ours.

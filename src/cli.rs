@@ -12,6 +12,7 @@ use crate::environment;
 use crate::exit::ExitCode;
 use crate::import::Kind;
 use crate::manifest::nearest;
+use crate::policy::grants::LONGEST;
 use crate::sys::signals::Request;
 
 /// Commands and options, as `--help` prints them first.
@@ -31,6 +32,8 @@ usage:
   sidecar-init status               what the running sidecar-init reports
   sidecar-init watch                what happens, as it happens: states, manifests,
                                     what is refused and the line that would allow it
+  sidecar-init grant HOST           allow a host for a time: edits the manifest, and waits
+                                    until that is in force; --revoke takes it back
   sidecar-init healthcheck          exit 0 when ready, for container probes
   sidecar-init halt                 let nothing through, whatever happens
   sidecar-init resume               end the halt
@@ -40,9 +43,16 @@ usage:
                                     sidecar-init they are for (docker exec, …)
 
 options:
-  --manifest FILE                   run, check, render: the manifest
+  --manifest FILE                   run, check, render, grant: the manifest
                                     [/etc/sidecar/manifest.yaml]; - is standard input
                                     for check and render
+  --for TIME                        grant: so long from now, as in 45s, 30m, 2h, 1d or
+                                    1h30m [30m]
+  --until TIME                      grant: until then, as in 2030-01-31T18:00:00Z
+  --passthrough                     grant: and do not scan what goes there or comes back
+  --revoke                          grant: take it back, and wait until nothing gets there
+  --dry-run                         grant: print what would be changed, and change nothing
+  --export DIR                      grant: where status.json is, on the host's side
   --strict                          check: unknown keys below bottle are errors too
   --daemon FILE                     run: pipelock [/usr/bin/pipelock]
   --from KIND                       import: what the files are, instead of telling by
@@ -66,8 +76,8 @@ options:
                                     a terminal, too
   --wait-generation N               status: wait until generation N is in force
   --timeout SECONDS                 status, healthcheck: give up after [5]; halt, resume,
-                                    reload, stop, --wait-generation: after [60]; 1 is
-                                    the least
+                                    reload, stop, grant, --wait-generation: after [60];
+                                    1 is the least
   --check                           status: fail where it is not ready (1), or does not
                                     use the newest manifest (65)
   --timeline                        status: how long each stage of start-up took
@@ -153,6 +163,8 @@ pub enum Command {
     },
     /// Tell what happens.
     Watch(WatchOptions),
+    /// Allow a host for a time, or no longer.
+    Grant(GrantOptions),
     /// Have the running init do something, and wait until it is so.
     Control(ControlOptions),
     /// Print [`help`].
@@ -261,6 +273,34 @@ pub struct WatchOptions {
     pub json: bool,
 }
 
+/// What is granted, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantOptions {
+    /// As it was typed.
+    pub host: String,
+    /// Until when; `None` takes it back.
+    pub end: Option<End>,
+    /// It is not scanned either.
+    pub passthrough: bool,
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// Where `status.json` is.
+    pub run_dir: PathBuf,
+    /// Say what would be changed, and change nothing.
+    pub dry_run: bool,
+    /// Give up waiting after this many seconds.
+    pub timeout_seconds: u64,
+}
+
+/// When a grant ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// So many seconds from now.
+    After(u64),
+    /// Then, as it was typed.
+    At(String),
+}
+
 /// What is asked of a running init.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlOptions {
@@ -298,8 +338,11 @@ impl From<lexopt::Error> for UsageError {
 const LONGEST_READING: u64 = 5;
 /// And a change that is not in force by then will not be.
 const LONGEST_RELOAD: u64 = 60;
+/// So many seconds a host is granted where nobody says how long: long enough for what an agent is
+/// at, and short enough to be forgotten.
+const USUAL_GRANT: u64 = 30 * 60;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "check",
     "render",
@@ -307,6 +350,7 @@ const COMMANDS: [&str; 12] = [
     "ca",
     "status",
     "watch",
+    "grant",
     "healthcheck",
     "halt",
     "resume",
@@ -314,7 +358,7 @@ const COMMANDS: [&str; 12] = [
     "stop",
 ];
 
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 21] = [
     "manifest",
     "strict",
     "daemon",
@@ -330,18 +374,26 @@ const OPTIONS: [&str; 15] = [
     "svg",
     "from",
     "slug",
+    "for",
+    "until",
+    "passthrough",
+    "revoke",
+    "dry-run",
+    "export",
 ];
 
 /// Which commands take an option, by its long name.
 fn takes(command: &str, option: &str) -> bool {
     let commands: &[&str] = match option {
-        "manifest" => &["run", "check", "render"],
+        "manifest" => &["run", "check", "render", "grant"],
+        "for" | "until" | "passthrough" | "revoke" | "dry-run" | "export" => &["grant"],
         "strict" => &["check"],
         "daemon" | "require-sandbox" => &["run"],
         "run-dir" => &[
             "run",
             "status",
             "watch",
+            "grant",
             "healthcheck",
             "halt",
             "resume",
@@ -350,7 +402,15 @@ fn takes(command: &str, option: &str) -> bool {
         ],
         "from" | "slug" => &["import"],
         "cert" | "key" => &["run", "render", "ca"],
-        "timeout" => &["status", "healthcheck", "halt", "resume", "reload", "stop"],
+        "timeout" => &[
+            "status",
+            "grant",
+            "healthcheck",
+            "halt",
+            "resume",
+            "reload",
+            "stop",
+        ],
         "json" => &["run", "check", "status", "watch"],
         "wait-generation" | "check" | "timeline" | "svg" => &["status"],
         _ => &[],
@@ -373,6 +433,17 @@ struct Options {
     files: Vec<PathBuf>,
     from: Option<Kind>,
     slug: Option<String>,
+    grant: Granting,
+}
+
+/// What `grant` is told besides.
+#[derive(Default)]
+struct Granting {
+    host: Option<String>,
+    end: Option<End>,
+    passthrough: bool,
+    revoke: bool,
+    dry_run: bool,
 }
 
 impl Options {
@@ -392,6 +463,12 @@ impl Options {
             "svg" => self.svg = Some(parser.value()?.into()),
             "from" => self.from = Some(kind(&parser.value()?.string()?)?),
             "slug" => self.slug = Some(parser.value()?.string()?),
+            "for" => self.end_at(End::After(duration(&parser.value()?.string()?)?))?,
+            "until" => self.end_at(End::At(parser.value()?.string()?))?,
+            "passthrough" => self.grant.passthrough = true,
+            "revoke" => self.grant.revoke = true,
+            "dry-run" => self.grant.dry_run = true,
+            "export" => self.paths.run_dir = parser.value()?.into(),
             "wait-generation" => self.wait_generation = Some(parser.value()?.parse()?),
             "timeout" => match parser.value()?.parse()? {
                 0 => {
@@ -409,6 +486,42 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    fn end_at(&mut self, end: End) -> Result<(), UsageError> {
+        match self.grant.end.replace(end) {
+            None => Ok(()),
+            Some(_) => Err(UsageError(
+                "a grant has one end: --for or --until".to_owned(),
+            )),
+        }
+    }
+
+    /// What `grant` is asked for.
+    fn granting(self) -> Result<Command, UsageError> {
+        let Granting {
+            host,
+            end,
+            passthrough,
+            revoke,
+            dry_run,
+        } = self.grant;
+        let Some(host) = host else {
+            return Err(UsageError("grant needs a host: grant HOST".to_owned()));
+        };
+        if revoke && (end.is_some() || passthrough) {
+            let why = "--revoke takes a grant back: it has no end, and no --passthrough";
+            return Err(UsageError(why.to_owned()));
+        }
+        Ok(Command::Grant(GrantOptions {
+            host,
+            end: (!revoke).then(|| end.unwrap_or(End::After(USUAL_GRANT))),
+            passthrough,
+            manifest: self.paths.manifest,
+            run_dir: self.paths.run_dir,
+            dry_run,
+            timeout_seconds: self.timeout.unwrap_or(LONGEST_RELOAD),
+        }))
     }
 
     /// The command of this name, with them.
@@ -469,6 +582,42 @@ impl Options {
     }
 }
 
+/// So many seconds, of numbers with their units.
+fn duration(text: &str) -> Result<u64, UsageError> {
+    let wrong = |why: &str| UsageError(format!("--for {text:?} {why}"));
+    let none = || wrong("is no time: write it as 45s, 30m, 2h, 1d or 1h30m");
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    let mut last = u64::MAX;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(none)?;
+        let (number, more) = rest.split_at_checked(digits).ok_or_else(none)?;
+        let unit = match more.as_bytes().first() {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 3600,
+            Some(b'd') => 86_400,
+            _ => return Err(none()),
+        };
+        // Each unit once, the largest first.
+        if unit >= last {
+            return Err(none());
+        }
+        last = unit;
+        let number: u64 = number.parse().map_err(|_| none())?;
+        seconds = number.saturating_mul(unit).saturating_add(seconds);
+        rest = more.get(1..).unwrap_or_default();
+    }
+    match seconds {
+        0 if text.is_empty() => Err(none()),
+        0 => Err(wrong("ends at once; to take a grant back, write --revoke")),
+        1..=LONGEST => Ok(seconds),
+        _ => Err(wrong(
+            "is more than a year, 366d: what is to stay allowed is a route",
+        )),
+    }
+}
+
 /// The command of this name, if there is one.
 fn known(name: String) -> Result<String, UsageError> {
     if COMMANDS.contains(&name.as_str()) {
@@ -522,6 +671,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
                 options.files.push(file.into());
                 continue;
             }
+            Value(host) if command.as_deref() == Some("grant") && options.grant.host.is_none() => {
+                options.grant.host = Some(host.string()?);
+                continue;
+            }
             Long(name) => name.to_owned(),
             other => return Err(other.unexpected().into()),
         };
@@ -531,6 +684,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
     let command = command.unwrap_or_else(|| "run".to_owned());
     if let Some(option) = seen.iter().find(|option| !takes(&command, option)) {
         return Err(UsageError(format!("{command} takes no --{option}")));
+    }
+    if seen.iter().any(|it| it == "export") && seen.iter().any(|it| it == "run-dir") {
+        let why = "--run-dir and --export both say where the status is: give one";
+        return Err(UsageError(why.to_owned()));
+    }
+    if command == "grant" {
+        return options.granting();
     }
     options.named = seen;
     if command == "import" && options.files.is_empty() {
@@ -618,6 +778,26 @@ mod tests {
             ("check one two", "unexpected argument \"two\""),
             ("check --manifest one two", "unexpected argument \"two\""),
             ("run --manifest", "missing argument"),
+            ("grant", "grant needs a host"),
+            (
+                "grant a.example b.example",
+                "unexpected argument \"b.example\"",
+            ),
+            ("grant a --for 1h --until x", "one end: --for or --until"),
+            ("grant a --revoke --for 1h", "it has no end"),
+            ("grant a --revoke --passthrough", "no --passthrough"),
+            ("grant a --export x --run-dir y", "give one"),
+            ("grant a --for 30", "is no time: write it as 45s"),
+            ("grant a --for 1m1h", "is no time"),
+            ("grant a --for 1h1h", "is no time"),
+            ("grant a --for h", "is no time"),
+            ("grant a --for -1h", "is no time"),
+            ("grant a --for 1.5h", "is no time"),
+            ("grant a --for 0s", "ends at once"),
+            ("grant a --for 366d1s", "is more than a year"),
+            ("grant a --for 99999999999999999d", "is more than a year"),
+            ("grant a --strict", "grant takes no --strict"),
+            ("check --for 1h", "check takes no --for"),
         ] {
             let error = words(line).unwrap_err().to_string();
             assert!(error.contains(why), "{line}: {error}");
@@ -637,6 +817,34 @@ mod tests {
         for kind in Kind::ALL {
             assert!(words.contains(&kind.name()), "{from}");
         }
+    }
+
+    #[test]
+    fn a_grant_has_an_end_of_its_own_or_the_usual_one() {
+        let end = |line: &str| match words(line) {
+            Ok(Command::Grant(options)) => options.end,
+            other => panic!("{line}: {other:?}"),
+        };
+        for (line, wanted) in [
+            ("grant a", Some(End::After(1800))),
+            ("grant a --for 45s", Some(End::After(45))),
+            ("grant --for 30m a", Some(End::After(1800))),
+            ("grant a --for 2h", Some(End::After(7200))),
+            ("grant a --for 1d", Some(End::After(86_400))),
+            ("grant a --for 1h30m", Some(End::After(5400))),
+            ("grant a --for 366d", Some(End::After(LONGEST))),
+            ("grant a --until x", Some(End::At("x".to_owned()))),
+            ("grant a --revoke", None),
+            ("grant --revoke a", None),
+        ] {
+            assert_eq!(end(line), wanted, "{line}");
+        }
+        let Ok(Command::Grant(options)) = words("grant a --export x --dry-run --passthrough")
+        else {
+            panic!("it is a grant");
+        };
+        assert_eq!(options.run_dir, PathBuf::from("x"));
+        assert!(options.dry_run && options.passthrough);
     }
 
     #[test]

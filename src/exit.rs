@@ -47,6 +47,8 @@ codes! {
     OperatingSystem = 71, "the operating system refused something";
     /// (`EX_CANTCREAT`)
     CannotWrite = 73, "a file could not be written";
+    /// (`EX_TEMPFAIL`)
+    NotInForce = 75, "grant: written, and not in force within the time";
     /// (`EX_CONFIG`)
     CaUnusable = 78, "the CA pair is unusable";
     NotExecutable = 126, "the daemon is not executable";

@@ -35,6 +35,7 @@
 //! | a new | goes to |
 //! |---|---|
 //! | key of the manifest | `manifest/schema.rs`, judged in `policy`, rendered in `daemon/pipelock/render.rs` |
+//! | edit of a manifest's text | `manifest/edit.rs` |
 //! | reason of pipelock's for a refusal | a row of `daemon/pipelock/refusals.rs` |
 //! | signal | its meaning in `sys/signals.rs`, what follows in `supervise` |
 //! | rule of the sandbox | its mechanism's file in `sandbox` |

@@ -67,6 +67,7 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         } => command::healthcheck(&run_dir, timeout_seconds),
         Command::Import(options) => command::import(&options),
         Command::Watch(options) => command::watch(&options),
+        Command::Grant(options) => command::grant(&options),
         Command::Control(options) => command::control(&options),
         Command::Help => {
             print!("{}", cli::help());

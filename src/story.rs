@@ -36,7 +36,7 @@ use crate::sys::random;
 use crate::sys::signals::Signals;
 use ending::{Ending, conclude, supervise_until_the_end};
 use places::{Clients, cannot_write, config_path, mount_all};
-use reading::{Begun, begin, read_everything, watched};
+use reading::{Begun, begin, judge, read_everything, watched};
 
 /// Runs until the end of the daemon, and of the machine where there is one.
 pub fn run(options: &RunOptions) -> ! {
@@ -129,8 +129,7 @@ fn start(
         return Ok(Ending::Stopped);
     };
     is_mounted.set(true);
-    let (_, read) = bottle::without_marks(&found);
-    let (desired, warnings) = bottle::judge(paths, mode, read).map_err(|problem| *problem)?;
+    let (desired, warnings) = judge(paths, mode, &found, reporter)?;
     let desired = desired.with_its_roots()?;
     drop(found);
     reporter.manifest_read(warnings, desired.untold);

@@ -134,6 +134,7 @@ pub fn read(paths: &Paths) -> Vec<u8> {
     let mut read = vec![kind];
     errand::add_part(&mut read, roots.as_bytes());
     errand::add_part(&mut read, about_files.join("\0").as_bytes());
+    errand::add_part(&mut read, render::hash(&manifest).as_bytes());
     read.extend(manifest);
     read
 }
@@ -155,6 +156,8 @@ struct Parts<'a> {
     roots: &'a [u8],
     /// About the files, each ended by a zero but the last.
     warnings: &'a [u8],
+    /// The manifest's SHA-256.
+    sha256: &'a [u8],
     manifest: &'a [u8],
 }
 
@@ -168,13 +171,22 @@ fn parts(read: &[u8]) -> Option<Parts<'_>> {
         });
     }
     let (roots, rest) = errand::first_part(rest)?;
-    let (warnings, manifest) = errand::first_part(rest)?;
+    let (warnings, rest) = errand::first_part(rest)?;
+    let (sha256, manifest) = errand::first_part(rest)?;
     Some(Parts {
         kind,
         roots,
         warnings,
+        sha256,
         manifest,
     })
+}
+
+/// The SHA-256 of the manifest that was read, where it was.
+#[must_use]
+pub fn manifest_sha256(read: &[u8]) -> Option<String> {
+    let sha256 = parts(read)?.sha256;
+    (!sha256.is_empty()).then(|| String::from_utf8_lossy(sha256).into_owned())
 }
 
 /// What is told where keys of the manifest are for another place than this.
@@ -206,6 +218,7 @@ pub fn judge(
         roots,
         warnings: about_files,
         manifest: bytes,
+        ..
     } = parts(read).ok_or_else(|| {
         let text = "internal error: the manifest's reader said what nobody says";
         failed(ExitCode::Internal, text.to_owned())

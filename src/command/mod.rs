@@ -4,6 +4,8 @@
 mod ca;
 mod check;
 mod control;
+mod difference;
+mod grant;
 mod granted;
 mod healthcheck;
 mod import;
@@ -21,6 +23,7 @@ use crate::plain;
 pub use ca::generate_or_check_ca;
 pub use check::{check, check_as_json};
 pub use control::control;
+pub use grant::grant;
 pub use healthcheck::healthcheck;
 pub use import::import;
 pub use render::render_config;

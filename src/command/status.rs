@@ -301,8 +301,8 @@ pub fn describe_denials(denials: &Tally) -> String {
             seen => format!(", last at {}", moment(seen)),
         };
         text.push_str(&format!("  {:<12} {what}{seen}\n", denial.verb));
-        if let Some(advice) = &denial.advice {
-            text.push_str(&format!("  {:<12} {advice}\n", ""));
+        for line in denials::remedies(denial) {
+            text.push_str(&format!("  {:<12} {line}\n", ""));
         }
     }
     let shown: u64 = denials

@@ -83,7 +83,8 @@ impl Happening {
         Self {
             host: denial.host.clone(),
             count: Some(denial.count),
-            advice: denial.advice.clone().filter(|_| is_new),
+            advice: Some(denials::remedies(denial).collect::<Vec<_>>().join("\n"))
+                .filter(|text| is_new && !text.is_empty()),
             ..Self::new(
                 if denial.verb == "cut" {
                     "cut"

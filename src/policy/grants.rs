@@ -139,7 +139,7 @@ impl Policy {
 
 /// What stands in the list of passthrough for a host: in the allowlist `*.name` stands for
 /// `name` too, and who writes it means both.
-pub(super) fn as_passed(host: &str) -> impl Iterator<Item = String> {
+pub fn as_passed(host: &str) -> impl Iterator<Item = String> {
     let apex = host.strip_prefix("*.").map(str::to_owned);
     apex.into_iter().chain([host.to_owned()])
 }

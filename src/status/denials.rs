@@ -373,6 +373,22 @@ pub fn explain(denial: &Denial) -> String {
     format!("{} × {host}: {}", denial.count, denial.means)
 }
 
+/// What to do about one if it was wanted, a line each: what the manifest has to have, and the
+/// command that has it so for a time, where there is one.
+pub fn remedies(denial: &Denial) -> impl Iterator<Item = String> {
+    let advice = denial.advice.clone();
+    let kind = denial.kind.as_ref();
+    let is_new = advice
+        .as_ref()
+        .is_some_and(|it| it.contains(refusals::ASKS));
+    let host = denial.host.as_ref().filter(|host| {
+        // Whose labels are not told would be granted with all that is beside it.
+        is_new && kind == Some(&Word::Known(Kind::NotAllowed)) && !host.starts_with("*.")
+    });
+    let command = host.map(|host| format!("or for half an hour: sidecar-init grant {host}"));
+    advice.into_iter().chain(command)
+}
+
 /// The bytes of the file in `room`, for [`parse`]; none where none can be read.
 #[must_use]
 pub fn read(room: &Room) -> Vec<u8> {

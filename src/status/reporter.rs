@@ -643,6 +643,8 @@ mod tests {
             generation: u64::MAX,
             applied_generation: u64::MAX,
             reloads: u64::MAX,
+            manifest_sha256: Some(sentence()),
+            refused_sha256: Some(sentence()),
             desired_sha256: Some(sentence()),
             applied_sha256: Some(sentence()),
         };

@@ -308,12 +308,27 @@ pub struct Config {
     pub generation: u64,
     /// The generation the daemon has taken over and proved.
     pub applied_generation: u64,
+    /// SHA-256 of the manifest that is used: the wanted generation is of it.
+    pub manifest_sha256: Option<String>,
+    /// SHA-256 of the one that was read after that, where it cannot be used.
+    pub refused_sha256: Option<String>,
     /// Times the manifest was read again because somebody asked.
     pub reloads: u64,
     /// SHA-256 of the configuration that is wanted.
     pub desired_sha256: Option<String>,
     /// SHA-256 of the configuration the daemon says it runs on.
     pub applied_sha256: Option<String>,
+}
+
+impl Config {
+    fn hashes(&mut self) -> [&mut Option<String>; 4] {
+        [
+            &mut self.manifest_sha256,
+            &mut self.refused_sha256,
+            &mut self.desired_sha256,
+            &mut self.applied_sha256,
+        ]
+    }
 }
 
 /// Hosts that lost their permission.
@@ -732,7 +747,7 @@ impl Status {
         let port = port.iter_mut().flat_map(Port::texts);
         let known = [slug, version, trouble, working_since, listen, ready_since]
             .into_iter()
-            .chain([&mut config.desired_sha256, &mut config.applied_sha256]);
+            .chain(config.hashes());
         known
             .flatten()
             .chain(warnings)

@@ -8,8 +8,9 @@ use nix::poll::{PollFd, PollFlags};
 use super::clock::set_by_the_hosts;
 use super::places::mount_manifest;
 use crate::boot::cmdline::Arguments;
+use crate::boot::mode::Mode;
 use crate::bottle::looker::{Looker, News};
-use crate::bottle::{self, trust};
+use crate::bottle::{self, Desired, trust};
 use crate::ca::authority;
 use crate::ca::custody::{self, Custody, Making};
 use crate::cli::Paths;
@@ -45,6 +46,19 @@ pub(super) fn read_everything(is_mounted: bool, arguments: &Arguments, paths: &P
         return bottle::with_marks("", &bottle::failure(&error.to_string()));
     }
     bottle::with_marks(&authority::marks(paths), &bottle::read(paths))
+}
+
+/// Judges what was read, and has the reporter know which manifest that was.
+pub(super) fn judge(
+    paths: &Paths,
+    mode: Mode,
+    found: &[u8],
+    reporter: &mut Reporter,
+) -> Result<(Desired, Vec<String>), StartError> {
+    let (_, read) = bottle::without_marks(found);
+    let judged = bottle::judge(paths, mode, read);
+    reporter.manifest_known(bottle::manifest_sha256(read), judged.is_ok());
+    judged.map_err(|problem| *problem)
 }
 
 /// Waits for the manifest, and for the clock, where `sets_clock`; `None` where a stop was

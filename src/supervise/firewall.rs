@@ -56,6 +56,8 @@ pub(super) struct Firewall {
     /// What was installed last is the deny-all configuration.
     denies_all: bool,
     proved_once: bool,
+    /// What it runs on is kept for this generation, for which it has not refused the canary yet.
+    kept: Option<u64>,
 }
 
 impl Unit for Firewall {
@@ -171,6 +173,14 @@ impl Unit for Firewall {
         if let Answer::Unfit(why) = &finding.answer {
             log::error!("{why}");
         }
+        if finding.answer == Answer::Alive
+            && ready
+            && !self.life.machine.is_reloading()
+            && let Some(generation) = self.kept.take()
+        {
+            around.reporter.config_applied(generation);
+            self.life.changed = true;
+        }
         self.push(Event::Answered(finding.answer));
     }
 
@@ -225,6 +235,7 @@ impl Firewall {
             installed: None,
             denies_all: false,
             proved_once: false,
+            kept: None,
         }
     }
 
@@ -280,7 +291,9 @@ impl Firewall {
         {
             child.generation = generation;
             if self.life.machine.phase() == Phase::Ready && !self.life.machine.is_reloading() {
-                around.reporter.config_applied(generation);
+                // It is asked to refuse something for this one too.
+                self.kept = Some(generation);
+                self.ask(Question::Liveness, PATIENCE, around);
             }
         }
     }
@@ -423,6 +436,7 @@ impl Firewall {
     }
 
     fn announce_ready(&mut self, around: &mut Context) {
+        self.kept = None;
         // Not the newest there is: another may have been read in this very moment.
         if let Some(child) = &self.child {
             around.reporter.config_applied(child.generation);

@@ -96,7 +96,10 @@ impl Supervisor<'_> {
     /// Roots beside it that cannot be used keep nothing back that it revokes.
     fn follow(&mut self, read: &[u8]) {
         self.changed = true;
-        let (mut new, warnings) = match (self.setup.judge)(read) {
+        let judged = (self.setup.judge)(read);
+        let sha256 = bottle::manifest_sha256(read);
+        self.reporter.manifest_known(sha256, judged.is_ok());
+        let (mut new, warnings) = match judged {
             Ok(judged) => judged,
             Err(error) => return self.reporter.manifest_refused(error.to_string()),
         };

@@ -107,6 +107,17 @@ impl std::error::Error for FileError {
 /// Device, number and size of a file, and when it and what is known of it were changed last.
 pub type Mark = [i64; 7];
 
+/// A file as it was read, to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Original {
+    mark: Option<Mark>,
+    mode: u32,
+    owner: (u32, u32),
+}
+
+/// How the name of a file ends that is being edited.
+const BEING_EDITED: &str = ".sidecar-init";
+
 /// A directory that was opened once. Others may write in it too, so what is done in it is
 /// done below this descriptor, to a name of one component that is never followed where it
 /// is a link, under temporary names that nobody can guess or have planted before: nothing
@@ -275,6 +286,68 @@ impl Room {
         self.open_file(name, OFlag::O_RDONLY)
             .and_then(|file| read_whole(file, limit))
             .map_err(|source| FileError::new("read", &self.path.join(name), source))
+    }
+
+    /// Reads a regular file that is to be replaced by an edited one.
+    pub fn read_to_edit(&self, name: &str, limit: usize) -> Result<(Vec<u8>, Original), FileError> {
+        let read = || {
+            let file = self.open_file(name, OFlag::O_RDONLY)?;
+            let metadata = file.metadata()?;
+            let original = Original {
+                mark: self.mark(name),
+                mode: metadata.permissions().mode() & 0o7777,
+                owner: (metadata.uid(), metadata.gid()),
+            };
+            Ok((read_whole(file, limit)?, original))
+        };
+        read().map_err(|source| FileError::new("read", &self.path.join(name), source))
+    }
+
+    /// Replaces a file that was read by `bytes`, whole or not at all, with the owner and the
+    /// mode it has, on the disk when it returns. False where another stands there by now, and
+    /// nothing was done. One at a time: what a cut leaves is the next one's to take away.
+    pub fn replace(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        original: &Original,
+    ) -> Result<bool, FileError> {
+        let temporary = format!(".{name}{BEING_EDITED}");
+        let replaced = self.exchange(&temporary, name, bytes, original);
+        if !matches!(replaced, Ok(true)) {
+            let _ = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        replaced.map_err(|source| FileError::new("write", &self.path.join(name), source))
+    }
+
+    fn exchange(
+        &self,
+        temporary: &str,
+        name: &str,
+        bytes: &[u8],
+        original: &Original,
+    ) -> io::Result<bool> {
+        match unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let file = openat(&self.fd, temporary, flags | OFlag::O_NOFOLLOW, PRIVATE)?;
+        let mut file = File::from(file);
+        let metadata = file.metadata()?;
+        // A share may refuse it even to who would change nothing.
+        let is_owners = (metadata.uid(), metadata.gid()) == original.owner;
+        let access = Access {
+            mode: original.mode,
+            owner: (!is_owners).then_some(original.owner),
+        };
+        fill(&mut file, bytes, access, true)?;
+        if self.mark(name) != original.mark {
+            return Ok(false);
+        }
+        renameat(&self.fd, temporary, &self.fd, name)?;
+        self.sync()?;
+        Ok(true)
     }
 
     /// Opens a regular file without waiting, whatever else may be there instead.
@@ -513,6 +586,20 @@ fn follow_link(path: &Path) -> PathBuf {
             path.parent().unwrap_or(Path::new("/")).join(target)
         }
         _ => path.to_owned(),
+    }
+}
+
+/// Locks a directory against who locks it so as well, until what is returned is closed; `None`
+/// where another has it (flock(2)).
+pub fn lock_directory(path: &Path) -> Result<Option<File>, FileError> {
+    let nowhere = path.as_os_str().is_empty();
+    let place = if nowhere { Path::new(".") } else { path };
+    let failed = |source| FileError::new("lock", path, source);
+    let directory = File::open(place).map_err(failed)?;
+    match directory.try_lock() {
+        Ok(()) => Ok(Some(directory)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 

@@ -30,6 +30,7 @@ mod executables;
 mod export;
 mod families;
 mod faults;
+mod grant;
 mod grants;
 mod hints;
 mod hung;

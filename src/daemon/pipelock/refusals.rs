@@ -646,6 +646,9 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// What an advice asks that is to be decided.
+pub const ASKS: &str = "was it meant";
+
 /// What passing a host through gives up.
 const GIVES_UP: &str = "then nothing that goes there or comes from there is scanned";
 

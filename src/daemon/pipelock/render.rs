@@ -29,8 +29,14 @@ pub fn render_deny_all(policy: &Policy, ca_cert: &str, ca_key: &str) -> String {
 /// `config_reload` lines: lower-case hexadecimal SHA-256 of the file's bytes.
 #[must_use]
 pub fn config_hash(config: &str) -> String {
+    hash(config.as_bytes())
+}
+
+/// The SHA-256 of these bytes, in lower-case hexadecimal.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> String {
     let mut hash = String::with_capacity(64);
-    for byte in Sha256::digest(config.as_bytes()) {
+    for byte in Sha256::digest(bytes) {
         put(&mut hash, format_args!("{byte:02x}"));
     }
     hash

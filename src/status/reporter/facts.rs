@@ -87,6 +87,17 @@ impl Reporter {
         *known = Some(why);
     }
 
+    /// The manifest that was read has this SHA-256, and is used or not.
+    pub fn manifest_known(&mut self, sha256: Option<String>, is_used: bool) {
+        let config = &mut self.status.config;
+        if is_used {
+            config.manifest_sha256 = sha256;
+            config.refused_sha256 = None;
+        } else {
+            config.refused_sha256 = sha256;
+        }
+    }
+
     /// Somebody asks for a stop, a reload, a halt or a resume.
     pub fn asked(&mut self) {
         self.status.requests += 1;

@@ -1,0 +1,667 @@
+//! `grant`: allows a host for a time, or no longer, by an edit of the manifest, and returns when
+//! the sidecar's status says that this very manifest is in force. Touches files.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::difference::difference;
+use super::patience::Patience;
+use super::status::condition;
+use super::{LOOK_INTERVAL, below, granted, print};
+use crate::boot::clock;
+use crate::bottle::alone;
+use crate::ca::rfc3339;
+use crate::cli::{End, GrantOptions};
+use crate::daemon::pipelock::reload::{self, Plan};
+use crate::daemon::pipelock::render;
+use crate::exit::{ExitCode, StartError};
+use crate::manifest::edit::{self, Change, edited};
+use crate::manifest::{self, MAX_BYTES, quoted};
+use crate::plain;
+use crate::policy::{self, Policy, grants, matching};
+use crate::status::told::{Condition, StatusError, StatusFile};
+use crate::status::{Granted, State, Status, Word};
+use crate::sys::files::{FileError, Original, Room, lock_directory};
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wish {
+    /// In the one form a grant has.
+    host: String,
+    /// Until when, in seconds since 1970; `None` takes it back.
+    until: Option<u64>,
+    passthrough: bool,
+}
+
+/// Why it is not so: the code, and words.
+type Refusal = (ExitCode, String);
+
+/// Grants a host, or takes its grant back, and waits until that is so.
+pub fn grant(options: &GrantOptions) -> Result<(), StartError> {
+    let said = work(options).map_err(|(code, why)| StartError::new(code, below(&why, "  ")))?;
+    print(&said)
+}
+
+/// The story: what is wanted, whether somebody is there to take it up, the edit, the wait.
+fn work(options: &GrantOptions) -> Result<String, Refusal> {
+    let now = clock::now();
+    let wish = Wish::of(options, now)?;
+    let place = Place::of(&options.manifest)?;
+    if options.dry_run {
+        let (bytes, _) = place.read()?;
+        return Ok(match plan(&bytes, &wish, now, &place.shown)? {
+            Planned::Nothing(words) => format!("{words}\n"),
+            Planned::Edit(edit) => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                difference(&place.shown, &text(&bytes), &text(&edit.bytes))
+            }
+        });
+    }
+    let patience = Patience::of(options.timeout_seconds);
+    let read = || patience.read(&options.run_dir).map(|(file, _)| file);
+    let nobody = absence(&read());
+    // What nobody can prove is not allowed; what is to end ends all the same.
+    if let Some(why) = &nobody
+        && wish.until.is_some()
+    {
+        let why = format!("{why}\nnothing was changed");
+        return Err((ExitCode::DaemonUnavailable, why));
+    }
+    let lock = place.lock(&patience)?;
+    let edit = match place.edit(&wish)? {
+        Planned::Nothing(words) => return Ok(format!("{words}\n")),
+        Planned::Edit(edit) => edit,
+    };
+    // Whoever else waits for it may go on while the sidecar is waited for.
+    drop(lock);
+    if let Some(why) = nobody {
+        let why = format!(
+            "{} was changed, and nobody is there to take it up: {why}",
+            place.shown
+        );
+        return Err((ExitCode::DaemonUnavailable, why));
+    }
+    let mut wait = Wait::of(&wish, &edit);
+    loop {
+        let found = read();
+        if let Ok(file) = &found
+            && let Some(outcome) = wait.outcome(file)
+        {
+            return outcome.map(|words| format!("{words}{}\n", edit.more));
+        }
+        wait.look_at(&place)?;
+        if patience.is_over() {
+            return Err(wait.too_long(&found, options.timeout_seconds));
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+impl Wish {
+    fn of(options: &GrantOptions, now: u64) -> Result<Self, Refusal> {
+        let usage = |rejection: manifest::Rejection| {
+            let hint = rejection.hint.map(|hint| format!("\nhint: {hint}"));
+            let why = format!("{}{}", rejection.message, hint.unwrap_or_default());
+            (ExitCode::Usage, why)
+        };
+        let host = policy::normalize(&options.host).map_err(usage)?;
+        let until = match &options.end {
+            None => None,
+            Some(End::After(seconds)) => Some(now.saturating_add(*seconds)),
+            Some(End::At(text)) => {
+                let until = grants::time(text, now).map_err(usage)?;
+                if until <= now {
+                    let why = format!(
+                        "{} is over: it is {} here\nhint: --for 30m is half an hour from now",
+                        quoted(text),
+                        rfc3339(now)
+                    );
+                    return Err((ExitCode::Usage, why));
+                }
+                Some(until)
+            }
+        };
+        Ok(Self {
+            host,
+            until,
+            passthrough: options.passthrough,
+        })
+    }
+
+    /// Whether a manifest that is valid has it.
+    fn is_in(&self, policy: &Policy) -> bool {
+        let mut grants = policy.grants.iter();
+        match self.until {
+            None => grants.all(|grant| grant.host != self.host),
+            Some(until) => grants.any(|grant| {
+                grant.host == self.host
+                    && grant.until == until
+                    && (grant.passthrough || !self.passthrough)
+            }),
+        }
+    }
+
+    /// What a person has to write, where it cannot be written here.
+    fn by_hand(&self) -> String {
+        match self.until {
+            Some(until) => {
+                let until = rfc3339(until);
+                let grant = edit::Grant {
+                    host: &self.host,
+                    until: &until,
+                    passthrough: self.passthrough,
+                };
+                format!(
+                    "the list grants of the manifest has to have, in place of one of that host:\n  - {}",
+                    grant.line()
+                )
+            }
+            None => format!(
+                "the entry of {} has to go from the list grants of the manifest",
+                self.host
+            ),
+        }
+    }
+}
+
+/// What is to be done to a manifest.
+#[derive(Debug, PartialEq, Eq)]
+enum Planned {
+    /// Nothing, for this reason.
+    Nothing(String),
+    Edit(Edit),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Edit {
+    bytes: Vec<u8>,
+    /// The SHA-256 of those.
+    sha256: String,
+    /// Whether something is reached no more, or scanned again: pipelock is restarted for it.
+    revokes: bool,
+    /// What else there is to know, as lines that begin with a line feed.
+    more: String,
+}
+
+/// What the wish makes of a manifest of this name; it is judged before and after. Pure.
+fn plan(bytes: &[u8], wish: &Wish, now: u64, name: &str) -> Result<Planned, Refusal> {
+    let invalid = |refused: policy::Refused, then: &str| {
+        let why = format!("{}\n{then}", refused.in_words(name));
+        (ExitCode::ManifestInvalid, why)
+    };
+    let judged = policy::read(bytes, false, now)
+        .map_err(|it| invalid(it, "it was so before, and nothing was changed"))?;
+    let policy = judged.policy;
+    let host = &wish.host;
+    let (allowlist, passthrough) = policy.lasting();
+    let routed = matching::allows_entry(allowlist, host);
+    let granted = policy.grants.iter().any(|grant| grant.host == *host);
+    let until = wish.until.map(rfc3339);
+    let change = match &until {
+        Some(until) => {
+            let passed = policy::grants::as_passed(host)
+                .all(|host| matching::passes_entry(passthrough, &host));
+            if routed && !granted && (passed || !wish.passthrough) {
+                return Ok(Planned::Nothing(format!(
+                    "{host} is allowed already, and without an end{}: nothing was changed",
+                    by_route(bytes, host, name)
+                )));
+            }
+            Change::Grant(edit::Grant {
+                host,
+                until,
+                passthrough: wish.passthrough,
+            })
+        }
+        None if !granted => return not_granted(bytes, &policy, routed, host, name),
+        None => Change::Revoke,
+    };
+    let is_meant = |text: &str| policy::normalize(text).is_ok_and(|it| it == *host);
+    let Some(after) = edited(bytes, change, &is_meant) else {
+        let why = format!(
+            "{name} is written in a way that is not edited here, and nothing was changed\nhint: {}",
+            wish.by_hand()
+        );
+        return Err((ExitCode::ManifestInvalid, why));
+    };
+    let judged = policy::read(&after, false, now)
+        .map_err(|it| invalid(it, "that is how it would read; nothing was changed"))?;
+    if !wish.is_in(&judged.policy) {
+        let why = "internal error: the edit of the manifest is not what was asked for".to_owned();
+        return Err((ExitCode::Internal, why));
+    }
+    let revokes = match reload::plan(&policy, &judged.policy) {
+        Plan::Restart { revoked, scanned } => !revoked.is_empty() || !scanned.is_empty(),
+        Plan::Nothing | Plan::Reload => false,
+    };
+    let still = wish.until.is_none() && matching::allows_entry(&judged.policy.allowlist, host);
+    let more = if still {
+        format!(
+            "\n{host} stays allowed{}",
+            by_anything(bytes, &judged.policy, host, name)
+        )
+    } else {
+        String::new()
+    };
+    Ok(Planned::Edit(Edit {
+        sha256: render::hash(&after),
+        bytes: after,
+        revokes,
+        more,
+    }))
+}
+
+/// What is said of a host whose grant is to be taken back, and that has none.
+fn not_granted(
+    bytes: &[u8],
+    policy: &Policy,
+    routed: bool,
+    host: &str,
+    name: &str,
+) -> Result<Planned, Refusal> {
+    if !matching::allows_entry(&policy.allowlist, host) {
+        let words = format!("{host} is not granted, nor allowed otherwise: nothing was changed");
+        return Ok(Planned::Nothing(words));
+    }
+    let hint = if routed {
+        "take away that line: what is allowed without an end is nobody's grant"
+    } else {
+        "take back that grant: sidecar-init grant --revoke with its host"
+    };
+    let by = by_anything(bytes, policy, host, name);
+    let why = format!("{host} is not granted, and allowed{by}: nothing was changed\nhint: {hint}");
+    Err((ExitCode::ManifestInvalid, why))
+}
+
+/// Where the manifest allows a host without an end: words that go on a sentence.
+fn by_route(bytes: &[u8], host: &str, name: &str) -> String {
+    let read = manifest::parse(bytes, |_, _| None).manifest;
+    let routes = read.bottle.unwrap_or_default().egress.routes;
+    let scalars = routes
+        .into_iter()
+        .filter_map(|(_, route)| route.host.or(route.Host.map(|scalar| *scalar)));
+    let mut allows = scalars.filter(|scalar| {
+        policy::normalize(&scalar.text).is_ok_and(|it| matching::allows_entry(&[it], host))
+    });
+    match allows.next() {
+        Some(scalar) => format!(", by {name}:{}: {}", scalar.at.line, quoted(&scalar.text)),
+        None => ", by bottle.supervise".to_owned(),
+    }
+}
+
+/// The same, also of what another grant allows.
+fn by_anything(bytes: &[u8], policy: &Policy, host: &str, name: &str) -> String {
+    let mut others = policy
+        .grants
+        .iter()
+        .filter(|grant| grant.in_force && grant.host != host);
+    let other =
+        others.find(|grant| matching::allows_entry(std::slice::from_ref(&grant.host), host));
+    let (lasting, _) = policy.lasting();
+    match other.filter(|_| !matching::allows_entry(lasting, host)) {
+        Some(grant) => format!(
+            ", by the grant of {}, until {}",
+            grant.host,
+            rfc3339(grant.until)
+        ),
+        None => by_route(bytes, host, name),
+    }
+}
+
+/// The manifest's place, where it can be replaced.
+struct Place {
+    path: PathBuf,
+    room: Room,
+    name: String,
+    /// For words.
+    shown: String,
+}
+
+impl Place {
+    fn of(path: &Path) -> Result<Self, Refusal> {
+        let shown = plain::line_of(path.as_os_str().as_encoded_bytes());
+        let refused = |code, why: &str| Err((code, format!("cannot edit {shown}: {why}")));
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return refused(ExitCode::Usage, "it is no file's name");
+        };
+        if path == Path::new("-") {
+            let why = "standard input is not kept anywhere; give --manifest a file";
+            return refused(ExitCode::Usage, why);
+        }
+        if let Ok(target) = fs::read_link(path) {
+            let why = format!(
+                "it is a link to {}, which somebody else puts there (Kubernetes a ConfigMap's ..data)\n\
+                 hint: edit it where it comes from, as with kubectl edit configmap; or give --manifest the \
+                 file itself",
+                plain::line_of(target.as_os_str().as_encoded_bytes())
+            );
+            return refused(ExitCode::CannotWrite, &why);
+        }
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let room = Room::open(directory)
+            .map_err(|error| (ExitCode::ManifestMissing, error.to_string()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            room,
+            name: name.to_owned(),
+            shown,
+        })
+    }
+
+    fn read(&self) -> Result<(Vec<u8>, Original), Refusal> {
+        let missing = |error: FileError| (ExitCode::ManifestMissing, error.to_string());
+        self.room
+            .read_to_edit(&self.name, MAX_BYTES)
+            .map_err(missing)
+    }
+
+    /// Until it is dropped no other `grant` edits what is in this directory.
+    fn lock(&self, patience: &Patience) -> Result<File, Refusal> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        loop {
+            match lock_directory(directory) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) if patience.is_over() => {
+                    let why = format!("another edits {}, and has not come to an end", self.shown);
+                    return Err((ExitCode::NotInForce, why));
+                }
+                Ok(None) => std::thread::sleep(LOOK_INTERVAL),
+                Err(error) => return Err((ExitCode::CannotWrite, error.to_string())),
+            }
+        }
+    }
+
+    /// Makes the change, judged, in place of what is there.
+    fn edit(&self, wish: &Wish) -> Result<Planned, Refusal> {
+        // Whoever edits it by hand meanwhile does not do so for ever.
+        const TRIES: usize = 8;
+        for _ in 0..TRIES {
+            let (bytes, original) = self.read()?;
+            let edit = match plan(&bytes, wish, clock::now(), &self.shown)? {
+                Planned::Edit(edit) if edit.bytes != bytes => edit,
+                planned => return Ok(planned),
+            };
+            // A mount of the file, not of its name: nothing can take its place.
+            if let Some(why) = alone::warning(&self.path) {
+                let why = format!("{why}\nor on the host: {}", wish.by_hand());
+                return Err((ExitCode::CannotWrite, why));
+            }
+            match self.room.replace(&self.name, &edit.bytes, &original) {
+                Ok(true) => return Ok(Planned::Edit(edit)),
+                Ok(false) => {}
+                Err(error) => return Err(Self::unwritten(&error, wish)),
+            }
+        }
+        let why = format!("{} is changed by somebody else again and again", self.shown);
+        Err((ExitCode::CannotWrite, why))
+    }
+
+    fn unwritten(error: &FileError, wish: &Wish) -> Refusal {
+        use std::io::ErrorKind;
+        let hint = match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => format!(
+                "it is mounted read-only here: edit it where it comes from, with sidecar-init grant \
+                 --manifest FILE --export DIR on the host, or by hand: {}",
+                wish.by_hand()
+            ),
+            ErrorKind::PermissionDenied => {
+                "run this as the manifest's owner, or as root".to_owned()
+            }
+            _ => "nothing was changed".to_owned(),
+        };
+        (ExitCode::CannotWrite, format!("{error}\nhint: {hint}"))
+    }
+}
+
+/// Why nobody is there to take a manifest up.
+fn absence(found: &Result<StatusFile, StatusError>) -> Option<String> {
+    match found {
+        Err(error) => Some(error.to_string()),
+        Ok(file) => match &file.condition {
+            Condition::Killed
+            | Condition::Hung
+            | Condition::Told(Word::Known(State::Stopped | State::Stopping | State::Failed)) => {
+                Some(condition(file))
+            }
+            Condition::Told(_) => None,
+        },
+    }
+}
+
+/// Waits until a manifest is in force.
+struct Wait<'a> {
+    wish: &'a Wish,
+    edit: &'a Edit,
+    /// The SHA-256 of a manifest that was there since, and whether it has what is wanted.
+    known: HashMap<String, bool>,
+    /// The generation that was the first to have it.
+    taken: Option<u64>,
+}
+
+impl<'a> Wait<'a> {
+    fn of(wish: &'a Wish, edit: &'a Edit) -> Self {
+        Self {
+            wish,
+            edit,
+            known: HashMap::from([(edit.sha256.clone(), true)]),
+            taken: None,
+        }
+    }
+
+    /// Whether a manifest with this SHA-256 has what is wanted.
+    fn is_so(&self, sha256: Option<&String>) -> bool {
+        sha256.is_some_and(|it| self.known.get(it) == Some(&true))
+    }
+
+    /// Another may have been put there since, by whoever grants something else.
+    fn look_at(&mut self, place: &Place) -> Result<(), Refusal> {
+        // One that cannot be read is about to be replaced.
+        let Ok((bytes, _)) = place.read() else {
+            return Ok(());
+        };
+        let sha256 = render::hash(&bytes);
+        if !self.known.contains_key(&sha256) {
+            let judged = policy::read(&bytes, false, clock::now());
+            let has = judged.is_ok_and(|it| self.wish.is_in(&it.policy));
+            self.known.insert(sha256.clone(), has);
+        }
+        let has = self.known.get(&sha256) == Some(&true);
+        if has {
+            return Ok(());
+        }
+        let why = format!(
+            "{} was changed once more since, by somebody else, and is not as was asked for any longer",
+            place.shown
+        );
+        Err((ExitCode::NotInForce, why))
+    }
+
+    /// What came of it by this status, if anything has.
+    fn outcome(&mut self, file: &StatusFile) -> Option<Result<String, Refusal>> {
+        let (status, host) = (&file.status, &self.wish.host);
+        let config = &status.config;
+        if self.is_so(config.refused_sha256.as_ref()) {
+            let why = status.manifest_error.as_deref().unwrap_or("it is not used");
+            let why = format!("{why}\nthe manifest was written, and the sidecar does not use it");
+            return Some(Err((ExitCode::ManifestInvalid, why)));
+        }
+        let over = absence_of(file);
+        if !self.is_so(config.manifest_sha256.as_ref()) {
+            return over.map(|why| Err((ExitCode::DaemonUnavailable, written_but(&why))));
+        }
+        let generation = config.generation;
+        let taken = *self.taken.get_or_insert(generation);
+        let revocation = status.revocation.as_ref();
+        let revocation = revocation.filter(|it| self.edit.revokes && it.generation >= taken);
+        if let (None, Some(done)) = (
+            self.wish.until,
+            revocation.and_then(|it| it.done_at.as_ref()),
+        ) {
+            return Some(Ok(format!(
+                "{host} was revoked at {done}, with every tunnel: that is generation {generation}"
+            )));
+        }
+        if let Some(why) = over {
+            return Some(Err((ExitCode::DaemonUnavailable, written_but(&why))));
+        }
+        let words = match self.in_words(status) {
+            Ok(words) => words,
+            Err(why) => return Some(Err((ExitCode::NotInForce, why))),
+        };
+        if file.is(State::Halted) {
+            return Some(Ok(format!(
+                "{words}: generation {generation} is read, and in force once it is resumed"
+            )));
+        }
+        let settled = file.is(State::Ready) && config.applied_generation >= generation;
+        settled.then(|| {
+            Ok(format!(
+                "{words}: generation {generation} is in force, and the canary was refused again"
+            ))
+        })
+    }
+
+    /// What is so by this status; or why it is not, although that is what the manifest says.
+    fn in_words(&self, status: &Status) -> Result<String, String> {
+        let Some(until) = self.wish.until.map(rfc3339) else {
+            return Ok(format!("{} is granted no more", self.wish.host));
+        };
+        // Of more grants than are told it may be one.
+        let mut told = status.grants.iter();
+        let told = told.find(|it| it.host == self.wish.host && it.until == until);
+        let grant = told.cloned().unwrap_or(Granted {
+            host: self.wish.host.clone(),
+            until,
+            passthrough: self.wish.passthrough,
+            in_force: true,
+        });
+        let words = granted::in_words(&grant, clock::now());
+        if grant.in_force {
+            return Ok(format!("granted: {words}"));
+        }
+        Err(format!(
+            "written, and over already by the clock of the machine: {words}\n\
+             hint: its clock and the one here differ, or it was seen to end: give another time"
+        ))
+    }
+
+    /// Why it is given up.
+    fn too_long(&self, found: &Result<StatusFile, StatusError>, seconds: u64) -> Refusal {
+        let why = match found {
+            Err(error) => return (ExitCode::DaemonUnavailable, written_but(&error.to_string())),
+            Ok(file) if file.status.config.manifest_sha256.is_none() => {
+                "its status does not say which manifest it uses".to_owned()
+            }
+            Ok(file) if self.is_so(file.status.config.manifest_sha256.as_ref()) => condition(file),
+            Ok(file) => format!("{}; it has not read that manifest", condition(file)),
+        };
+        let why = format!("written, and not in force within {seconds} s: {why}");
+        (ExitCode::NotInForce, why)
+    }
+}
+
+/// Why nobody is there any more.
+fn absence_of(file: &StatusFile) -> Option<String> {
+    let gone = matches!(
+        file.condition,
+        Condition::Killed | Condition::Told(Word::Known(State::Stopped | State::Failed))
+    );
+    gone.then(|| condition(file))
+}
+
+fn written_but(why: &str) -> String {
+    format!("written, and nobody is there to take it up: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNTIL: &str = "2026-12-01T18:00:00Z";
+
+    fn wish(until: Option<u64>) -> Wish {
+        Wish {
+            host: "b.example".to_owned(),
+            until,
+            passthrough: false,
+        }
+    }
+
+    /// What comes of a manifest with the SHA-256 "new" by a status of these fields.
+    fn outcome(wish: &Wish, revokes: bool, fields: &str) -> Option<Result<String, Refusal>> {
+        let edit = Edit {
+            bytes: Vec::new(),
+            sha256: "new".to_owned(),
+            revokes,
+            more: String::new(),
+        };
+        let status = format!(r#"{{"schema":1,"boot_id":"one",{fields}}}"#);
+        let file = StatusFile::parse(status.as_bytes()).unwrap();
+        Wait::of(wish, &edit).outcome(&file)
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_manifest_that_was_not_read_or_is_not_proved() {
+        let until = grants::time(UNTIL, 0).ok();
+        for wish in [wish(until), wish(None)] {
+            for fields in [
+                r#""state":"ready","config":{"generation":2,"applied_generation":2}"#,
+                r#""state":"ready","config":{"generation":2,"applied_generation":2,"manifest_sha256":"old"}"#,
+                r#""state":"ready","config":{"generation":2,"applied_generation":2,"manifest_sha256":"old","refused_sha256":"other"}"#,
+                r#""state":"ready","config":{"generation":3,"applied_generation":2,"manifest_sha256":"new"}"#,
+                r#""state":"reloading","config":{"generation":3,"applied_generation":3,"manifest_sha256":"new"}"#,
+                r#""state":"backoff","revocation":{"generation":2,"done_at":"t"},"config":{"generation":3,"applied_generation":2,"manifest_sha256":"new"}"#,
+                r#""state":"backoff","revocation":{"generation":3},"config":{"generation":3,"applied_generation":2,"manifest_sha256":"new"}"#,
+            ] {
+                assert_eq!(outcome(&wish, true, fields), None, "{fields}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_of_it_has_a_code_of_its_own() {
+        let until = grants::time(UNTIL, 0).ok();
+        let code = |fields: &str| outcome(&wish(until), false, fields).unwrap().unwrap_err().0;
+        for (fields, wanted) in [
+            (
+                r#""state":"ready","manifest_error":"why","config":{"generation":1,"manifest_sha256":"old","refused_sha256":"new"}"#,
+                ExitCode::ManifestInvalid,
+            ),
+            (
+                r#""state":"stopped","config":{"manifest_sha256":"old"}"#,
+                ExitCode::DaemonUnavailable,
+            ),
+            (
+                r#""state":"failed","config":{"manifest_sha256":"new"}"#,
+                ExitCode::DaemonUnavailable,
+            ),
+            (
+                r#""state":"ready","grants":[{"host":"b.example","until":"2026-12-01T18:00:00Z","in_force":false}],"config":{"generation":2,"applied_generation":2,"manifest_sha256":"new"}"#,
+                ExitCode::NotInForce,
+            ),
+        ] {
+            assert_eq!(code(fields), wanted, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_revocation_is_over_when_it_was_done_whatever_the_daemon_does_then() {
+        let fields = r#""state":"backoff","revocation":{"generation":4,"hosts":["b.example"],"done_at":"t"},"config":{"generation":4,"applied_generation":2,"manifest_sha256":"new"}"#;
+        let words = "b.example was revoked at t, with every tunnel: that is generation 4";
+        assert_eq!(
+            outcome(&wish(None), true, fields),
+            Some(Ok(words.to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_is_written_by_hand_can_be_pasted() {
+        let until = grants::time(UNTIL, 0).ok();
+        let line = "  - {host: b.example, until: 2026-12-01T18:00:00Z}";
+        let by_hand = wish(until).by_hand();
+        assert!(by_hand.ends_with(line), "{by_hand}");
+        let text = format!("slug: a\nbottle: {{}}\ngrants:\n{line}\n");
+        assert!(wish(until).is_in(&policy::read(text.as_bytes(), true, 0).unwrap().policy));
+    }
+}

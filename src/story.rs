@@ -157,14 +157,15 @@ fn start(
     };
     let certificate: Rc<str> = kept.placed.certificate.as_str().into();
     let export_path = places::export_path(paths);
-    let clients = |desired: &Desired, certificate: &Rc<str>| {
+    let clients = |desired: &Desired, certificate: &Rc<str>, agents: Option<&Rc<str>>| {
         let place = match whose {
             Clients::Elsewhere => Place::Elsewhere(arguments.ip.as_ref().map(|ip| ip.address.0)),
             Clients::OfThisHost => Place::Here(&export_path),
         };
-        export::clients(certificate, desired.trust.as_ref(), &desired.policy, place)
+        let trust = desired.trust.as_ref();
+        export::clients(certificate, agents, trust, &desired.policy, place)
     };
-    reporter.export(clients(&desired, &certificate));
+    reporter.export(clients(&desired, &certificate, None));
     reporter.finish_export();
     let warnings = kept.placed.warnings.clone();
     reporter.ca_installed(kept.placed.ca.clone(), warnings);

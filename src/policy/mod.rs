@@ -262,6 +262,12 @@ struct Judge {
 }
 
 impl Policy {
+    /// The port of the daemon that is the agent's proxy, where that is not pipelock.
+    #[must_use]
+    pub fn agent_proxy(&self) -> Option<u16> {
+        self.daemons.iter().find_map(|daemon| daemon.agent_proxy)
+    }
+
     /// The hosts that are allowed and not scanned, as a manifest would write them.
     #[must_use]
     pub fn not_scanned(&self) -> Vec<String> {

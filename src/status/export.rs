@@ -54,17 +54,21 @@ pub enum Content {
 }
 
 /// What clients need. `trust` is the public and the extra roots together, where there are
-/// extra ones.
+/// extra ones; `agents` what they trust for the daemon that is their proxy, where one is.
 #[must_use]
 pub fn clients(
     ca: &Rc<str>,
+    agents: Option<&Rc<str>>,
     trust: Option<&Rc<[u8]>>,
     policy: &Policy,
     place: Place,
 ) -> [(&'static str, Content); 4] {
     let bundle = Content::Bundle {
         trust: trust.cloned(),
-        ca: Rc::clone(ca),
+        ca: match agents {
+            None => Rc::clone(ca),
+            Some(agents) => format!("{ca}{agents}").into(),
+        },
     };
     let (proxy, directory) = match place {
         Place::Elsewhere(address) => (proxy_url(policy, address), CLIENT_DIRECTORY.to_owned()),
@@ -84,12 +88,13 @@ pub fn clients(
 }
 
 /// Where clients reach the proxy: the address it listens on; if that is every address,
-/// the manifest's or the machine's own, else the machine's name.
+/// the manifest's or the machine's own, else the machine's name. Where another daemon is their
+/// proxy, pipelock's is not for them, and on which that one listens nobody knows.
 fn proxy_url(policy: &Policy, address: Option<IpAddr>) -> String {
     let listen = policy.listen.ip();
     let configured = policy.network.address.map(|(ip, _)| ip);
     let known = [
-        Some(listen).filter(|ip| !ip.is_unspecified()),
+        Some(listen).filter(|ip| !ip.is_unspecified() && policy.agent_proxy().is_none()),
         configured,
         address,
     ];
@@ -123,7 +128,8 @@ fn url(policy: &Policy, ip: Option<IpAddr>) -> String {
         Some(IpAddr::V6(ip)) => format!("[{ip}]"),
         None => PROXY_NAME.to_owned(),
     };
-    format!("http://{host}:{}", policy.listen.port())
+    let port = policy.agent_proxy().unwrap_or(policy.listen.port());
+    format!("http://{host}:{port}")
 }
 
 /// For a shell: as it is, if nothing in it means anything to one.

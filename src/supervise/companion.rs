@@ -18,7 +18,7 @@ use super::prober::{Finding, Prober, Question, Subject};
 use super::process::{Process, read_back};
 use super::relay::Speaker;
 use super::unit::{Life, Unit};
-use super::{Context, vitals};
+use super::{Context, pair, vitals};
 use crate::policy::Policy;
 use crate::policy::daemons::{Daemon, Ready};
 use crate::sandbox::cgroup::Group;
@@ -171,7 +171,7 @@ impl Unit for Companion {
         });
     }
 
-    fn found(&mut self, mut finding: Finding, _: &mut Context) {
+    fn found(&mut self, mut finding: Finding, around: &mut Context) {
         if let Some(child) = &self.child {
             let answered = matches!(finding.answer, Answer::Fit | Answer::Alive);
             let foreign = self.ports_asked().into_iter().find(|port| {
@@ -180,6 +180,10 @@ impl Unit for Companion {
             });
             if let Some(port) = foreign {
                 let why = format!("another user's process listens on port {port}");
+                finding.answer = Answer::Silent(Silence::because(why));
+            } else if finding.answer == Answer::Fit
+                && let Err(why) = self.show_agents_its_ca(around)
+            {
                 finding.answer = Answer::Silent(Silence::because(why));
             }
             if let Answer::Silent(silence) = &mut finding.answer {
@@ -309,6 +313,17 @@ impl Companion {
             );
             self.push(Event::ConfigChanged(Change::Restart { revokes: false }));
         }
+    }
+
+    /// What agents have to trust for it, from now on; why that cannot be had.
+    fn show_agents_its_ca(&self, around: &mut Context) -> Result<(), String> {
+        if let Some(path) = &self.wanted.agent_ca {
+            let certificates = launch::agents_ca(&self.wanted.name, path, around)?;
+            if around.pair.trust_for_agents(Some(certificates.into())) {
+                pair::tell_clients(around);
+            }
+        }
+        Ok(())
     }
 
     /// Whether only its own word makes it ready, and has not come.

@@ -459,7 +459,9 @@ impl Firewall {
             policy.listen,
             policy.allowlist.len()
         );
-        (around.setup.invite)(policy);
+        if !policy.daemons.iter().any(|it| it.essential) {
+            (around.setup.invite)(policy);
+        }
     }
 
     fn give_config(&mut self, around: &mut Context) {

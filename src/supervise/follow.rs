@@ -124,9 +124,12 @@ impl Supervisor<'_> {
 
     /// Has the daemon run on this from now on.
     pub(super) fn adopt(&mut self, new: Desired) {
-        let certificate = self.pair.certificate();
+        if new.policy.agent_proxy().is_none() {
+            self.pair.trust_for_agents(None);
+        }
+        let (certificate, agents) = self.pair.trusted();
         self.reporter
-            .export((self.setup.clients)(&new, certificate));
+            .export((self.setup.clients)(&new, certificate, agents));
         let mut plan = reload::plan(&self.desired.policy, &new.policy);
         if new.trust != self.desired.trust && matches!(plan, Plan::Nothing | Plan::Reload) {
             plan = Plan::RESTART;

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use super::Context;
 use super::notice::Notice;
 use crate::bottle::names::Names;
+use crate::ca;
 use crate::daemon::pipelock::CONFIG;
 use crate::exit::{ExitCode, StartError};
 use crate::policy::daemons::{Daemon, Ready};
@@ -337,6 +338,38 @@ fn listen_for_notice(
             Ok(notice)
         })
         .map_err(|error| LaunchError::Notice(path, error))
+}
+
+/// The certificates that agents are to trust for this daemon, in a file below its directory,
+/// where it may have put anything: no link is followed on the way, and what is no certificate
+/// is left out.
+pub(super) fn agents_ca(name: &str, path: &Path, around: &Context) -> Result<String, String> {
+    const LONGEST: usize = 64 * 1024;
+    let failed = |why: String| format!("agents are to trust {}: {why}", path.display());
+    let missing = || failed(format!("{name} has not put it into its directory"));
+    let mut names: Vec<&str> = path.iter().filter_map(|name| name.to_str()).collect();
+    let file = names.pop().ok_or_else(missing)?;
+    let mut room = around.setup.run_room.enter(name);
+    for next in names {
+        room = match room {
+            Ok(Some(room)) => room.enter(next),
+            other => other,
+        };
+    }
+    let room = room.map_err(|error| failed(error.to_string()))?;
+    let read = room.ok_or_else(missing)?.read(file, LONGEST);
+    let read = read.map_err(|error| {
+        if error.is_missing() {
+            missing()
+        } else {
+            failed(error.to_string())
+        }
+    })?;
+    let found = ca::roots(&read).pem;
+    if found.is_empty() {
+        return Err(failed("there is no certificate in it".to_owned()));
+    }
+    Ok(found)
 }
 
 /// Takes away what was a daemon's that is gone for good, by somebody who has the time: it may

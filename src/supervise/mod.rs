@@ -66,8 +66,10 @@ const LOOK_EVERY: Duration = watch::INTERVAL.saturating_add(Duration::from_milli
 /// Judges what was read of the manifest and beside it.
 pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> + 'a;
 
-/// What clients are told, of a configuration and of the CA's certificate.
-pub type Clients<'a> = dyn Fn(&Desired, &Rc<str>) -> [(&'static str, Content); 4] + 'a;
+/// What clients are told, of a configuration, of the CA's certificate, and of what they trust
+/// for the daemon that is their proxy.
+pub type Clients<'a> =
+    dyn Fn(&Desired, &Rc<str>, Option<&Rc<str>>) -> [(&'static str, Content); 4] + 'a;
 
 /// Everything supervision needs to know.
 pub struct Setup<'a> {
@@ -254,6 +256,7 @@ impl Supervisor<'_> {
         if roster.is_proved_now(state) {
             around.reporter.finish_stages();
             log::info!("ready: the whole bundle");
+            (around.setup.invite)(&around.desired.policy);
         }
         self.reporter.publish();
         self.told_counters = self.counters();
@@ -332,7 +335,8 @@ impl Supervisor<'_> {
         self.changed |= self.reporter.lost_its_status();
         if self.reporter.take_up_export() {
             self.changed = true;
-            let clients = (self.setup.clients)(&self.desired, self.pair.certificate());
+            let (certificate, agents) = self.pair.trusted();
+            let clients = (self.setup.clients)(&self.desired, certificate, agents);
             self.reporter.export(clients);
         }
         self.reporter.look_after_export(now);

@@ -19,6 +19,8 @@ use crate::exit::StartError;
 pub struct Pair {
     in_force: Kept,
     certificate: Rc<str>,
+    /// What agents trust besides, of the daemon that is their proxy.
+    agents: Option<Rc<str>>,
     /// The configuration names it where it is put back, not where it was provided.
     put_back: bool,
     /// What was put back is another.
@@ -38,6 +40,7 @@ impl Pair {
         let marks = &kept.placed.marks;
         Self {
             certificate,
+            agents: None,
             put_back: false,
             is_stale: false,
             seen: marks.clone(),
@@ -51,6 +54,18 @@ impl Pair {
     /// The certificate in force.
     pub(super) fn certificate(&self) -> &Rc<str> {
         &self.certificate
+    }
+
+    /// The same, and what agents trust besides.
+    pub(super) fn trusted(&self) -> (&Rc<str>, Option<&Rc<str>>) {
+        (&self.certificate, self.agents.as_ref())
+    }
+
+    /// Agents trust this besides from now on; whether that is news.
+    pub(super) fn trust_for_agents(&mut self, certificates: Option<Rc<str>>) -> bool {
+        let news = self.agents != certificates;
+        self.agents = certificates;
+        news
     }
 
     /// The process of the one who judges, until it is known to have ended.
@@ -132,14 +147,20 @@ pub(super) fn take_up(around: &mut Context) -> Result<(), StartError> {
     if let Some(next) = around.pair.next.take() {
         let placed = &next.placed;
         around.pair.certificate = placed.certificate.as_str().into();
-        let clients = (around.setup.clients)(around.desired, &around.pair.certificate);
-        around.reporter.export(clients);
+        tell_clients(around);
         let (ca, warnings) = (placed.ca.clone(), placed.warnings.clone());
         around.reporter.ca_installed(ca, warnings);
         around.pair.in_force = next;
         around.pair.is_stale = true;
     }
     settle(around)
+}
+
+/// Tells clients what they are to trust by now.
+pub(super) fn tell_clients(around: &mut Context) {
+    let (certificate, agents) = around.pair.trusted();
+    let clients = (around.setup.clients)(around.desired, certificate, agents);
+    around.reporter.export(clients);
 }
 
 /// Before a daemon reads the pair: has it find the one in force, where it was provided or, if

@@ -21,6 +21,7 @@ mod ca;
 mod cli;
 mod clients;
 mod companions;
+mod completions;
 mod consoles;
 mod containers;
 mod control;

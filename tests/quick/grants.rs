@@ -127,11 +127,12 @@ fn a_grant_comes_into_force_is_told_and_ends_by_itself() {
         told.contains("  granted      soon.example no more: ended "),
         "{told}"
     );
-    let export = fs::read(init.bed.path("run/export/status.json")).unwrap();
-    assert_eq!(
-        serde_json::from_slice::<Value>(&export).unwrap(),
-        init.status()
-    );
+    // It is written by a process of its own.
+    init.wait_until("the export says so, too", |init| {
+        let export = fs::read(init.bed.path("run/export/status.json")).ok()?;
+        let export: Value = serde_json::from_slice(&export).ok()?;
+        (export == init.status()).then_some(())
+    });
 
     let (end, _) = init.stop();
     let console = end.console_text();

@@ -99,6 +99,8 @@ fn an_option_is_offered_to_the_commands_that_take_it() {
             let value = match *option {
                 _ if !takes_a_value => None,
                 "--from" => Some("list"),
+                "--for" => Some("5m"),
+                "--until" => Some("2030-01-31T18:00:00Z"),
                 _ => Some("5"),
             };
             let words = [Some(command), Some(option), value].into_iter().flatten();

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::boot::cmdline::Arguments;
 use crate::boot::mode::{self, Mode};
 use crate::boot::{network, protect};
+use crate::bottle::credentials::Held;
 use crate::bottle::looker::Looker;
 use crate::bottle::{self, Desired, trust};
 use crate::ca::authority;
@@ -111,7 +112,7 @@ fn start(
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
     let run_room = mount_all(mode, arguments, paths, whose, Some(signals), reporter)?;
-    let _forgets = authority::Forgets(&run_room);
+    let _secrets = (authority::Forgets(&run_room), Held::begin(&paths.run_dir));
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;
     reporter.enter(Stage::Manifest);

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alone;
+pub mod credentials;
 pub mod looker;
 pub mod names;
 pub mod trust;
@@ -88,19 +89,23 @@ pub fn failure(why: &str) -> Vec<u8> {
     [&[FAILED], why.as_bytes()].concat()
 }
 
-/// Puts before what was read what tells whether the CA pair is the one that was seen before.
+/// Puts before what was read what tells whether the CA pair is the one that was seen before,
+/// and whether the daemons' [`credentials`] are.
 #[must_use]
-pub fn with_marks(marks: &str, read: &[u8]) -> Vec<u8> {
+pub fn with_marks(pair: &str, credentials: &[u8], read: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
-    errand::add_part(&mut all, marks.as_bytes());
+    errand::add_part(&mut all, pair.as_bytes());
+    errand::add_part(&mut all, credentials);
     all.extend(read);
     all
 }
 
-/// The two of [`with_marks`].
+/// The three of [`with_marks`].
 #[must_use]
-pub fn without_marks(all: &[u8]) -> (&[u8], &[u8]) {
-    errand::first_part(all).unwrap_or_default()
+pub fn without_marks(all: &[u8]) -> (&[u8], &[u8], &[u8]) {
+    let (pair, rest) = errand::first_part(all).unwrap_or_default();
+    let (credentials, read) = errand::first_part(rest).unwrap_or_default();
+    (pair, credentials, read)
 }
 
 /// Reads the manifest, and the roots beside it, for [`judge`].
@@ -134,6 +139,8 @@ pub fn read(paths: &Paths) -> Vec<u8> {
     let mut read = vec![kind];
     errand::add_part(&mut read, roots.as_bytes());
     errand::add_part(&mut read, about_files.join("\0").as_bytes());
+    let given = credentials::names(&credentials::directory(&paths.manifest));
+    errand::add_part(&mut read, given.join("\0").as_bytes());
     errand::add_part(&mut read, render::hash(&manifest).as_bytes());
     read.extend(manifest);
     read
@@ -156,6 +163,8 @@ struct Parts<'a> {
     roots: &'a [u8],
     /// About the files, each ended by a zero but the last.
     warnings: &'a [u8],
+    /// The names of those who are given credentials, in the same way.
+    given: &'a [u8],
     /// The manifest's SHA-256.
     sha256: &'a [u8],
     manifest: &'a [u8],
@@ -172,11 +181,13 @@ fn parts(read: &[u8]) -> Option<Parts<'_>> {
     }
     let (roots, rest) = errand::first_part(rest)?;
     let (warnings, rest) = errand::first_part(rest)?;
+    let (given, rest) = errand::first_part(rest)?;
     let (sha256, manifest) = errand::first_part(rest)?;
     Some(Parts {
         kind,
         roots,
         warnings,
+        given,
         sha256,
         manifest,
     })
@@ -217,6 +228,7 @@ pub fn judge(
         kind,
         roots,
         warnings: about_files,
+        given,
         manifest: bytes,
         ..
     } = parts(read).ok_or_else(|| {
@@ -252,8 +264,14 @@ pub fn judge(
     if judgement.policy.allowlist.is_empty() {
         warnings.push("the bottle allows no host: every request will be denied".to_owned());
     }
-    let about_files = about_files.split(|byte| *byte == 0);
-    warnings.extend(about_files.filter(|it| !it.is_empty()).map(text));
+    let each = |joined: &[u8]| -> Vec<String> {
+        let each = joined.split(|byte| *byte == 0);
+        each.filter(|it| !it.is_empty()).map(text).collect()
+    };
+    warnings.extend(each(about_files));
+    let given = each(given);
+    let given = given.iter().map(String::as_str);
+    warnings.extend(credentials::strangers(given, &judgement.policy.daemons));
     warnings.extend(out_of_place(&judgement.policy.network, mode));
     let trust = (kind == ROOTS).then(|| roots.into());
     let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));

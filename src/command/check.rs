@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{granted, print, print_as_it_is};
 use crate::boot::clock;
-use crate::bottle::trust;
+use crate::bottle::{credentials, trust};
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
@@ -22,22 +22,28 @@ struct Findings {
     /// The manifest's size.
     bytes: usize,
     judged: Result<Judgement, Refused>,
-    /// Warnings about the roots, or why they cannot be used.
+    /// Warnings about the roots and whoever is given credentials, or why the roots cannot be used.
     roots: Result<Vec<String>, String>,
 }
 
 /// Judges a manifest and the roots beside it.
 fn find(manifest: &Path, strict: bool) -> Result<Findings, StartError> {
     let (bytes, name) = read(manifest)?;
-    let roots = if manifest == Path::new("-") {
-        Ok(Vec::new())
-    } else {
-        trust::extra(&trust::directory(manifest), MAX_BYTES).map(|extra| extra.warnings)
-    };
+    let judged = policy::read(&bytes, strict, clock::now());
+    let mut roots = Ok(Vec::new());
+    if manifest != Path::new("-") {
+        let extra = trust::extra(&trust::directory(manifest), MAX_BYTES);
+        roots = extra.map(|extra| extra.warnings);
+        if let (Ok(warnings), Ok(judged)) = (&mut roots, &judged) {
+            let given = credentials::names(&credentials::directory(manifest));
+            let given = given.iter().map(String::as_str);
+            warnings.extend(credentials::strangers(given, &judged.policy.daemons));
+        }
+    }
     Ok(Findings {
         name,
         bytes: bytes.len(),
-        judged: policy::read(&bytes, strict, clock::now()),
+        judged,
         roots,
     })
 }

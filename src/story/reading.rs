@@ -10,7 +10,7 @@ use super::places::mount_manifest;
 use crate::boot::cmdline::Arguments;
 use crate::boot::mode::Mode;
 use crate::bottle::looker::{Looker, News};
-use crate::bottle::{self, Desired, trust};
+use crate::bottle::{self, Desired, credentials, trust};
 use crate::ca::authority;
 use crate::ca::custody::{self, Custody, Making};
 use crate::cli::Paths;
@@ -30,22 +30,25 @@ pub(super) struct Begun {
 /// What is looked at, to be read again when it changes.
 pub(super) fn watched(paths: &Paths) -> Vec<PathBuf> {
     let trust = trust::directory(&paths.manifest);
+    let credentials = credentials::directory(&paths.manifest);
     let Paths {
         manifest,
         cert,
         key,
         ..
     } = paths.clone();
-    vec![manifest, trust, cert, key]
+    vec![manifest, trust, credentials, cert, key]
 }
 
 /// Reads the manifest and what is beside it, and looks at the CA pair; mounts the manifest's
 /// directory first where that is still to be done.
 pub(super) fn read_everything(is_mounted: bool, arguments: &Arguments, paths: &Paths) -> Vec<u8> {
     if !is_mounted && let Err(error) = mount_manifest(arguments, &paths.manifest) {
-        return bottle::with_marks("", &bottle::failure(&error.to_string()));
+        return bottle::with_marks("", &[], &bottle::failure(&error.to_string()));
     }
-    bottle::with_marks(&authority::marks(paths), &bottle::read(paths))
+    // Before they are read: what changes meanwhile has other marks.
+    let credentials = credentials::marks(&credentials::directory(&paths.manifest));
+    bottle::with_marks(&authority::marks(paths), &credentials, &bottle::read(paths))
 }
 
 /// Judges what was read, and has the reporter know which manifest that was.
@@ -55,7 +58,7 @@ pub(super) fn judge(
     found: &[u8],
     reporter: &mut Reporter,
 ) -> Result<(Desired, Vec<String>), StartError> {
-    let (_, read) = bottle::without_marks(found);
+    let (_, _, read) = bottle::without_marks(found);
     let judged = bottle::judge(paths, mode, read);
     reporter.manifest_known(bottle::manifest_sha256(read), judged.is_ok());
     judged.map_err(|problem| *problem)

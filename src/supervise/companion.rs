@@ -19,11 +19,13 @@ use super::process::{Process, read_back};
 use super::relay::Speaker;
 use super::unit::{Life, Unit};
 use super::{Context, pair, vitals};
+use crate::bottle::credentials::{self, Found, Seen};
+use crate::exit::ExitCode;
 use crate::policy::Policy;
 use crate::policy::daemons::{Daemon, Ready};
 use crate::sandbox::cgroup::Group;
 use crate::sandbox::{Sandbox, enter};
-use crate::status::State;
+use crate::status::{State, While};
 use crate::sys::connections;
 use crate::sys::errand::Errand;
 use crate::sys::reaper::ExitReason;
@@ -34,6 +36,9 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Until then it is asked so often: what it writes about that is no flood.
 const ASKED_EVERY: Duration = Duration::from_millis(50);
+
+/// Whoever is killed ends within this time, or is stuck in the kernel and does nothing more.
+const LAST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a daemon learned of pipelock when it started; another one is restarted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +58,26 @@ impl Told {
     }
 }
 
+/// What was seen of the host's files when somebody was sent for that.
+#[derive(PartialEq, Eq)]
+enum Followed {
+    /// Nobody was, since it was started.
+    Nothing,
+    Mark(Option<u64>),
+}
+
+/// Somebody who copies credentials.
+struct Fetching {
+    errand: Errand,
+    /// The daemon is started once they are there.
+    starts: bool,
+}
+
 /// One of the others, while it runs.
 struct Running {
     process: Process,
+    /// It knows where its credentials are.
+    given: bool,
     told: Option<Told>,
     /// Where it says that it is ready, where it does.
     notice: Option<Notice>,
@@ -69,6 +91,14 @@ pub(super) struct Companion {
     life: Life,
     child: Option<Running>,
     group: Option<Group>,
+    /// Somebody who was sent for its credentials.
+    fetching: Option<Fetching>,
+    /// Those who were, are not waited for any more, and have not ended.
+    stuck: Vec<Errand>,
+    /// The mark of the host's files that it has, or was to have.
+    has: Option<u64>,
+    /// What was seen when somebody was sent last because of that.
+    followed: Followed,
     /// The manifest has it no more, or has another of its name.
     leaving: bool,
     was_ready: bool,
@@ -98,6 +128,7 @@ impl Unit for Companion {
                 let notice = child.notice.as_ref().map(AsFd::as_fd);
                 child.process.speech().chain(notice)
             })
+            .chain(self.fetching.as_ref().map(|it| it.errand.as_fd()))
             .collect()
     }
 
@@ -115,6 +146,7 @@ impl Unit for Companion {
     }
 
     fn hear(&mut self, around: &mut Context) {
+        self.hear_of_credentials(around);
         let Some(child) = &mut self.child else {
             return;
         };
@@ -149,6 +181,7 @@ impl Unit for Companion {
             .process
             .finish(child.had.group.as_ref(), last_lines, &mut |_| {});
         self.life.prober.reset(subject(&self.wanted));
+        self.take_credentials_away(around);
         let text = self
             .life
             .end_in_words(&self.wanted.name, reason, starved.as_deref());
@@ -198,16 +231,11 @@ impl Unit for Companion {
 
     fn perform(&mut self, action: Action, around: &mut Context) {
         match action {
-            Action::Spawn => {
-                if let Err(error) = self.spawn(around) {
-                    self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
-                } else {
-                    // It announces nothing; what it is asked decides.
-                    self.push(Event::Announced);
-                }
-            }
-            Action::Terminate => self.signal(Signal::SIGTERM),
-            Action::Kill => self.signal(Signal::SIGKILL),
+            Action::Spawn => self.fetch_first(around),
+            Action::Terminate => self.end(Signal::SIGTERM, around),
+            Action::Kill => self.end(Signal::SIGKILL, around),
+            // Nobody is there yet.
+            Action::ProbeFitness if self.child.is_none() => {}
             // It says so itself, and then it is asked for what else there is to ask.
             Action::ProbeFitness if self.is_awaited() => {}
             Action::ProbeFitness => self.ask(Question::Fitness, PATIENCE, around),
@@ -250,6 +278,10 @@ impl Companion {
             wanted: wanted.clone(),
             child: None,
             group: None,
+            fetching: None,
+            stuck: Vec::new(),
+            has: None,
+            followed: Followed::Nothing,
             leaving: false,
             was_ready: false,
         }
@@ -364,7 +396,148 @@ impl Companion {
         log::info!("ready{again}: {}{listens}", self.wanted.name);
     }
 
-    fn spawn(&mut self, around: &mut Context) -> Result<(), LaunchError> {
+    /// Before it is started: what it is to be given, by somebody else.
+    fn fetch_first(&mut self, around: &mut Context) {
+        self.give_up_fetching();
+        match launch::fetch_credentials(&self.wanted, around) {
+            Ok(errand) => {
+                let starts = true;
+                self.fetching = Some(Fetching { errand, starts });
+                let from = credentials::directory(around.setup.manifest).join(self.name());
+                let why = format!(
+                    "its credentials are not read: {} does not answer",
+                    from.display()
+                );
+                // For where nothing else comes in time.
+                self.push(Event::Answered(Answer::Silent(Silence::because(why))));
+            }
+            Err(error) => self.push(Event::SpawnFailed(error.exit_code(), error.to_string())),
+        }
+    }
+
+    /// What came of that.
+    fn hear_of_credentials(&mut self, around: &mut Context) {
+        let Some(fetching) = &mut self.fetching else {
+            return;
+        };
+        let Some(said) = fetching.errand.listen() else {
+            return;
+        };
+        let starts = fetching.starts;
+        self.fetching = None;
+        let found = credentials::answer(said.as_deref());
+        let refused = found.as_ref().err().filter(|_| !starts);
+        self.tell_refused(refused, around);
+        match found {
+            Ok(found) if starts => self.spawn_with(found, around),
+            Ok(found) => self.was_given(found),
+            Err(why) if starts => {
+                let error = LaunchError::Credentials(why);
+                self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
+            }
+            // What it has stays its own.
+            Err(_) => {}
+        }
+    }
+
+    fn spawn_with(&mut self, found: Found, around: &mut Context) {
+        let given = matches!(found, Found::Files(_));
+        self.has = mark(found);
+        self.followed = Followed::Nothing;
+        match self.spawn(given, around) {
+            Ok(()) => {
+                let nothing = Silence::because("it has not answered");
+                self.push(Event::Answered(Answer::Silent(nothing)));
+                // It announces nothing; what it is asked decides.
+                self.push(Event::Announced);
+            }
+            Err(error) => {
+                self.take_credentials_away(around);
+                self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
+            }
+        }
+    }
+
+    /// It runs, and what the host gives it has changed.
+    fn was_given(&mut self, found: Found) {
+        let name = &self.wanted.name;
+        self.has = mark(found);
+        let knows = self.child.as_ref().is_some_and(|child| child.given);
+        match found {
+            Found::Nothing if knows => log::info!("the credentials of {name} were taken away"),
+            Found::Nothing => {}
+            Found::Files(_) if knows => log::info!("the credentials of {name} were replaced"),
+            Found::Files(_) => {
+                log::info!("restarting {name}: it is given credentials, and had none");
+                self.push(Event::ConfigChanged(Change::Restart { revokes: false }));
+            }
+        }
+    }
+
+    /// Sends somebody where the host gives it something else than it has.
+    pub(super) fn follow_credentials(&mut self, seen: &Seen, around: &mut Context) {
+        let now = seen.of(&self.wanted.name);
+        let runs = self.child.is_some() && !self.leaving && self.fetching.is_none();
+        // Once for what was seen: it may have been read already, and then be another by now.
+        if !runs || now == self.has || self.followed == Followed::Mark(now) {
+            return;
+        }
+        self.followed = Followed::Mark(now);
+        match launch::fetch_credentials(&self.wanted, around) {
+            Ok(errand) => {
+                let starts = false;
+                self.fetching = Some(Fetching { errand, starts });
+            }
+            Err(error) => self.tell_refused(Some(&error.to_string()), around),
+        }
+    }
+
+    /// Why what the host gives it now is not what it has; nothing where it is.
+    fn tell_refused(&mut self, why: Option<&String>, around: &mut Context) {
+        let name = &self.wanted.name;
+        let warning = why.map(|why| format!("{name} keeps the credentials that it has: {why}"));
+        let what = While::Credentials(name.clone());
+        self.life.changed |= around.reporter.warn_while(&what, warning);
+    }
+
+    /// To its process; where there is none yet, there is none any more.
+    fn end(&mut self, signal: Signal, around: &mut Context) {
+        self.signal(signal);
+        if self.fetching.as_ref().is_some_and(|it| it.starts) {
+            self.take_credentials_away(around);
+            let why = "it was stopped before it was started".to_owned();
+            self.push(Event::SpawnFailed(ExitCode::DaemonUnavailable, why));
+        }
+    }
+
+    fn take_credentials_away(&mut self, around: &mut Context) {
+        self.give_up_fetching();
+        self.tell_refused(None, around);
+        launch::credentials_of(&self.wanted.name, around).remove();
+    }
+
+    /// Whoever was sent does nothing more when this returns.
+    fn give_up_fetching(&mut self) {
+        if let Some(Fetching { mut errand, .. }) = self.fetching.take() {
+            errand.kill();
+            if errand.wait(LAST_PATIENCE).is_none() {
+                self.stuck.push(errand);
+            }
+        }
+    }
+
+    /// Those who were sent for credentials, are stuck, and not waited for.
+    pub(super) fn stuck(&mut self) -> &mut Vec<Errand> {
+        &mut self.stuck
+    }
+
+    /// Whether this child was sent for its credentials.
+    pub(super) fn sent(&self, pid: i32) -> bool {
+        let fetching = self.fetching.iter().map(|it| &it.errand);
+        fetching.chain(&self.stuck).any(|it| it.pid() == pid)
+    }
+
+    fn spawn(&mut self, given: bool, around: &mut Context) -> Result<(), LaunchError> {
         let name = &self.wanted.name;
         self.life.last_lines.begin();
         let launch::ForCompanion {
@@ -372,7 +545,7 @@ impl Companion {
             prepared,
             sandbox,
             notice,
-        } = launch::prepare_companion(&self.wanted, around)?;
+        } = launch::prepare_companion(&self.wanted, given, around)?;
         self.group.clone_from(&sandbox.group);
         let oom_kills = sandbox.group.as_ref().map_or(0, Group::oom_kills);
         let child = enter::spawn(&command, &sandbox, &prepared).map_err(LaunchError::Spawn)?;
@@ -390,6 +563,7 @@ impl Companion {
         self.life.prober.reset(subject(&self.wanted));
         self.child = Some(Running {
             process: Process::new(child, &Speaker::of(name), oom_kills),
+            given,
             told: self.wanted.proxy.then(|| Told::now(around)),
             notice,
             had: sandbox,
@@ -397,7 +571,8 @@ impl Companion {
         Ok(())
     }
 
-    /// It is gone for good: what was its is taken away, by whoever is sent for that.
+    /// It is gone for good, and no other of its name has come: what was its is taken away, by
+    /// whoever is sent for that.
     pub(super) fn clear_away(self, run_dir: &Path) -> Option<Errand> {
         let name = &self.wanted.name;
         launch::clear_away(name, self.group, run_dir)
@@ -405,6 +580,13 @@ impl Companion {
                 log::warn!("nobody takes away what {name} has left: {}", errno.desc());
             })
             .ok()
+    }
+}
+
+fn mark(found: Found) -> Option<u64> {
+    match found {
+        Found::Nothing => None,
+        Found::Files(mark) => Some(mark),
     }
 }
 

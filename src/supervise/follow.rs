@@ -87,8 +87,9 @@ impl Supervisor<'_> {
     }
 
     fn hear_all(&mut self, all: &[u8]) {
-        let (marks, read) = bottle::without_marks(all);
-        self.hear_of_pair(marks);
+        let (pair, credentials, read) = bottle::without_marks(all);
+        self.hear_of_pair(pair);
+        self.roster.hear_of_credentials(credentials);
         self.follow(read);
     }
 

@@ -13,6 +13,8 @@ use nix::errno::Errno;
 
 use super::Context;
 use super::notice::Notice;
+use crate::boot::protect;
+use crate::bottle::credentials;
 use crate::bottle::names::Names;
 use crate::ca;
 use crate::daemon::pipelock::CONFIG;
@@ -51,6 +53,8 @@ pub(super) enum LaunchError {
     Memory(Overpromised),
     /// There is no socket on which it could say that it is ready.
     Notice(PathBuf, io::Error),
+    /// What it was to be given cannot be.
+    Credentials(String),
 }
 
 impl LaunchError {
@@ -89,6 +93,7 @@ impl fmt::Display for LaunchError {
             Self::Notice(path, error) => {
                 write!(f, "cannot listen on {}: {error}", path.display())
             }
+            Self::Credentials(why) => f.write_str(why),
         }
     }
 }
@@ -199,9 +204,33 @@ pub(super) struct ForCompanion {
     pub(super) notice: Option<Notice>,
 }
 
-/// Everything that is made before the fork of a daemon that is not pipelock.
+/// Sends somebody for what the host gives a daemon.
+pub(super) fn fetch_credentials(wanted: &Daemon, around: &Context) -> Result<Errand, LaunchError> {
+    let setup = around.setup;
+    let profile = Profile::General { udp: false };
+    let sandbox = setup.sandbox.companion(wanted.user, None, profile);
+    let order = credentials::Order {
+        manifest: setup.manifest,
+        name: &wanted.name,
+        run_dir: setup.run_room.path(),
+        owner: sandbox.file_owner(),
+    };
+    errand::send(&[], || credentials::place(&order)).map_err(|errno| {
+        let path = credentials::directory(setup.manifest).join(&wanted.name);
+        LaunchError::File(FileError::new("fork to read", &path, errno.into()))
+    })
+}
+
+/// Where a daemon's credentials are, in this run directory.
+pub(super) fn credentials_of(name: &str, around: &Context) -> credentials::Place {
+    credentials::Place::of(name, around.setup.run_room.path())
+}
+
+/// Everything that is made before the fork of a daemon that is not pipelock; whether it was
+/// `given` credentials.
 pub(super) fn prepare_companion(
     wanted: &Daemon,
+    given: bool,
     around: &mut Context,
 ) -> Result<ForCompanion, LaunchError> {
     let setup = around.setup;
@@ -223,6 +252,15 @@ pub(super) fn prepare_companion(
     ];
     if let Some(notice) = &notice {
         environment.push(format!("NOTIFY_SOCKET={}", notice.path().display()));
+    }
+    if given {
+        let place = credentials_of(&wanted.name, around);
+        environment.push(format!(
+            "CREDENTIALS_DIRECTORY={}",
+            place.directory.display()
+        ));
+        read.push(place.granted);
+        protect::leave_cores_empty();
     }
     if wanted.proxy {
         let client = install_trust(run, around)?;

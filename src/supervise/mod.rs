@@ -380,7 +380,7 @@ impl Supervisor<'_> {
                 || self.reporter.sent(exit.pid)
                 || self.looker.pid() == Some(exit.pid)
                 || self.pair.pid() == Some(exit.pid)
-                || self.roster.has_cleared(exit.pid)
+                || self.roster.has_come_back(exit.pid)
             {
                 continue;
             }

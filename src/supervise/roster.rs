@@ -14,6 +14,7 @@ use super::firewall::Firewall;
 use super::machine::{Event, Failure, Outcome, Phase};
 use super::order::{self, Member, Place};
 use super::unit::Unit;
+use crate::bottle::credentials::Seen;
 use crate::policy::Policy;
 use crate::policy::daemons::PIPELOCK;
 use crate::status::State;
@@ -35,6 +36,10 @@ pub(super) struct Roster {
     companions: Vec<Companion>,
     /// Whoever takes away what was another's, which nobody of that name may meet.
     clearing: Vec<(String, Errand)>,
+    /// Whoever was to copy credentials for one that is gone, and is stuck with that.
+    stuck: Vec<Errand>,
+    /// What the host gives them, as it was seen last.
+    credentials: Option<Seen>,
     /// They are being stopped, and have until then.
     stop: Option<Instant>,
     /// All that is essential was ready at once.
@@ -49,6 +54,8 @@ impl Roster {
             firewall: Firewall::new(policy),
             companions: wanted.map(|it| Companion::new(it, policy)).collect(),
             clearing: Vec::new(),
+            stuck: Vec::new(),
+            credentials: None,
             stop: None,
             proved: false,
         }
@@ -128,6 +135,9 @@ impl Roster {
             self.direct(&around.desired.policy);
             for companion in &mut self.companions {
                 companion.compare_told(around);
+                if let Some(seen) = &self.credentials {
+                    companion.follow_credentials(seen, around);
+                }
             }
             let mut moved = false;
             for unit in self.each_mut() {
@@ -140,14 +150,20 @@ impl Roster {
         }
     }
 
+    /// The host gives them what has these marks.
+    pub(super) fn hear_of_credentials(&mut self, marks: &[u8]) {
+        self.credentials = Some(Seen::from_bytes(marks));
+    }
+
     /// Forgets those that have left; what was theirs goes, where no other of that name has come.
     fn clear_away(&mut self, around: &mut Context) -> bool {
         let run_dir = around.setup.config.parent().unwrap_or(Path::new("/"));
         let before = self.companions.len();
         let has_left = |it: &mut Companion| it.is_leaving() && it.outcome().is_some();
         let gone: Vec<Companion> = self.companions.extract_if(.., has_left).collect();
-        for companion in gone {
+        for mut companion in gone {
             let name = companion.name().to_owned();
+            self.stuck.append(companion.stuck());
             if !self.companions.iter().any(|it| it.name() == name)
                 && let Some(errand) = companion.clear_away(run_dir)
             {
@@ -288,16 +304,22 @@ impl Roster {
         })
     }
 
-    /// Whether this child was sent to take away what was another's.
+    /// Whether this child was sent to take away what was another's, or for credentials.
     pub(super) fn sent(&self, pid: i32) -> bool {
         self.clearing.iter().any(|(_, errand)| errand.pid() == pid)
+            || self.stuck.iter().any(|errand| errand.pid() == pid)
+            || self.companions.iter().any(|it| it.sent(pid))
     }
 
     /// The same of one that was reaped.
-    pub(super) fn has_cleared(&mut self, pid: i32) -> bool {
-        let before = self.clearing.len();
+    pub(super) fn has_come_back(&mut self, pid: i32) -> bool {
+        let was_sent = self.sent(pid);
         self.clearing.retain(|(_, errand)| errand.pid() != pid);
-        before != self.clearing.len()
+        self.stuck.retain(|errand| errand.pid() != pid);
+        for companion in &mut self.companions {
+            companion.stuck().retain(|errand| errand.pid() != pid);
+        }
+        was_sent
     }
 
     /// Hands the end of a process to whose it was; false where it was nobody's.

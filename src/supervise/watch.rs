@@ -17,14 +17,18 @@ pub const SETTLING: Duration = Duration::from_millis(300);
 /// Files that never stand still are read all the same after this long.
 pub const LONGEST_SETTLING: Duration = Duration::from_secs(1);
 
-/// In a directory no more files than this are looked at.
+/// In a directory no more files than this are looked at, and in all that is below it no more
+/// than this.
 const MOST_FILES: usize = 256;
+const MOST_BELOW: usize = 2048;
+/// Of what is in a directory: its files, and those of the directories in it.
+const LEVELS: usize = 2;
 
 /// What identifies one content of a file, as far as its metadata can tell.
 pub type Mark = (u64, u64, u64, i64, i64, i64, i64);
 /// A file, or a directory and the files in it, by name: editing one in place leaves
 /// no trace in the directory itself.
-type Marks = Vec<(PathBuf, Mark)>;
+pub type Marks = Vec<(PathBuf, Mark)>;
 
 /// Looks at the files the configuration is made of.
 #[derive(Debug)]
@@ -84,17 +88,32 @@ impl Watch {
     }
 }
 
-fn marks(path: &Path) -> Marks {
+/// What there is at this path and, where that is a directory, below it: nothing where there
+/// is none.
+#[must_use]
+pub fn marks(path: &Path) -> Marks {
     refresh(path);
-    let mut paths = vec![path.to_owned()];
-    if let Ok(entries) = fs::read_dir(path) {
-        paths.extend(entries.flatten().take(MOST_FILES).map(|entry| entry.path()));
-        paths.sort();
+    let mut marks = Marks::new();
+    collect(path, LEVELS, &mut marks);
+    marks
+}
+
+fn collect(path: &Path, levels: usize, marks: &mut Marks) {
+    let Ok(metadata) = fs::metadata(path) else {
+        return;
+    };
+    marks.push((path.to_owned(), mark_of(&metadata)));
+    if levels == 0 || !metadata.is_dir() {
+        return;
     }
-    paths
-        .into_iter()
-        .filter_map(|path| mark(&path).map(|mark| (path, mark)))
-        .collect()
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.take(MOST_FILES).map(|it| it.path()).collect();
+    paths.sort();
+    for path in paths {
+        if marks.len() < MOST_BELOW {
+            collect(&path, levels - 1, marks);
+        }
+    }
 }
 
 /// Makes a share look at the host's side. It may take what it knows of a name for true
@@ -109,8 +128,11 @@ fn refresh(path: &Path) {
 /// What tells whether a file is the one that was seen before; `None` where there is none.
 #[must_use]
 pub fn mark(path: &Path) -> Option<Mark> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((
+    fs::metadata(path).ok().as_ref().map(mark_of)
+}
+
+fn mark_of(metadata: &fs::Metadata) -> Mark {
+    (
         metadata.dev(),
         metadata.ino(),
         metadata.size(),
@@ -118,7 +140,7 @@ pub fn mark(path: &Path) -> Option<Mark> {
         metadata.mtime_nsec(),
         metadata.ctime(),
         metadata.ctime_nsec(),
-    ))
+    )
 }
 
 #[cfg(test)]

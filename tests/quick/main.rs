@@ -25,6 +25,7 @@ mod completions;
 mod consoles;
 mod containers;
 mod control;
+mod credentials;
 mod documents;
 mod egress;
 mod executables;

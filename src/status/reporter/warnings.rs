@@ -35,6 +35,8 @@ pub enum While {
     Sandbox,
     /// The sandbox of the daemon of this name could not be read back: until it is.
     ReadBack(String),
+    /// The daemon of this name has not what the host gives it now: until it has.
+    Credentials(String),
 }
 
 /// All warnings.

@@ -350,7 +350,8 @@ impl Companion {
     /// What agents have to trust for it, from now on; why that cannot be had.
     fn show_agents_its_ca(&self, around: &mut Context) -> Result<(), String> {
         if let Some(path) = &self.wanted.agent_ca {
-            let certificates = launch::agents_ca(&self.wanted.name, path, around)?;
+            let owner = self.child.as_ref().and_then(|child| child.had.file_owner());
+            let certificates = launch::agents_ca(&self.wanted.name, path, owner, around)?;
             if around.pair.trust_for_agents(Some(certificates.into())) {
                 pair::tell_clients(around);
             }

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::sandbox::{self, Incomplete, PrepareError, Prepared, Sandbox, cgroup, 
 use crate::status::export::{self, Content};
 use crate::status::teller;
 use crate::sys::errand::{self, Errand};
-use crate::sys::files::{Access, FileError, Room, install};
+use crate::sys::files::{Access, FileError, Room, as_user, install};
 use crate::sys::memory;
 use crate::sys::process;
 
@@ -369,10 +369,11 @@ fn listen_for_notice(
     // Nobody else writes in the directory.
     Notice::listen(&path)
         .and_then(|notice| {
+            // Before it is given away: without CAP_FOWNER nobody changes what is another's.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             if let Some((uid, gid)) = owner {
                 chown(&path, Some(uid), Some(gid))?;
             }
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
             Ok(notice)
         })
         .map_err(|error| LaunchError::Notice(path, error))
@@ -381,7 +382,16 @@ fn listen_for_notice(
 /// The certificates that agents are to trust for this daemon, in a file below its directory,
 /// where it may have put anything: no link is followed on the way, and what is no certificate
 /// is left out.
-pub(super) fn agents_ca(name: &str, path: &Path, around: &Context) -> Result<String, String> {
+pub(super) fn agents_ca(
+    name: &str,
+    path: &Path,
+    owner: Option<(u32, u32)>,
+    around: &Context,
+) -> Result<String, String> {
+    as_user(owner, || read_agents_ca(name, path, around))
+}
+
+fn read_agents_ca(name: &str, path: &Path, around: &Context) -> Result<String, String> {
     const LONGEST: usize = 64 * 1024;
     let failed = |why: String| format!("agents are to trust {}: {why}", path.display());
     let missing = || failed(format!("{name} has not put it into its directory"));
@@ -421,7 +431,23 @@ pub(super) fn clear_away(
     errand::send_to_finish(&[], move || {
         let [directory, socket] = paths;
         // What stays is in a place that the next of its name is given anyway.
-        let _ = std::fs::remove_dir_all(directory);
+        let owner = std::fs::symlink_metadata(&directory).map(|it| (it.uid(), it.gid()));
+        as_user(owner.ok(), || {
+            for entry in std::fs::read_dir(&directory)
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let path = entry.path();
+                let is_directory = entry.file_type().is_ok_and(|it| it.is_dir());
+                let _ = if is_directory {
+                    std::fs::remove_dir_all(path)
+                } else {
+                    std::fs::remove_file(path)
+                };
+            }
+        });
+        let _ = std::fs::remove_dir(&directory).or_else(|_| std::fs::remove_dir_all(&directory));
         let _ = std::fs::remove_file(socket);
         if let Some(group) = group {
             remove_group(&group);

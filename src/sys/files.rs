@@ -15,12 +15,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc;
-use nix::sys::stat::{Mode, fchmod, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{
+    Gid, Uid, UnlinkatFlags, fchownat, getegid, geteuid, setfsgid, setfsuid, unlinkat,
+};
 
 use crate::plain;
 use crate::sys::process::is_shortage;
 use crate::sys::random;
+
+/// Does something to files with the rights of this user: what it has closed may be closed to a
+/// root as well, which in a container need not have `CAP_DAC_OVERRIDE`, and where it may have
+/// put anything it is led no further than it gets itself. Of this thread alone (setfsuid(2));
+/// who may not become another stays who it is.
+pub fn as_user<T>(user: Option<(u32, u32)>, does: impl FnOnce() -> T) -> T {
+    let Some((uid, gid)) = user else {
+        return does();
+    };
+    let group = setfsgid(Gid::from_raw(gid));
+    let owner = setfsuid(Uid::from_raw(uid));
+    let done = does();
+    setfsuid(owner);
+    setfsgid(group);
+    done
+}
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,27 +175,46 @@ impl Room {
     }
 
     /// A directory in this one, with this access, made where there is none. What is in it
-    /// stays; what has its name and is no directory goes out of the way.
+    /// stays; what has its name and is no directory goes out of the way. One that is another's
+    /// may be closed to this init: it can be named then, and entered by nobody here.
     pub fn make(&self, name: &str, access: Access) -> Result<Self, FileError> {
         let failed = |errno| self.failed("make directory", name, errno);
         let mode = Mode::from_bits_truncate(access.mode);
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || openat(&self.fd, name, flags, Mode::empty());
-        let fd = match open() {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let find = || openat(&self.fd, name, flags | OFlag::O_PATH, Mode::empty());
+        let open = || openat(&self.fd, name, flags | OFlag::O_RDONLY, Mode::empty());
+        let there = match find() {
             Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => {
                 self.remove(name)?;
                 mkdirat(&self.fd, name, mode)
-                    .and_then(|()| open())
+                    .and_then(|()| find())
                     .map_err(failed)?
             }
-            opened => opened.map_err(failed)?,
+            found => found.map_err(failed)?,
         };
-        if let Some((uid, gid)) = access.owner {
-            fchown(&fd, Some(uid), Some(gid))
-                .map_err(|error| FileError::new("give away", &self.path.join(name), error))?;
+        let give = |fd: &OwnedFd, uid, gid| {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            fchownat(fd, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)
+                .map_err(|errno| FileError::new("give away", &self.path.join(name), errno.into()))
+        };
+        let is = fstat(&there).map_err(failed)?;
+        let (is_mode, is_owner) = (is.st_mode & 0o7777, (is.st_uid, is.st_gid));
+        let mut opened = None;
+        if is_mode != access.mode || access.owner.is_some_and(|owner| owner != is_owner) {
+            // A root without CAP_DAC_OVERRIDE and CAP_FOWNER neither opens nor changes what it
+            // has given away: it is taken back first.
+            if access.owner.is_some() {
+                give(&there, geteuid().as_raw(), getegid().as_raw())?;
+            }
+            let fd = open().map_err(failed)?;
+            // Whatever the umask made of it.
+            fchmod(&fd, mode).map_err(failed)?;
+            if let Some((uid, gid)) = access.owner {
+                give(&fd, uid, gid)?;
+            }
+            opened = Some(fd);
         }
-        // Whatever the umask made of it.
-        fchmod(&fd, mode).map_err(failed)?;
+        let fd = opened.or_else(|| open().ok()).unwrap_or(there);
         Ok(Self {
             fd,
             path: self.path.join(name),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use microvm::ScratchDir;
 use serde_json::Value;
 
-use crate::support::chain::{INJECTED, OTHER, PARTS, PLACE, TOKEN, Upstream};
+use crate::support::chain::{INJECTED, OTHER, PARTS, PLACE, Upstream};
 use crate::support::interception::{Running, certify, shell};
 use crate::support::pipelock;
 
@@ -27,18 +27,27 @@ pub struct Bed {
 impl Bed {
     /// With these entries of `daemons`, which `@` is the directory of the programs in.
     pub fn start(bottle: &str, daemons: &dyn Fn(&str, &str) -> String) -> Self {
+        Self::start_under("", bottle, daemons)
+    }
+
+    /// The same, the init started by this program.
+    pub fn start_under(
+        program: &str,
+        bottle: &str,
+        daemons: &dyn Fn(&str, &str) -> String,
+    ) -> Self {
         let scratch = ScratchDir::new().unwrap();
         let directory = scratch.path();
         // Other users than this one are to look in.
         shell(
             directory,
             &format!(
-                "chmod 755 .; mkdir -p trust run/export parts; cp {PARTS}{PLACE}/* parts/; printf {TOKEN} > parts/token
+                "chmod 755 .; mkdir -p trust run/export parts; cp {PARTS}{PLACE}/* parts/
                  printf '127.0.0.1 localhost\\n{ADDRESS} supervise\\n{UPSTREAM} {INJECTED} {OTHER}\\n' > hosts"
             ),
         );
         certify(directory, &[INJECTED, OTHER]);
-        shell(directory, "cp root.pem trust/");
+        shell(directory, "cp root.pem trust/; cp root.pem parts/ca.pem");
         pipelock::copy_into(directory);
         let mut holder = Command::new("unshare");
         if !nix::unistd::geteuid().is_root() {
@@ -65,13 +74,18 @@ impl Bed {
         };
         bed.write_manifest(bottle);
         let mut init = bed.inside(&format!(
-            "cd \"$W\"; exec {} run --manifest manifest.yaml --daemon \"$W/pipelock\" --run-dir \"$W/run\" \
+            "cd \"$W\"; exec {program} {} run --manifest manifest.yaml --daemon \"$W/pipelock\" --run-dir \"$W/run\" \
              --cert run/ca.pem --key run/ca.key",
             env!("CARGO_BIN_EXE_sidecar-init")
         ));
         init.stdout(log.try_clone().unwrap()).stderr(log);
         bed.init = Running(init.spawn().unwrap());
         bed
+    }
+
+    /// The daemons of the next manifest.
+    pub fn replace_daemons(&self, daemons: &str) {
+        fs::write(self.scratch.join("daemons"), daemons).unwrap();
     }
 
     /// Replaces the manifest: this bottle, and the daemons of before.

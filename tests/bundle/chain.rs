@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::bed::{ADDRESS, Bed, both};
 use crate::support::chain::{
-    EGRESS, GATE, INJECTED, OTHER, SECRET, SUPERVISE, TOKEN, egress, others,
+    BOTTLE, EGRESS, GATE, INJECTED, OTHER, REVOKED, SECRET, SUPERVISE, TOKEN, egress, others,
+    small_egress,
 };
 use crate::support::skipped;
 
-const BOTTLE: &str = "{supervise: true, egress: {routes: [{host: api.test}, {host: other.test}]}}";
 /// curl's words for who signed the certificate it was shown.
 const BY_EGRESS: &str = "issuer: CN=mitmproxy; O=mitmproxy";
 
@@ -171,7 +171,7 @@ fn a_host_that_is_revoked_is_cut_through_egress_and_supervise_with_its_switch() 
     assert!(stream.try_wait().unwrap().is_none());
 
     // The one that stays is reached as before; what was the same daemon is the same process.
-    bed.write_manifest("{egress: {routes: [{host: other.test}]}}");
+    bed.write_manifest(REVOKED);
     bed.wait_for("the stream ends", |_| stream.try_wait().unwrap());
     let after = bed.wait_for("the revocation is in force", |bed| {
         let status = bed.status();
@@ -234,4 +234,53 @@ fn a_clone_and_a_push_pass_the_gate_and_only_where_it_lets_them() {
             bed.log()
         );
     }
+}
+
+#[test]
+fn a_root_with_the_rights_of_a_container_starts_its_daemons_again_and_shows_agents_their_ca() {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("a root with few capabilities", "it takes root");
+        return;
+    }
+    // Those that docs/containers.md gives it: it may not look into what it has given away.
+    let few = "setpriv --bounding-set=-all,+chown,+kill,+setgid,+setpcap,+setuid";
+    let mut bed = Bed::start_under(few, BOTTLE, &|parts, _| {
+        small_egress(parts)
+            .replace(
+                "[/usr/bin/python3, ",
+                "[/bin/sh, -c, 'umask 077; mkdir -p \"$HOME/ca\"; cp \"$1/ca.pem\" \"$HOME/ca/\"; \
+                 exec /usr/bin/python3 \"$1/egress.py\" \"$2\"', sh, ",
+            )
+            .replace("/egress.py,", ",")
+            .replace("    env:", "    agent_ca: ca/ca.pem\n    env:")
+            + "  notifies:
+    exec: [/usr/bin/python3, -c, 'import os, socket, time; socket.socket(socket.AF_UNIX,
+           socket.SOCK_DGRAM).sendto(b\"READY=1\", os.environ[\"NOTIFY_SOCKET\"]); time.sleep(600)']
+    ready: notify
+"
+    });
+    let status = bed.wait_ready();
+    let root = fs::read_to_string(bed.scratch.join("parts/ca.pem")).unwrap();
+    let bundle = bed.wait_for("agents are shown it", |bed| {
+        let bundle = fs::read_to_string(bed.scratch.join("run/export/ca-bundle.pem")).ok()?;
+        bundle.contains(root.trim()).then_some(bundle)
+    });
+    assert!(bundle.contains("BEGIN CERTIFICATE"), "{bundle}");
+    // Its directory is there already the second time.
+    for daemon in status["daemons"].as_array().unwrap() {
+        bed.run(&format!("kill -KILL {}", daemon["pid"]));
+    }
+    bed.wait_for("all are ready again", |bed| {
+        let status = bed.status();
+        let daemons = status["daemons"].as_array()?;
+        let again = |it: &Value| it["state"] == "ready" && it["restarts"] == 1;
+        daemons.iter().all(again).then_some(())
+    });
+    // And it is gone with the daemon.
+    bed.replace_daemons("  other: {exec: [/bin/sleep, '600']}\n");
+    bed.write_manifest(BOTTLE);
+    bed.wait_for("what was theirs is gone", |bed| {
+        let gone = |name: &str| !bed.scratch.join("run").join(name).exists();
+        (gone("egress") && gone("notifies")).then_some(())
+    });
 }

@@ -15,3 +15,4 @@ mod support;
 
 mod bed;
 mod chain;
+mod container;

@@ -165,6 +165,41 @@ fn says_what_runs_beside_pipelock_in_which_order_with_which_rights() {
 }
 
 #[test]
+fn the_bundles_that_are_shown_are_valid_and_nothing_is_to_be_said_of_them() {
+    let page = include_str!("../../docs/bundle.md");
+    let block = page.split("```yaml\n").nth(1).unwrap();
+    let shown = block.split("```").next().unwrap();
+    let example = include_str!("../../image/example/bundle.yaml");
+    for (manifest, order) in [
+        (shown, ["when pipelock is ready"; 3]),
+        (
+            example,
+            [
+                "when pipelock is ready",
+                "when egress is ready",
+                "when git-gate is ready",
+            ],
+        ),
+    ] {
+        let answer = init_in(
+            Path::new("/"),
+            &["check", "--strict", "-"],
+            manifest.as_bytes(),
+        );
+        assert_eq!(answer.status.code(), Some(0), "{}", err(&answer));
+        assert_eq!(err(&answer), "", "{manifest}");
+        let said = out(&answer);
+        for (name, when) in ["egress", "git-gate", "supervise"].iter().zip(order) {
+            assert!(said.contains(&format!("  {name}, {when}:")), "{said}");
+        }
+        assert!(
+            said.contains("listens on 8080 (the agent's proxy)"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_bundle_that_could_not_begin_is_refused_with_every_line_that_is_wrong() {
     let daemons =
         "daemons:\n  a: {exec: [a], after: [b]}\n  b: {exec: [/b], after: [a], listen: [80]}\n";

@@ -24,6 +24,15 @@ pub const EGRESS: u16 = 8080;
 pub const GATE: u16 = 9418;
 pub const SUPERVISE: u16 = 9000;
 
+/// A manifest's bottle: these two, and whom the agent asks for approvals.
+pub const BOTTLE: &str =
+    "{supervise: true, egress: {routes: [{host: api.test}, {host: other.test}]}}";
+/// Without the first of the two, and without supervise.
+pub const REVOKED: &str = "{egress: {routes: [{host: other.test}]}}";
+
+/// What `scripts/test` makes of Debian's packages: mitmproxy, Python and git in a tree.
+pub const DEBIAN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bundle/debian");
+
 /// Where the parts' programs are in the checkout: a tree for `image/build --with`.
 pub const PARTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/parts");
 /// Where they are below it.
@@ -40,6 +49,21 @@ pub fn egress(parts: &str, run: &str) -> String {
     ready: {{tcp: {EGRESS}}}
     agent_proxy: {EGRESS}
     agent_ca: ca/mitmproxy-ca-cert.pem
+    env: {{INJECT_FOR: {INJECTED}, TOKEN_FILE: {parts}/token}}
+    files: [{parts}]
+"
+    )
+}
+
+/// The same in a few lines of Python, for a machine that is emulated: importing mitmproxy takes
+/// more than four minutes there. It opens no TLS, so that it injects into plain requests alone.
+pub fn small_egress(parts: &str) -> String {
+    format!(
+        "  egress:
+    exec: [/usr/bin/python3, {parts}/egress.py, \"{EGRESS}\"]
+    listen: [{EGRESS}]
+    ready: {{tcp: {EGRESS}}}
+    agent_proxy: {EGRESS}
     env: {{INJECT_FOR: {INJECTED}, TOKEN_FILE: {parts}/token}}
     files: [{parts}]
 "

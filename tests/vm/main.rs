@@ -12,6 +12,7 @@
 mod support;
 
 mod boot;
+mod bundle;
 mod clock;
 mod companions;
 mod contract;

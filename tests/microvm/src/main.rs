@@ -3,6 +3,7 @@
 mod mirror;
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -15,11 +16,14 @@ use serde_json::Value;
 
 use mirror::Mirror;
 
-/// pipelock's port in the guest, unless the manifest says otherwise.
+/// The agent's proxy in the guest, unless the manifest has another: pipelock itself.
 const PROXY_PORT: u16 = 8888;
 
 /// The name that the example manifest gives the host.
 const UPSTREAM_NAME: &str = "upstream.test";
+
+/// Whom an agent asks for approvals in the example's bundle.
+const SUPERVISE: &str = "http://supervise:9000/";
 
 /// A name no manifest should allow: `.invalid` never exists (RFC 6761).
 const DENIED_AUTHORITY: &str = "not-in-the-manifest.invalid:443";
@@ -107,10 +111,14 @@ fn show(options: &Options) -> Result<bool, Error> {
         Some(name) => Bundle::for_arch(Arch::named(name)?)?,
         None => Bundle::from_target()?,
     };
-    let example = options.manifest.is_none();
-    let manifest = options.manifest.clone().unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/example/manifest.yaml")
-    });
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../image/example");
+    let manifest = options
+        .manifest
+        .clone()
+        .unwrap_or_else(|| examples.join("manifest.yaml"));
+    let example = is_in(&manifest, &examples);
+    let egress = agent_proxy(&std::fs::read_to_string(&manifest).unwrap_or_default());
+    let port = egress.unwrap_or(PROXY_PORT);
     let shared = ScratchDir::new()?;
     let export = ScratchDir::new()?;
     let mut mirror = Mirror::of(&manifest, shared.path())?;
@@ -119,7 +127,7 @@ fn show(options: &Options) -> Result<bool, Error> {
     let mut builder = Machine::builder(&bundle)
         .manifest_dir(shared.path())
         .export_dir(export.path())
-        .forward(PROXY_PORT);
+        .forward(port);
     if options.console {
         builder = builder.echo_console();
     }
@@ -135,12 +143,19 @@ fn show(options: &Options) -> Result<bool, Error> {
     if let Some(file) = &options.svg {
         draw_start(export.path(), file)?;
     }
-    let proxy = machine.forwarded(PROXY_PORT)?;
-    let health = get(proxy, "/health")?;
+    let proxy = machine.forwarded(port)?;
+    // Another proxy has no health to tell; that it refused the canary is in the status.
+    let health = match egress {
+        None => Some(get(proxy, "/health")?),
+        Some(_) => None,
+    };
     let fingerprint = status
         .pointer("/ca/fingerprint_sha256")
         .and_then(Value::as_str);
-    println!("\nhealth       {}", health.body.trim());
+    println!();
+    if let Some(health) = &health {
+        println!("health       {}", health.body.trim());
+    }
     println!(
         "CA           SHA-256 {}",
         fingerprint.unwrap_or("(not in the status)")
@@ -154,11 +169,14 @@ fn show(options: &Options) -> Result<bool, Error> {
     println!("\nTry it:");
     if example {
         println!("  curl --proxy http://{proxy} {url}");
+        if egress.is_some() {
+            println!("  curl --proxy http://{proxy} {SUPERVISE}");
+        }
     }
     println!("  curl --proxy http://{proxy} https://{DENIED_AUTHORITY}/");
     // Its TLS is not opened, so that its own root is wanted; and it is asked by its name.
     let bundle = export.join("ca-bundle.pem");
-    if example && has_public_roots(&bundle) {
+    if example && egress.is_none() && has_public_roots(&bundle) {
         println!(
             "  curl --proxy http://{proxy} --cacert {} https://api.anthropic.com/   (with internet)",
             bundle.display()
@@ -167,18 +185,8 @@ fn show(options: &Options) -> Result<bool, Error> {
 
     if options.once {
         println!();
-        let mut right = health.status == 200;
-        if example {
-            let authority = format!("{UPSTREAM_NAME}:{}", upstream.port());
-            let (tunnel, _) = connect_through(proxy, &authority)?;
-            right &= verdict(&format!("CONNECT {authority}"), &tunnel, 200);
-            let page = get_through(proxy, &url)?;
-            right &= verdict(&format!("GET {url}"), &page, 200);
-        } else {
-            println!("        (your own manifest: no name is known to be allowed, none is asked)");
-        }
-        let (denied, _) = connect_through(proxy, DENIED_AUTHORITY)?;
-        right &= verdict(&format!("CONNECT {DENIED_AUTHORITY}"), &denied, 403);
+        let mut right = health.is_none_or(|health| health.status == 200);
+        right &= ask_once(proxy, example.then_some(upstream.port()), egress.is_some())?;
         return Ok(right);
     }
 
@@ -209,6 +217,48 @@ fn tell_end(machine: &Running) {
         println!("Its console ends with:\n\n{console}\n");
     }
     println!("{}", machine.qemu_in_words());
+}
+
+/// Asks for what the example allows, by this port of the upstream, and for what nobody does;
+/// whether every answer was right. With another proxy before pipelock both are seen to be
+/// passed, and whom an agent asks for approvals is reached.
+fn ask_once(proxy: SocketAddr, upstream: Option<u16>, has_egress: bool) -> Result<bool, Error> {
+    let mut right = true;
+    if let Some(port) = upstream {
+        let authority = format!("{UPSTREAM_NAME}:{port}");
+        let (tunnel, _) = connect_through(proxy, &authority)?;
+        right &= verdict(&format!("CONNECT {authority}"), &tunnel, 200);
+        let url = format!("http://{authority}/");
+        let page = get_through(proxy, &url)?;
+        right &= verdict(&format!("GET {url}"), &page, 200);
+        if has_egress {
+            right &= page.body.contains("Via: 1.1 egress");
+            let asked = get_through(proxy, SUPERVISE)?;
+            right &= verdict(&format!("GET {SUPERVISE}"), &asked, 200);
+        }
+    } else {
+        println!("        (your own manifest: no name is known to be allowed, none is asked)");
+    }
+    let (denied, _) = connect_through(proxy, DENIED_AUTHORITY)?;
+    right &= verdict(&format!("CONNECT {DENIED_AUTHORITY}"), &denied, 403);
+    Ok(right)
+}
+
+fn is_in(file: &Path, directory: &Path) -> bool {
+    let parent = file.canonicalize();
+    let parent = parent.ok().and_then(|it| it.parent().map(Path::to_owned));
+    parent.is_some() && parent == directory.canonicalize().ok()
+}
+
+/// The port that a manifest has as `agent_proxy`, written as a line of its own or in braces.
+fn agent_proxy(manifest: &str) -> Option<u16> {
+    let lines = manifest
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default());
+    let mut values = lines.filter_map(|line| line.split_once("agent_proxy:"));
+    let (_, value) = values.next()?;
+    let digits = |c: char| c.is_ascii_digit();
+    value.trim().split(|c| !digits(c)).next()?.parse().ok()
 }
 
 /// Whether there are more certificates than the machine's own.
@@ -247,6 +297,7 @@ fn draw_start(export: &Path, file: &Path) -> Result<(), Error> {
 /// nothing if it gave up.
 fn watch_start(machine: &Running, export: &Path, started: Instant) -> Result<Option<Value>, Error> {
     let mut shown = 0;
+    let mut ready = Vec::new();
     loop {
         // Absent until the guest has mounted the export.
         let status = read_status(export).unwrap_or_default();
@@ -258,6 +309,19 @@ fn watch_start(machine: &Running, export: &Path, started: Instant) -> Result<Opt
                 .unwrap_or_default();
             say(started, &in_plain_words(name));
             shown += 1;
+        }
+        for daemon in status
+            .get("daemons")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let word = |name: &str| daemon.get(name).and_then(Value::as_str).unwrap_or_default();
+            let name = word("name").to_owned();
+            if word("state") == "ready" && !ready.contains(&name) {
+                say(started, &format!("{name}: ready, in its sandbox"));
+                ready.push(name);
+            }
         }
         if status.get("state").and_then(Value::as_str) == Some("ready") {
             say(started, "ready: the proxy serves, and refused the canary");
@@ -316,4 +380,24 @@ fn last_lines(text: &str, count: usize) -> String {
         .get(lines.len().saturating_sub(count)..)
         .unwrap_or_default()
         .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::agent_proxy;
+
+    #[test]
+    fn finds_the_port_of_the_agents_proxy_however_it_is_written() {
+        for (manifest, port) in [
+            ("a: 1\n    agent_proxy: 8080  # the agent's\n", Some(8080)),
+            (
+                "  egress: {listen: [8080], agent_proxy: 8080, ready: {tcp: 8080}}\n",
+                Some(8080),
+            ),
+            ("# agent_proxy: 1\n  x: 2\n", None),
+            ("", None),
+        ] {
+            assert_eq!(agent_proxy(manifest), port, "{manifest}");
+        }
+    }
 }

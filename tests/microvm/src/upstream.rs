@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::Error;
 
-/// A server that answers every request with one text; ended on drop.
+/// A server that answers every request with one text, and by whom the request came where it
+/// says so; ended on drop.
 #[derive(Debug)]
 pub struct Upstream {
     address: SocketAddr,
@@ -68,10 +69,16 @@ impl Drop for Upstream {
 fn serve(mut stream: TcpStream, body: &str, served: &AtomicUsize) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let mut requested = false;
+    let mut body = body.to_owned();
     for line in &mut lines {
-        if line?.is_empty() {
+        let line = line?;
+        if line.is_empty() {
             requested = true;
             break;
+        }
+        if line.to_ascii_lowercase().starts_with("via:") {
+            body += &line;
+            body.push('\n');
         }
     }
     if requested {

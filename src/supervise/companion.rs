@@ -37,6 +37,10 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 /// Until then it is asked so often: what it writes about that is no flood.
 const ASKED_EVERY: Duration = Duration::from_millis(50);
 
+/// Somebody is sent again for what was seen and is not what the daemon has: longer than a share
+/// takes what it knows of a name for true (libkrun: five seconds).
+const SENT_AGAIN: Duration = Duration::from_secs(6);
+
 /// Whoever is killed ends within this time, or is stuck in the kernel and does nothing more.
 const LAST_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -59,11 +63,9 @@ impl Told {
 }
 
 /// What was seen of the host's files when somebody was sent for that.
-#[derive(PartialEq, Eq)]
-enum Followed {
-    /// Nobody was, since it was started.
-    Nothing,
-    Mark(Option<u64>),
+struct Followed {
+    mark: Option<u64>,
+    at: Instant,
 }
 
 /// Somebody who copies credentials.
@@ -98,7 +100,7 @@ pub(super) struct Companion {
     /// The mark of the host's files that it has, or was to have.
     has: Option<u64>,
     /// What was seen when somebody was sent last because of that.
-    followed: Followed,
+    followed: Option<Followed>,
     /// The manifest has it no more, or has another of its name.
     leaving: bool,
     was_ready: bool,
@@ -281,7 +283,7 @@ impl Companion {
             fetching: None,
             stuck: Vec::new(),
             has: None,
-            followed: Followed::Nothing,
+            followed: None,
             leaving: false,
             was_ready: false,
         }
@@ -444,7 +446,7 @@ impl Companion {
     fn spawn_with(&mut self, found: Found, around: &mut Context) {
         let given = matches!(found, Found::Files(_));
         self.has = mark(found);
-        self.followed = Followed::Nothing;
+        self.followed = None;
         match self.spawn(given, around) {
             Ok(()) => {
                 let nothing = Silence::because("it has not answered");
@@ -479,11 +481,14 @@ impl Companion {
     pub(super) fn follow_credentials(&mut self, seen: &Seen, around: &mut Context) {
         let now = seen.of(&self.wanted.name);
         let runs = self.child.is_some() && !self.leaving && self.fetching.is_none();
-        // Once for what was seen: it may have been read already, and then be another by now.
-        if !runs || now == self.has || self.followed == Followed::Mark(now) {
+        // What was read may be newer than what was seen, or older, where a share remembers names.
+        let was_sent = self.followed.as_ref();
+        let was_sent = was_sent.is_some_and(|it| it.mark == now && it.at.elapsed() < SENT_AGAIN);
+        if !runs || now == self.has || was_sent {
             return;
         }
-        self.followed = Followed::Mark(now);
+        let at = Instant::now();
+        self.followed = Some(Followed { mark: now, at });
         match launch::fetch_credentials(&self.wanted, around) {
             Ok(errand) => {
                 let starts = false;

@@ -44,8 +44,8 @@ daemons:
 /// What it attacks, beside what the status says.
 const TOLD: &str = "own=/run/sidecar/hostile
 theirs=/run/sidecar/sibling
-credentials=/run/sidecar/hostile/file
-their-credentials=/run/sidecar/sibling/secret
+credentials=/run/sidecar/credentials/hostile/token
+their-credentials=/run/sidecar/credentials/sibling/token
 key=/run/sidecar/pipelock-ca-key.pem
 config=/run/sidecar/pipelock.yaml
 manifest=/etc/sidecar/manifest.yaml
@@ -121,6 +121,11 @@ fn a_companion_that_turns_hostile_is_stopped_and_what_it_uses_up_nobody_else_lac
     }
     fs::write(scratch.join("manifest/manifest.yaml"), MANIFEST).unwrap();
     set_mode(&scratch.join("manifest/manifest.yaml"), 0o644);
+    for name in ["hostile", "sibling"] {
+        let given = scratch.join("manifest/credentials").join(name);
+        fs::create_dir_all(&given).unwrap();
+        fs::write(given.join("token"), format!("hidden of {name}")).unwrap();
+    }
     root(&scratch);
     let export = scratch.join("export");
     let running = Machine::builder(&Bundle::from_target().unwrap())
@@ -162,6 +167,26 @@ fn a_companion_that_turns_hostile_is_stopped_and_what_it_uses_up_nobody_else_lac
     // The root is an erofs, which refuses before Landlock is asked.
     let but = [("make a file in /var/tmp", "30")];
     assert_held(&read_answers(&running.console()), &[], &but);
+
+    assert!(!running.console().contains("hidden of "));
+    for file in fs::read_dir(&export).unwrap() {
+        let path = file.unwrap().path();
+        let text = fs::read(&path).unwrap_or_default();
+        let found = memchr::memmem::find(&text, b"hidden of ");
+        assert_eq!(found, None, "{}", path.display());
+    }
+    // What its host replaces reaches it, and what is no file is not taken for one.
+    let hosts = scratch.join("manifest/credentials/hostile");
+    fs::create_dir(hosts.join("directory")).unwrap();
+    running
+        .wait_for_line("hostile keeps the credentials that it has", BOOT_DEADLINE)
+        .unwrap();
+    fs::remove_dir(hosts.join("directory")).unwrap();
+    fs::write(hosts.join("new"), "hidden of hostile again").unwrap();
+    fs::rename(hosts.join("new"), hosts.join("token")).unwrap();
+    running
+        .wait_for_line("the credentials of hostile were replaced", BOOT_DEADLINE)
+        .unwrap();
 
     // pids.max is 256, and it is one of them.
     order(&running, "processes\n");

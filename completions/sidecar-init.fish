@@ -8,7 +8,7 @@ complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render im
 complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a status -d 'what the running sidecar-init reports'
 complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a watch -d 'what happens, as it happens: states, manifests,'
 complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a grant -d 'HOST           allow a host for a time: edits the manifest, and waits'
-complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a healthcheck -d 'exit 0 when ready, for container probes'
+complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a healthcheck -d '[NAME]   exit 0 when ready, for container probes; NAME: one'
 complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a halt -d 'let nothing through, whatever happens'
 complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a resume -d 'end the halt'
 complete -c sidecar-init -n "not __fish_seen_subcommand_from run check render import ca status watch grant healthcheck halt resume reload stop" -a reload -d 'read the manifest again'

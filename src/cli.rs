@@ -34,7 +34,8 @@ usage:
                                     what is refused and the line that would allow it
   sidecar-init grant HOST           allow a host for a time: edits the manifest, and waits
                                     until that is in force; --revoke takes it back
-  sidecar-init healthcheck          exit 0 when ready, for container probes
+  sidecar-init healthcheck [NAME]   exit 0 when ready, for container probes; NAME: one
+                                    daemon of the bundle alone
   sidecar-init halt                 let nothing through, whatever happens
   sidecar-init resume               end the halt
   sidecar-init reload               read the manifest again
@@ -158,6 +159,8 @@ pub enum Command {
     Healthcheck {
         /// Where `status.json` is.
         run_dir: PathBuf,
+        /// Of the bundle's daemons the one of this name alone.
+        daemon: Option<String>,
         /// Give up after this many seconds.
         timeout_seconds: u64,
     },
@@ -421,6 +424,7 @@ fn takes(command: &str, option: &str) -> bool {
 /// What the options say.
 #[derive(Default)]
 struct Options {
+    of_daemon: Option<String>,
     paths: Paths,
     strict: bool,
     json: bool,
@@ -566,6 +570,7 @@ impl Options {
             }),
             "healthcheck" => Command::Healthcheck {
                 run_dir: self.paths.run_dir,
+                daemon: self.of_daemon,
                 timeout_seconds: self.timeout.unwrap_or(LONGEST_READING),
             },
             "halt" => control(Request::Halt, self.paths.run_dir),
@@ -669,6 +674,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
             }
             Value(file) if command.as_deref() == Some("import") => {
                 options.files.push(file.into());
+                continue;
+            }
+            Value(name)
+                if command.as_deref() == Some("healthcheck") && options.of_daemon.is_none() =>
+            {
+                options.of_daemon = Some(name.string()?);
                 continue;
             }
             Value(host) if command.as_deref() == Some("grant") && options.grant.host.is_none() => {

@@ -64,7 +64,8 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         Command::Healthcheck {
             run_dir,
             timeout_seconds,
-        } => command::healthcheck(&run_dir, timeout_seconds),
+            daemon,
+        } => command::healthcheck(&run_dir, daemon.as_deref(), timeout_seconds),
         Command::Import(options) => command::import(&options),
         Command::Watch(options) => command::watch(&options),
         Command::Grant(options) => command::grant(&options),

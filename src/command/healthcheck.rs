@@ -7,18 +7,27 @@ use super::patience::Patience;
 use crate::boot::clock;
 use crate::exit::{ExitCode, StartError};
 use crate::plain;
+use crate::policy::daemons::PIPELOCK;
 use crate::status::told::{Condition, StatusFile};
-use crate::status::{State, Validity, Word};
+use crate::status::{State, Status, Validity, Word};
 
 /// Succeeds when the status says ready, the init that wrote it lives and its CA is valid; one
 /// that cannot be read within so many seconds is not ready. A CA that is valid for a short time
-/// only is a warning.
-pub fn healthcheck(run_dir: &Path, timeout_seconds: u64) -> Result<(), StartError> {
+/// only is a warning. Of a `daemon`: when that one is ready, whatever the others are.
+pub fn healthcheck(
+    run_dir: &Path,
+    daemon: Option<&str>,
+    timeout_seconds: u64,
+) -> Result<(), StartError> {
     let not_ready = |why: String| StartError::new(ExitCode::NotReady, below(&why, "  "));
     let (file, _) = Patience::of(timeout_seconds)
         .read(run_dir)
         .map_err(|error| not_ready(error.to_string()))?;
-    match judge(&file) {
+    let judged = match (daemon, &file.condition) {
+        (Some(name), Condition::Told(_)) => of_daemon(&file.status, name).map(|()| None),
+        _ => judge(&file),
+    };
+    match judged {
         Ok(None) => Ok(()),
         Ok(Some(trouble)) => {
             eprintln!("sidecar-init: warning: {}", plain::lines(&trouble));
@@ -52,4 +61,29 @@ pub(super) fn judge(file: &StatusFile) -> Result<Option<String>, String> {
                 .map_or_else(String::new, |error| format!(": {error}"))
         )),
     }
+}
+
+/// Whether the bundle's daemon of this name is ready; what it is instead.
+fn of_daemon(status: &Status, name: &str) -> Result<(), String> {
+    let others = status.daemons.iter();
+    let (state, error) = if name == PIPELOCK {
+        let state = status.daemon.state.as_ref();
+        (state.unwrap_or(&status.state), &status.error)
+    } else if let Some(daemon) = others.clone().find(|daemon| daemon.name == name) {
+        (&daemon.state, &daemon.error)
+    } else {
+        let names = others.map(|daemon| daemon.name.as_str());
+        let names: Vec<&str> = std::iter::once(PIPELOCK).chain(names).collect();
+        return Err(format!(
+            "not ready: this bundle has no daemon {name:?}; it has {}",
+            names.join(", ")
+        ));
+    };
+    if matches!(state, Word::Known(State::Ready | State::Reloading)) {
+        return Ok(());
+    }
+    let why = error
+        .as_ref()
+        .map_or_else(String::new, |error| format!(": {error}"));
+    Err(format!("not ready: {name} is {state}{why}"))
 }

@@ -10,7 +10,7 @@ use crate::exit::{ExitCode, StartError};
 use crate::policy::grants;
 use crate::status::denials::{self, Tally};
 use crate::status::told::{Condition, StatusFile};
-use crate::status::{State, Status, Word, timeline};
+use crate::status::{Companion, State, Status, Word, timeline};
 use crate::sys::files::{Access, publish};
 
 /// Prints what the running init reports, for people or as JSON.
@@ -86,6 +86,43 @@ fn show(
         print(&timeline::waterfall(&file.status))?;
     }
     Ok(())
+}
+
+/// One of the bundle's other daemons.
+fn companion(daemon: &Companion) -> String {
+    let pid = daemon
+        .pid
+        .map_or_else(|| "not running".to_owned(), |pid| format!("pid {pid}"));
+    let ports = match daemon.listen.as_slice() {
+        [] => String::new(),
+        ports => {
+            let ports: Vec<String> = ports
+                .iter()
+                .map(|port| match daemon.agent_proxy {
+                    Some(agents) if agents == *port => format!("{port} (the agent's proxy)"),
+                    _ => port.to_string(),
+                })
+                .collect();
+            format!(", on {}", ports.join(", "))
+        }
+    };
+    let optional = if daemon.essential {
+        ""
+    } else {
+        ", not essential"
+    };
+    let mut words = format!(
+        "{}, {pid}{ports}, {} restart(s), {} failure(s){optional}",
+        daemon.state, daemon.restarts, daemon.failures
+    );
+    let exit = daemon.last_exit.as_ref();
+    let exit = exit.map(|exit| format!("last exit: {} at {}", exit.text, exit.at));
+    let error = daemon.error.as_ref().map(|error| format!("error: {error}"));
+    for sentence in error.into_iter().chain(daemon.trouble.clone()).chain(exit) {
+        words.push('\n');
+        words.push_str(&sentence);
+    }
+    words
 }
 
 /// What keeps the daemon busy or silent, where something does.
@@ -245,6 +282,9 @@ pub fn describe(file: &StatusFile) -> String {
     );
     for sentence in troubles(status) {
         line("", sentence);
+    }
+    for daemon in &status.daemons {
+        line(&daemon.name, companion(daemon));
     }
     line(
         "config",

@@ -30,6 +30,7 @@ const LEAST_MIB: u32 = 4;
 
 /// Names that are not to be had, and whose they are.
 const TAKEN: &[(&str, &str)] = &[
+    ("client", "the name of the directory of what daemons trust"),
     ("credentials", "the name of the directory of secrets"),
     (
         "export",
@@ -37,6 +38,10 @@ const TAKEN: &[(&str, &str)] = &[
     ),
     ("localhost", "the machine's name for itself"),
     ("lock", "the name of the init's lock"),
+    (
+        "notify",
+        "the name of the directory of the sockets by which daemons say that they are ready",
+    ),
     ("sidecar-init", "the init's own name"),
 ];
 
@@ -167,40 +172,6 @@ pub fn lacking_mib(daemons: &[Daemon], memory: u64) -> Option<u64> {
         .filter(|lacking| *lacking > 0)
 }
 
-/// What differs between two manifests' daemons, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Difference<'a> {
-    /// Those that are new, in the order in which they begin.
-    pub added: Vec<&'a str>,
-    /// Those that are no more, in the order in which they end.
-    pub removed: Vec<&'a str>,
-    /// Those of which anything is another: a key, what they are after, the user. In the order
-    /// in which they begin.
-    pub changed: Vec<&'a str>,
-    /// The others, in the same order.
-    pub unchanged: Vec<&'a str>,
-}
-
-/// Compares two manifests' daemons. A daemon is not changed by what it is after being changed:
-/// whether it has to begin again with that is another question.
-#[must_use]
-pub fn difference<'a>(old: &'a [Daemon], new: &'a [Daemon]) -> Difference<'a> {
-    let mut difference = Difference::default();
-    for daemon in new {
-        let before = old.iter().find(|it| it.name == daemon.name);
-        let kind = match before {
-            None => &mut difference.added,
-            Some(before) if before == daemon => &mut difference.unchanged,
-            Some(_) => &mut difference.changed,
-        };
-        kind.push(&daemon.name);
-    }
-    let is_gone = |daemon: &&Daemon| new.iter().all(|it| it.name != daemon.name);
-    let gone = old.iter().rev().filter(is_gone);
-    difference.removed = gone.map(|daemon| daemon.name.as_str()).collect();
-    difference
-}
-
 /// Which names have had which users since the boot. A name keeps its user, so that a daemon
 /// that is added or taken away restarts no other; a name that is new gets a user that nobody
 /// has had, while there are such, so that what a former daemon left is nobody's.
@@ -325,36 +296,30 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_changes_differs_in_what_changed() {
+    fn a_manifest_that_changes_leaves_the_daemons_that_it_does_not_mean_as_they_are() {
         let old = daemons(THREE);
-        let names = |text: &str, users: &mut Users| {
+        let same = |text: &str| {
+            let mut users = Users::default();
+            users.keep(&mut old.clone());
             let mut new = daemons(text);
             users.keep(&mut new);
-            let it = difference(&old, &new);
-            let joined = |names: Vec<&str>| names.join(" ");
-            [it.added, it.removed, it.changed, it.unchanged].map(joined)
+            let same = new.iter().filter(|it| old.contains(it));
+            let names: Vec<&str> = same.map(|it| it.name.as_str()).collect();
+            names.join(" ")
         };
-        let mut users = Users::default();
-        users.keep(&mut old.clone());
         for (text, wanted) in [
-            (THREE, ["", "", "", "a c b"]),
+            (THREE, "a c b"),
             // One that comes before them in the file takes nobody's user.
-            (
-                &*format!("  n: {{exec: [/n]}}\n{THREE}"),
-                ["n", "", "", "a c b"],
-            ),
-            (
-                "  b: {exec: [/b], after: [c]}\n  c: {exec: [/c]}\n",
-                ["", "a", "", "c b"],
-            ),
-            ("  a: {exec: [/a, x]}\n", ["", "b c", "a", ""]),
+            (&*format!("  n: {{exec: [/n]}}\n{THREE}"), "a c b"),
+            ("  b: {exec: [/b], after: [c]}\n  c: {exec: [/c]}\n", "c b"),
+            ("  a: {exec: [/a, x]}\n", ""),
             (
                 "  a: {exec: [/a]}\n  b: {exec: [/b], after: [a, c]}\n  c: {exec: [/c]}\n",
-                ["", "", "b", "a c"],
+                "a c",
             ),
-            ("  z: {exec: [/a]}\n", ["z", "b c a", "", ""]),
+            ("  z: {exec: [/a]}\n", ""),
         ] {
-            assert_eq!(names(text, &mut users.clone()), wanted, "{text}");
+            assert_eq!(same(text), wanted, "{text}");
         }
     }
 

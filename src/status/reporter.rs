@@ -366,7 +366,7 @@ impl Reporter {
         }
     }
 
-    fn elapsed_us(&self) -> u64 {
+    pub(super) fn elapsed_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 

@@ -230,6 +230,10 @@ pub struct StageTime {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Daemon {
+    /// What it is at by itself, where a bundle has other daemons too: [`Status::state`] is the
+    /// bundle's then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<Word<State>>,
     /// Its process id while it lives.
     #[serde(deserialize_with = "at_most_the_largest")]
     pub pid: Option<i32>,
@@ -286,6 +290,10 @@ pub struct Companion {
     pub trouble: Option<String>,
     /// Since when it has been ready without a break, RFC 3339.
     pub ready_since: Option<String>,
+    /// When it was started first, in microseconds since the init was executed.
+    pub began_us: Option<u64>,
+    /// How long after that it was ready for the first time, in microseconds.
+    pub took_us: Option<u64>,
     /// What of its sandbox could not be applied, in sentences.
     pub sandbox_missing: Vec<String>,
     /// Whether its sandbox was read back from `/proc` and found as asked for.
@@ -617,6 +625,33 @@ impl LastExit {
     }
 }
 
+impl Daemon {
+    /// Makes every text of it printable and short.
+    fn limit(&mut self) {
+        let Self {
+            state,
+            pid: _,
+            version,
+            version_tested: _,
+            uid: _,
+            sandbox_missing,
+            landlock: _,
+            seccomp: _,
+            cgroup: _,
+            sandbox_verified: _,
+            trouble,
+            working_since,
+        } = self;
+        sandbox_missing.truncate(MOST_SENTENCES);
+        [version, trouble, working_since]
+            .into_iter()
+            .flatten()
+            .chain(sandbox_missing)
+            .chain(state.as_mut().and_then(Word::other))
+            .for_each(|text| limit(text, LONGEST_SENTENCE));
+    }
+}
+
 impl Companion {
     /// Makes every text of it printable and short.
     fn limit(&mut self) {
@@ -633,6 +668,8 @@ impl Companion {
             error,
             trouble,
             ready_since,
+            began_us: _,
+            took_us: _,
             sandbox_missing,
             sandbox_verified: _,
             cgroup: _,
@@ -676,20 +713,7 @@ impl Status {
             halted: _,
             requests: _,
             port,
-            daemon:
-                Daemon {
-                    pid: _,
-                    version,
-                    version_tested: _,
-                    uid: _,
-                    sandbox_missing,
-                    landlock: _,
-                    seccomp: _,
-                    cgroup: _,
-                    sandbox_verified: _,
-                    trouble,
-                    working_since,
-                },
+            daemon,
             daemons,
             restarts: _,
             failures: _,
@@ -720,7 +744,7 @@ impl Status {
         daemons.iter_mut().for_each(Companion::limit);
         // Those that are neither the manifest's nor lasting are fewer than twenty.
         warnings.truncate(2 * MOST_SENTENCES + 20);
-        sandbox_missing.truncate(MOST_SENTENCES);
+        daemon.limit();
         last_lines.truncate(MOST_SENTENCES);
         stages.truncate(MOST_STAGES);
         limit_hosts(not_scanned, not_scanned_more);
@@ -745,13 +769,12 @@ impl Status {
         let ca = ca.iter_mut().flat_map(Ca::texts);
         let exit = last_exit.iter_mut().flat_map(LastExit::texts);
         let port = port.iter_mut().flat_map(Port::texts);
-        let known = [slug, version, trouble, working_since, listen, ready_since]
+        let known = [slug, listen, ready_since]
             .into_iter()
             .chain(config.hashes());
         known
             .flatten()
             .chain(warnings)
-            .chain(sandbox_missing)
             .chain(ca)
             .chain(port)
             .chain(exit)

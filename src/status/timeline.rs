@@ -20,6 +20,16 @@ pub(super) fn stages(status: &Status) -> Vec<(String, u64, u64)> {
     stages.collect()
 }
 
+/// The same of the bundle's other daemons, each from its first start until it was ready.
+fn others(status: &Status) -> Vec<(String, u64, u64)> {
+    let daemons = status.daemons.iter().filter_map(|daemon| {
+        let name = plain::shortened(&daemon.name, LONGEST_NAME).to_owned();
+        let began = daemon.began_us?.min(LONGEST_STAGE);
+        Some((name, began, daemon.took_us.unwrap_or(0).min(LONGEST_STAGE)))
+    });
+    daemons.collect()
+}
+
 /// Microseconds from the execution of the init to the end of the last stage.
 fn end(stages: &[(String, u64, u64)]) -> u64 {
     let ends = stages.iter().map(|(_, at, took)| at + took);
@@ -69,9 +79,10 @@ fn headline(status: &Status, stages: &[(String, u64, u64)]) -> String {
 pub fn waterfall(status: &Status) -> String {
     const WIDTH: u64 = 40;
     let stages = stages(status);
-    let end = end(&stages);
+    let others = others(status);
+    let end = end(&stages).max(end(&others));
     let mut text = String::new();
-    for (index, (stage, at, took)) in stages.iter().enumerate() {
+    for (index, (stage, at, took)) in stages.iter().chain(&others).enumerate() {
         let columns = |us: u64| usize::try_from(us).unwrap_or(0);
         let before = columns(at * WIDTH / end);
         let length = columns((took * WIDTH).div_ceil(end)).max(1);
@@ -100,8 +111,9 @@ pub fn svg(status: &Status) -> String {
     const LEFT: u64 = 90;
     const WIDTH: u64 = 480;
     let stages = stages(status);
-    let end = end(&stages);
-    let height = ROW * (stages.len() as u64 + 1) + 8;
+    let others = others(status);
+    let end = end(&stages).max(end(&others));
+    let height = ROW * ((stages.len() + others.len()) as u64 + 1) + 8;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 {height}\" font-family=\"monospace\" \
          font-size=\"13\" fill=\"#777\">\n<title>Start of sidecar-init, by stage</title>\n\
@@ -110,11 +122,13 @@ pub fn svg(status: &Status) -> String {
         plain::markup(&headline(status, &stages)),
     );
     let mut y = ROW;
-    for (index, (stage, at, took)) in stages.iter().enumerate() {
+    for (index, (stage, at, took)) in stages.iter().chain(&others).enumerate() {
         let is_last = index + 1 == stages.len();
         let colour = match unfinished(status).filter(|_| is_last) {
             Some("failed") => "#c43b3b",
-            _ => "#3b82c4",
+            _ if index < stages.len() => "#3b82c4",
+            // A daemon is no stage: they run side by side.
+            _ => "#3b9c6e",
         };
         let x = LEFT + at * WIDTH / end;
         let width = (took * WIDTH / end).max(2);

@@ -104,6 +104,7 @@ impl Supervisor<'_> {
             Ok(judged) => judged,
             Err(error) => return self.reporter.manifest_refused(error.to_string()),
         };
+        self.users.keep(&mut new.policy.daemons);
         match new.bad_roots.take() {
             None => self.reporter.manifest_read(warnings, new.untold),
             Some(why) => {

@@ -19,7 +19,7 @@ use crate::bottle::names::Names;
 use crate::ca;
 use crate::daemon::pipelock::CONFIG;
 use crate::exit::{ExitCode, StartError};
-use crate::policy::daemons::{Daemon, Ready};
+use crate::policy::daemons::{Daemon, Ready, kept_from};
 use crate::sandbox::cgroup::{Group, GroupError, Overpromised, Shares};
 use crate::sandbox::enter::{Program, SpawnError};
 use crate::sandbox::landlock::Grants;
@@ -51,6 +51,8 @@ pub(super) enum LaunchError {
     Group(GroupError),
     /// There is not the memory that it was promised.
     Memory(Overpromised),
+    /// It is to read what no daemon may: a secret, or what holds others' files.
+    Kept(PathBuf, PathBuf),
     /// There is no socket on which it could say that it is ready.
     Notice(PathBuf, io::Error),
     /// What it was to be given cannot be.
@@ -90,6 +92,12 @@ impl fmt::Display for LaunchError {
             Self::Spawn(error) => error.fmt(f),
             Self::Group(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
+            Self::Kept(path, kept) => write!(
+                f,
+                "cannot let a daemon read {}: {} is for no daemon\nhint: take it out of its files",
+                path.display(),
+                kept.display()
+            ),
             Self::Notice(path, error) => {
                 write!(f, "cannot listen on {}: {error}", path.display())
             }
@@ -235,6 +243,7 @@ pub(super) fn prepare_companion(
 ) -> Result<ForCompanion, LaunchError> {
     let setup = around.setup;
     let run = setup.run_room;
+    keep_secrets(wanted, around)?;
     let sandbox = companions_sandbox(wanted, around)?;
     let owner = sandbox.file_owner();
     let private = Access { mode: 0o700, owner };
@@ -306,6 +315,21 @@ pub(super) fn prepare_companion(
         sandbox,
         notice,
     })
+}
+
+/// Nobody reads the CA's key, the manifest's directory or the run directory by `files`, wherever
+/// the command line has put them; where they usually are the manifest's judge knows.
+fn keep_secrets(wanted: &Daemon, around: &Context) -> Result<(), LaunchError> {
+    let setup = around.setup;
+    let parents = [setup.config.parent(), setup.manifest.parent()];
+    let key = setup.custody.paths.key.as_path();
+    let places: Vec<&Path> = parents.into_iter().flatten().chain([key]).collect();
+    for path in &wanted.files {
+        if let Some(kept) = kept_from(path, places.iter().copied()) {
+            return Err(LaunchError::Kept(path.clone(), kept.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 /// Its own user, control group and filter.

@@ -40,6 +40,7 @@ use crate::bottle::names::Names;
 use crate::ca::custody::Custody;
 use crate::exit::StartError;
 use crate::policy::Policy;
+use crate::policy::daemons::Users;
 use crate::sandbox::Sandbox;
 use crate::sandbox::landlock::Grants;
 use crate::status::export::Content;
@@ -121,13 +122,15 @@ impl Setup<'_> {
 /// Starts the daemons and keeps them until the end, on what `looker` reads.
 pub fn supervise<'a>(
     setup: &'a Setup<'a>,
-    desired: Desired,
+    mut desired: Desired,
     pair: Pair,
     looker: Looker<'a>,
     signals: &mut Signals,
     reporter: &'a mut Reporter,
 ) -> Verdict {
     let now = Instant::now();
+    let mut users = Users::default();
+    users.keep(&mut desired.policy.daemons);
     reporter.supervision_began(desired.policy.listen);
     reporter.config_wanted(&desired.config_sha256);
     let mut supervisor = Supervisor {
@@ -136,6 +139,7 @@ pub fn supervise<'a>(
         looker,
         next_look: now + LOOK_EVERY,
         steps: watch_clock(reporter),
+        users,
         names: None,
         pace: Pace::begin(now),
         setup,
@@ -166,6 +170,8 @@ struct Supervisor<'a> {
     /// When to look after what is ours, where nobody who looks at the manifest wakes us.
     next_look: Instant,
     steps: Option<Steps>,
+    /// Which users the daemons have had.
+    users: Users,
     /// The grants that are over.
     ended: grants::Ended,
     /// The files that resolve names, as they were last seen.
@@ -252,6 +258,8 @@ impl Supervisor<'_> {
         }
         let is_halted = roster.firewall.life().machine.is_halted();
         around.reporter.state_reached(state, is_halted);
+        let own = roster.firewall.life().state();
+        around.reporter.pipelock_reached(own);
         around.reporter.companion_failed(roster.failure());
         if roster.is_proved_now(state) {
             around.reporter.finish_stages();

@@ -427,9 +427,11 @@ impl Reporter {
         cgroup: bool,
         restarts: u64,
     ) {
+        let now = self.elapsed_us();
         if let Some(told) = self.companion(name) {
             (told.pid, told.uid, told.cgroup) = (Some(pid), Some(uid), cgroup);
             told.restarts = restarts;
+            told.began_us.get_or_insert(now);
         }
     }
 
@@ -479,10 +481,15 @@ impl Reporter {
         (failures, error): (u64, Option<String>),
         trouble: Option<&str>,
     ) -> bool {
+        let elapsed = self.elapsed_us();
         let Some(told) = self.companion(name) else {
             return false;
         };
         told.state = state.into();
+        if state == State::Ready && told.took_us.is_none() {
+            let began = told.began_us.unwrap_or(elapsed);
+            told.took_us = Some(elapsed.saturating_sub(began));
+        }
         let since = told.ready_since.take().filter(|_| state == State::Ready);
         let serves = state == State::Ready;
         told.ready_since = since.or_else(|| serves.then(now));
@@ -492,6 +499,12 @@ impl Reporter {
             told.trouble = trouble.map(str::to_owned);
         }
         news
+    }
+
+    /// What pipelock is at by itself, where it is not alone.
+    pub fn pipelock_reached(&mut self, state: State) {
+        let is_alone = self.status.daemons.is_empty();
+        self.status.daemon.state = (!is_alone).then(|| state.into());
     }
 
     /// Why an essential one failed last, where one did; told where pipelock has not failed.

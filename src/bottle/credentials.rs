@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, symlink,
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown, lchown, symlink,
 };
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -137,9 +137,12 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// A set is not even its owner's to write in.
+/// A set is not even its owner's to write in. It is taken back first, for a root without
+/// `CAP_FOWNER` and `CAP_DAC_OVERRIDE`.
 fn erase(set: &Path) {
     if fs::symlink_metadata(set).is_ok_and(|it| it.is_dir()) {
+        let (own, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let _ = lchown(set, Some(own.as_raw()), Some(group.as_raw()));
         let _ = fs::set_permissions(set, Permissions::from_mode(0o700));
         let _ = fs::remove_dir_all(set);
     }
@@ -414,11 +417,12 @@ impl Order<'_> {
                 .mode(0o400)
                 .open(new.join(name))?;
             file.write_all(bytes)?;
+            // Whatever the umask made of it. Before it is given away: a root without CAP_FOWNER
+            // changes nothing that is another's.
+            file.set_permissions(Permissions::from_mode(0o400))?;
             if let Some((user, group)) = self.owner {
                 fchown(&file, Some(user), Some(group))?;
             }
-            // Whatever the umask made of it.
-            file.set_permissions(Permissions::from_mode(0o400))?;
         }
         fs::set_permissions(new, Permissions::from_mode(0o500))?;
         if let Some((user, group)) = self.owner {

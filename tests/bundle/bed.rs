@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use microvm::ScratchDir;
 use serde_json::Value;
 
-use crate::support::chain::{INJECTED, OTHER, PARTS, PLACE, Upstream};
+use crate::support::chain::{INJECTED, OTHER, PARTS, PLACE, TOKEN, Upstream, write_token};
 use crate::support::interception::{Running, certify, shell};
 use crate::support::pipelock;
 
@@ -42,10 +42,11 @@ impl Bed {
         shell(
             directory,
             &format!(
-                "chmod 755 .; mkdir -p trust run/export parts; cp {PARTS}{PLACE}/* parts/
+                "chmod 755 .; mkdir -p trust run export parts; cp {PARTS}{PLACE}/* parts/
                  printf '127.0.0.1 localhost\\n{ADDRESS} supervise\\n{UPSTREAM} {INJECTED} {OTHER}\\n' > hosts"
             ),
         );
+        write_token(directory, TOKEN);
         certify(directory, &[INJECTED, OTHER]);
         shell(directory, "cp root.pem trust/; cp root.pem parts/ca.pem");
         pipelock::copy_into(directory);
@@ -58,7 +59,8 @@ impl Bed {
             holder,
             &format!(
                 "ip link set lo up; ip address add {ADDRESS}/32 dev lo; ip address add {UPSTREAM}/32 dev lo
-                 mount --bind \"$0/hosts\" /etc/hosts"
+                 mount --bind \"$0/hosts\" /etc/hosts; mount -t tmpfs none \"$0/run\"
+                 mkdir \"$0/run/export\"; mount --bind \"$0/export\" \"$0/run/export\""
             ),
             directory,
             (UPSTREAM, 443),
@@ -130,7 +132,7 @@ impl Bed {
     }
 
     pub fn status(&self) -> Value {
-        let read = fs::read(self.scratch.join("run/export/status.json"));
+        let read = fs::read(self.scratch.join("export/status.json"));
         serde_json::from_slice(&read.unwrap_or_default()).unwrap_or_default()
     }
 

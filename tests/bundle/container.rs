@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::bed::both;
 use crate::support::chain::{
     BOTTLE, DEBIAN, EGRESS, GATE, INJECTED, OTHER, PARTS, PLACE, REVOKED, SECRET, SUPERVISE, TOKEN,
-    Upstream, egress, others,
+    Upstream, egress, others, write_token,
 };
 use crate::support::interception::{certify, shell};
 use crate::support::podman::{Engine, IMAGE, engine, write_manifest};
@@ -131,6 +131,7 @@ fn the_chain_works_in_a_container_with_the_rights_that_it_is_documented_with() {
     }
     build_image(&engine);
     let bottle = engine.bottle(NAME, &manifest(BOTTLE));
+    write_token(&bottle.join("sidecar"), TOKEN);
     certify(engine.scratch.path(), &[INJECTED, OTHER]);
     shell(
         &bottle,

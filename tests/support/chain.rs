@@ -1,6 +1,7 @@
 //! The bundle's real parts and the server behind them: mitmproxy as egress with an add-on that
 //! injects a token, a gate for git, a service that is asked for approvals.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -38,7 +39,7 @@ pub const PARTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/part
 /// Where they are below it.
 pub const PLACE: &str = "/usr/lib/bundle-parts";
 
-/// mitmproxy, with the programs in `parts`, the token there, and the run directory `run`.
+/// mitmproxy, with the programs in `parts` and the run directory `run`.
 pub fn egress(parts: &str, run: &str) -> String {
     format!(
         "  egress:
@@ -49,7 +50,7 @@ pub fn egress(parts: &str, run: &str) -> String {
     ready: {{tcp: {EGRESS}}}
     agent_proxy: {EGRESS}
     agent_ca: ca/mitmproxy-ca-cert.pem
-    env: {{INJECT_FOR: {INJECTED}, TOKEN_FILE: {parts}/token}}
+    env: {{INJECT_FOR: {INJECTED}}}
     files: [{parts}]
 "
     )
@@ -64,7 +65,7 @@ pub fn small_egress(parts: &str) -> String {
     listen: [{EGRESS}]
     ready: {{tcp: {EGRESS}}}
     agent_proxy: {EGRESS}
-    env: {{INJECT_FOR: {INJECTED}, TOKEN_FILE: {parts}/token}}
+    env: {{INJECT_FOR: {INJECTED}}}
     files: [{parts}]
 "
     )
@@ -89,6 +90,14 @@ pub fn others(parts: &str) -> String {
     essential: false
 "
     )
+}
+
+/// Puts egress's token beside the manifest in a directory.
+pub fn write_token(directory: &Path, token: &str) {
+    let place = directory.join("credentials/egress");
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("new"), token).unwrap();
+    fs::rename(place.join("new"), place.join("token")).unwrap();
 }
 
 /// The server behind it all, ended on drop.

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::chain::{
     BOTTLE, DEBIAN, EGRESS, GATE, INJECTED, OTHER, PARTS, PLACE, REVOKED, SECRET, SUPERVISE, TOKEN,
-    Upstream, others, small_egress,
+    Upstream, others, small_egress, write_token,
 };
 
 /// Python, emulated, takes ten seconds to its first line, three times.
@@ -229,6 +229,7 @@ fn clones_pushes_questions_and_a_token_get_through_a_machine_with_python_and_git
         fs::create_dir(scratch.join(directory)).unwrap();
     }
     write(&scratch, BOTTLE);
+    write_token(&scratch.join("manifest"), TOKEN);
     let upstream = Upstream::start(Command::new("env"), "", scratch.path(), ("127.0.0.1", 0));
     let running = Machine::builder(&bundle)
         .manifest_dir(scratch.join("manifest"))

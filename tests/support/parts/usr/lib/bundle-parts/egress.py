@@ -34,7 +34,7 @@ class Egress(socketserver.BaseRequestHandler):
         line, _, rest = head.partition(b"\r\n")
         # Where it goes, and not what its Host header says.
         if line.split(b"://")[-1].split(b"/")[0].split(b":")[0] == os.environ["INJECT_FOR"].encode():
-            with open(os.environ["TOKEN_FILE"], "rb") as file:
+            with open(os.environ["CREDENTIALS_DIRECTORY"] + "/token", "rb") as file:
                 rest = b"Authorization: Bearer " + file.read().strip() + b"\r\n" + rest
         if not line.startswith(b"CONNECT "):
             # One request a connection, so that none passes unread behind the first.

@@ -5,7 +5,8 @@ import os
 
 
 def token():
-    with open(os.environ["TOKEN_FILE"]) as file:
+    # Anew each time: the host may have replaced it.
+    with open(os.environ["CREDENTIALS_DIRECTORY"] + "/token") as file:
         return file.read().strip()
 
 

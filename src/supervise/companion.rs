@@ -134,6 +134,14 @@ impl Unit for Companion {
             .collect()
     }
 
+    fn wanted(&self) -> Option<&Daemon> {
+        Some(&self.wanted)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// By its control group; else by its user, where it has one of its own.
     fn owns(&self, pid: i32, around: &Context) -> bool {
         self.child
@@ -294,11 +302,6 @@ impl Companion {
         &self.wanted
     }
 
-    /// Whether it goes, and does not come back.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving
-    }
-
     /// The manifest has it no more.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
@@ -312,16 +315,6 @@ impl Companion {
     /// Takes over what a changed manifest says of timing.
     pub(super) fn set_timing(&mut self, policy: &Policy) {
         self.life.machine.set_timing(timing(policy));
-    }
-
-    /// It is to end within this time.
-    pub(super) fn stop_within(&mut self, policy: &Policy, grace: Duration) {
-        let timing = Timing {
-            grace,
-            ..timing(policy)
-        };
-        self.life.machine.set_timing(timing);
-        self.push(Event::StopAsked);
     }
 
     /// Its state, for the status.

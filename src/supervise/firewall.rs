@@ -239,46 +239,6 @@ impl Firewall {
         }
     }
 
-    /// Everything stops: what serves drains before those that come after it are stopped, for
-    /// its tunnels go through them. Whether it does, and is not done.
-    pub(super) fn drains_first(&mut self, stops: bool) -> bool {
-        let machine = &mut self.life.machine;
-        if stops && machine.drains() && !self.life.asked_to_stop && machine.phase() == Phase::Ready
-        {
-            machine.linger(true);
-            self.life.push(Event::StopAsked);
-            return true;
-        }
-        self.life.machine.is_draining()
-    }
-
-    /// Nobody that comes after it is left: it ends by this moment. `alone`: nobody came after it.
-    pub(super) fn stop_by(&mut self, until: Instant, policy: &Policy, alone: bool) {
-        let life = &mut self.life;
-        if alone || life.machine.phase() == Phase::Ended {
-            life.machine.linger(false);
-            if !life.asked_to_stop {
-                life.push(Event::StopAsked);
-            }
-            return;
-        }
-        if life.asked_to_stop && !life.machine.lingers() {
-            return;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        let mut timing = timing(policy);
-        timing.grace = timing.grace.min(left);
-        // What there was to drain has been.
-        timing.drain = Duration::ZERO;
-        life.machine.set_timing(timing);
-        life.machine.linger(false);
-        life.push(if life.asked_to_stop {
-            Event::Tick
-        } else {
-            Event::StopAsked
-        });
-    }
-
     /// Takes over what a changed manifest says of timing.
     pub(super) fn set_timing(&mut self, policy: &Policy) {
         self.life.machine.set_timing(timing(policy));
@@ -587,7 +547,8 @@ fn not_its_own(answer: &Answer, child: &Running, ready: bool, around: &Context) 
     }
 }
 
-fn timing(policy: &Policy) -> Timing {
+/// The manifest's share of the timing.
+pub(super) fn timing(policy: &Policy) -> Timing {
     Timing {
         grace: policy.supervisor.grace,
         drain: policy.supervisor.drain,

@@ -253,9 +253,7 @@ impl Supervisor<'_> {
         if halted != around.reporter.status().port.is_some() {
             roster.firewall.judge_port(halted, &mut around);
         }
-        for unit in roster.each_mut() {
-            unit.report(&mut around);
-        }
+        roster.report(&mut around);
         let is_halted = roster.firewall.life().machine.is_halted();
         around.reporter.state_reached(state, is_halted);
         let own = roster.firewall.life().state();

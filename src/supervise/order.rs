@@ -4,10 +4,34 @@
 //! ready holds back who would begin, and ends nobody. They stop in the reverse order, each
 //! when those that come after it have ended.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use super::machine::Phase;
+use super::machine::{Event, Machine, Phase, Timing};
+use crate::policy::daemons::PIPELOCK;
 use crate::status::State;
+
+#[cfg(test)]
+mod histories;
+
+/// What a unit is known by, pipelock first.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The names of those that it comes after.
+    pub after: &'a [String],
+    /// Whether the bundle ends where it cannot live.
+    pub essential: bool,
+    /// It goes, and does not come back.
+    pub leaves: bool,
+    /// What it is at.
+    pub phase: Phase,
+    /// Whatever it heard has been decided about.
+    pub settled: bool,
+    /// It cannot live.
+    pub gave_up: bool,
+}
 
 /// What is known of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +40,8 @@ pub struct Member {
     pub after: Vec<usize>,
     /// What it is at.
     pub phase: Phase,
+    /// Whatever it heard has been decided about: else it may be something else already.
+    pub settled: bool,
     /// It cannot live, and the bundle not without it.
     pub condemned: bool,
     /// Whether it is to be there.
@@ -39,6 +65,142 @@ impl Member {
     }
 }
 
+/// A unit, as far as it is told when to begin and when to end.
+pub struct Directed<'a> {
+    /// Its machine.
+    pub machine: &'a mut Machine,
+    /// What happened to it and is to be decided about.
+    pub events: &'a mut VecDeque<Event>,
+    /// It was asked to stop.
+    pub asked_to_stop: &'a mut bool,
+}
+
+impl Directed<'_> {
+    /// Queues what happened.
+    pub fn push(&mut self, event: Event) {
+        *self.asked_to_stop |= event == Event::StopAsked;
+        self.events.push_back(event);
+    }
+
+    /// Everything stops: what serves drains before those that come after it are stopped, for
+    /// its tunnels go through them. Whether it does, and is not done.
+    fn drain_first(&mut self) -> bool {
+        let machine = &mut *self.machine;
+        let drains = match machine.phase() {
+            Phase::Ready => machine.drains(),
+            // To be replaced; now by nobody.
+            Phase::Draining => true,
+            _ => false,
+        };
+        if drains && !*self.asked_to_stop {
+            machine.linger(true);
+            self.push(Event::StopAsked);
+            return true;
+        }
+        self.machine.is_draining()
+    }
+
+    /// Nobody that comes after it is left, and it has drained: it ends by this moment.
+    fn stop_by(&mut self, until: Instant, timing: Timing, now: Instant) {
+        let lingers = self.machine.lingers();
+        if self.machine.phase() == Phase::Ended || *self.asked_to_stop && !lingers {
+            return;
+        }
+        self.machine.linger(false);
+        let left = until.saturating_duration_since(now);
+        self.machine.set_timing(Timing {
+            grace: timing.grace.min(left),
+            drain: Duration::ZERO,
+            ..timing
+        });
+        self.push(if *self.asked_to_stop {
+            Event::Tick
+        } else {
+            Event::StopAsked
+        });
+    }
+}
+
+/// What of each is to be known for the others' sake. `is_cleared`: what was another's of that
+/// name is being taken away.
+pub fn members(all: &[Known], is_cleared: &dyn Fn(&str) -> bool) -> Vec<Member> {
+    let place = |name: &String| {
+        let stays = |it: &Known| it.name == name && !it.leaves;
+        all.iter().position(stays)
+    };
+    let mut members: Vec<Member> = Vec::with_capacity(all.len());
+    for (index, it) in all.iter().enumerate() {
+        let mut before = all.iter().take(index);
+        let is_taken = before.any(|other| other.name == it.name) || is_cleared(it.name);
+        members.push(Member {
+            after: it.after.iter().filter_map(place).collect(),
+            phase: it.phase,
+            settled: it.settled,
+            condemned: it.essential && it.gave_up,
+            place: match (it.leaves, is_taken && it.name != PIPELOCK) {
+                (true, _) => Place::Leaves,
+                (false, true) => Place::Waits,
+                (false, false) => Place::Stays,
+            },
+        });
+    }
+    members
+}
+
+/// Lets whoever may begin or is to stop hear so; pipelock is the first. `stop`: all of them
+/// are to have ended by then.
+pub fn direct(
+    members: &[Member],
+    units: &mut [Directed],
+    stop: Option<Instant>,
+    timing: Timing,
+    now: Instant,
+) {
+    let Some((firewall, companions)) = units.split_first_mut() else {
+        return;
+    };
+    // One that fails before its turn to stop is not replaced.
+    firewall.machine.hold(stop.is_some());
+    let drains = stop.is_some() && firewall.drain_first();
+    if stop.is_none() && firewall.machine.phase() == Phase::Idle {
+        firewall.push(Event::Begin);
+    }
+    for (index, unit) in companions.iter_mut().enumerate().rev() {
+        let index = index + 1;
+        let may_begin = stop.is_none() && may_begin(members, index);
+        unit.machine.hold(!may_begin);
+        if may_begin && unit.machine.phase() == Phase::Idle {
+            unit.push(Event::Begin);
+        }
+        if *unit.asked_to_stop || unit.machine.phase() == Phase::Ended {
+            continue;
+        }
+        let leaves = members
+            .get(index)
+            .is_some_and(|it| it.place == Place::Leaves);
+        let grace = match stop {
+            Some(until) if !drains && may_stop(members, index) => {
+                let until = until.checked_sub(timing.drain).unwrap_or(until);
+                share(members, index, until.saturating_duration_since(now))
+            }
+            None if leaves => timing.grace,
+            _ => continue,
+        };
+        unit.machine.set_timing(Timing {
+            grace,
+            drain: Duration::ZERO,
+            ..timing
+        });
+        unit.push(Event::StopAsked);
+    }
+    if let Some(until) = stop
+        && !drains
+        && may_stop(members, 0)
+    {
+        firewall.stop_by(until, timing, now);
+    }
+}
+
 /// Whether it may begin: nothing that it comes after is missing, and nobody is in its place.
 #[must_use]
 pub fn may_begin(members: &[Member], index: usize) -> bool {
@@ -47,7 +209,7 @@ pub fn may_begin(members: &[Member], index: usize) -> bool {
     };
     let is_ready = |place: &usize| {
         let before = members.get(*place);
-        before.is_some_and(|it| it.phase == Phase::Ready && it.place == Place::Stays)
+        before.is_some_and(|it| it.phase == Phase::Ready && it.settled && it.place == Place::Stays)
     };
     member.place == Place::Stays && member.after.iter().all(is_ready)
 }
@@ -123,6 +285,7 @@ mod tests {
         Member {
             after: after.to_vec(),
             phase,
+            settled: true,
             condemned: false,
             place: Place::Stays,
         }
@@ -153,6 +316,9 @@ mod tests {
         members[0].place = Place::Leaves;
         assert!(!may_begin(&members, 1));
         members[0].place = Place::Stays;
+        members[0].settled = false;
+        assert!(!may_begin(&members, 1));
+        members[0].settled = true;
         members[1].place = Place::Waits;
         assert!(!may_begin(&members, 1));
         assert!(!may_begin(&members, 2));

@@ -10,13 +10,12 @@ use nix::poll::PollFlags;
 
 use super::Context;
 use super::companion::Companion;
-use super::firewall::Firewall;
-use super::machine::{Event, Failure, Outcome, Phase};
-use super::order::{self, Member, Place};
+use super::firewall::{self, Firewall};
+use super::machine::{Event, Failure, Outcome};
+use super::order::{self, Directed, Known, Member, Place};
 use super::unit::Unit;
 use crate::bottle::credentials::Seen;
 use crate::policy::Policy;
-use crate::policy::daemons::PIPELOCK;
 use crate::status::State;
 use crate::sys::errand::Errand;
 use crate::sys::reaper::ExitReason;
@@ -42,8 +41,25 @@ pub(super) struct Roster {
     credentials: Option<Seen>,
     /// They are being stopped, and have until then.
     stop: Option<Instant>,
+    /// For whom, where nobody asked: whatever becomes of its place in the manifest meanwhile.
+    condemned: Option<Verdict>,
     /// All that is essential was ready at once.
     proved: bool,
+}
+
+fn known(unit: &dyn Unit) -> Known<'_> {
+    let (after, essential, leaves) = unit.wanted().map_or((&[][..], true, false), |wanted| {
+        (wanted.after.as_slice(), wanted.essential, unit.is_leaving())
+    });
+    Known {
+        name: unit.name(),
+        after,
+        essential,
+        leaves,
+        phase: unit.phase(),
+        settled: !unit.life().is_unsettled(),
+        gave_up: matches!(unit.outcome(), Some(Outcome::GaveUp(_))),
+    }
 }
 
 impl Roster {
@@ -57,6 +73,7 @@ impl Roster {
             stuck: Vec::new(),
             credentials: None,
             stop: None,
+            condemned: None,
             proved: false,
         }
     }
@@ -109,6 +126,10 @@ impl Roster {
                 self.companions.push(new);
             }
         }
+        // In the order in which they begin; before it, those in whose places others come.
+        let place = |it: &Companion| policy.daemons.iter().position(|new| new == it.wanted());
+        self.companions
+            .sort_by_key(|it| place(it).filter(|_| !it.is_leaving()));
     }
 
     /// From now on they are stopped, the last first. Asked again, whoever is stopping hears
@@ -132,13 +153,13 @@ impl Roster {
         let mut changed = false;
         loop {
             changed |= self.clear_away(around);
-            self.direct(&around.desired.policy);
             for companion in &mut self.companions {
                 companion.compare_told(around);
                 if let Some(seen) = &self.credentials {
                     companion.follow_credentials(seen, around);
                 }
             }
+            self.direct(&around.desired.policy);
             let mut moved = false;
             for unit in self.each_mut() {
                 moved |= unit.settle(around);
@@ -170,106 +191,72 @@ impl Roster {
                 self.clearing.push((name, errand));
             }
         }
-        let names = self.companions.iter().filter(|it| !it.is_leaving());
-        let names: Vec<&str> = names.map(Unit::name).collect();
+        // Those that leave as well: they are there until they have ended.
+        let mut names: Vec<&str> = Vec::with_capacity(self.companions.len());
+        for companion in &self.companions {
+            if !names.contains(&companion.name()) {
+                names.push(companion.name());
+            }
+        }
         around.reporter.companions_are(&names);
         before != self.companions.len()
     }
 
     fn members(&self) -> Vec<Member> {
-        let place = |name: &String| {
-            let mut companions = self.companions.iter();
-            match companions.position(|it| it.wanted().name == *name && !it.is_leaving()) {
-                Some(index) => Some(index + 1),
-                None => (name == PIPELOCK).then_some(0),
-            }
-        };
-        let gave_up = |unit: &dyn Unit| matches!(unit.outcome(), Some(Outcome::GaveUp(_)));
-        let mut members = vec![Member {
-            after: Vec::new(),
-            phase: self.firewall.phase(),
-            condemned: gave_up(&self.firewall),
-            place: Place::Stays,
-        }];
-        for (index, companion) in self.companions.iter().enumerate() {
-            let wanted = companion.wanted();
-            let mut before = self.companions.iter().take(index);
-            let is_taken = before.any(|it| it.wanted().name == wanted.name)
-                || self.clearing.iter().any(|(name, _)| *name == wanted.name);
-            members.push(Member {
-                after: wanted.after.iter().filter_map(place).collect(),
-                phase: companion.phase(),
-                condemned: wanted.essential && gave_up(companion),
-                place: match (companion.is_leaving(), is_taken) {
-                    (true, _) => Place::Leaves,
-                    (false, true) => Place::Waits,
-                    (false, false) => Place::Stays,
-                },
-            });
-        }
-        members
+        let all: Vec<Known> = self.each().map(known).collect();
+        let is_cleared = |name: &str| self.clearing.iter().any(|(cleared, _)| cleared == name);
+        order::members(&all, &is_cleared)
     }
 
     fn direct(&mut self, policy: &Policy) {
         let members = self.members();
+        let (timing, now) = (firewall::timing(policy), Instant::now());
         if self.stop.is_none() && order::must_end(&members) {
-            let times = &policy.supervisor;
-            self.stop = Some(Instant::now() + times.grace + times.drain);
+            self.stop = Some(now + timing.grace + timing.drain);
+            self.condemned = self.condemned(&members);
         }
-        let stops = self.stop;
-        let drains = self.firewall.drains_first(stops.is_some());
-        if members.first().is_some_and(|it| it.phase == Phase::Idle) && stops.is_none() {
-            self.firewall.push(Event::Begin);
-        }
-        for (index, companion) in self.companions.iter_mut().enumerate().rev() {
-            let index = index + 1;
-            let may_begin = stops.is_none() && order::may_begin(&members, index);
-            companion.life_mut().machine.hold(!may_begin);
-            if may_begin && companion.phase() == Phase::Idle {
-                companion.push(Event::Begin);
-            }
-            let (asked, ended) = (
-                companion.life().asked_to_stop,
-                companion.outcome().is_some(),
-            );
-            if asked || ended {
-                continue;
-            }
-            let until = match stops {
-                Some(until) if !drains && order::may_stop(&members, index) => {
-                    let until = until.checked_sub(policy.supervisor.drain).unwrap_or(until);
-                    until.saturating_duration_since(Instant::now())
+        let stop = self.stop;
+        let mut units: Vec<Directed> = self.each_mut().map(|it| it.life_mut().directed()).collect();
+        order::direct(&members, &mut units, stop, timing, now);
+    }
+
+    /// The first one that cannot live, and the bundle not without it.
+    fn condemned(&self, members: &[Member]) -> Option<Verdict> {
+        self.each().zip(members).find_map(|(unit, member)| {
+            let condemned = member.condemned && member.place != Place::Leaves;
+            match unit.outcome() {
+                Some(Outcome::GaveUp(failure)) if condemned => {
+                    Some(Verdict::GaveUp(unit.name().to_owned(), failure.clone()))
                 }
-                None if companion.is_leaving() => policy.supervisor.grace,
-                _ => continue,
-            };
-            let grace = match stops {
-                Some(_) => order::share(&members, index, until),
-                None => until,
-            };
-            companion.stop_within(policy, grace);
-        }
-        if let Some(until) = stops
-            && order::may_stop(&members, 0)
-        {
-            self.firewall.stop_by(until, policy, members.len() == 1);
+                _ => None,
+            }
+        })
+    }
+
+    /// Notes for the status what each is at: of two of one name the one that leaves, for the other
+    /// waits for its end.
+    pub(super) fn report(&self, around: &mut Context) {
+        let is_succeeded = |unit: &dyn Unit| {
+            let mut leaving = self.companions.iter().filter(|it| it.is_leaving());
+            !unit.is_leaving() && leaving.any(|it| it.name() == unit.name())
+        };
+        for unit in self.each().filter(|it| !is_succeeded(*it)) {
+            unit.report(around);
         }
     }
 
     /// How it all ended, once it has: with the first one that could not live, else as asked.
     pub(super) fn outcome(&self) -> Option<Verdict> {
         self.stop?;
-        let mut verdict = None;
-        for (unit, member) in self.each().zip(self.members()) {
-            if let Outcome::GaveUp(failure) = unit.outcome()?
-                && member.condemned
-                && member.place != Place::Leaves
-                && verdict.is_none()
-            {
-                verdict = Some(Verdict::GaveUp(unit.name().to_owned(), failure.clone()));
-            }
+        if self.each().any(|unit| unit.outcome().is_none()) {
+            return None;
         }
-        Some(verdict.unwrap_or(Verdict::Stopped))
+        let condemned = self.condemned.clone();
+        Some(
+            condemned
+                .or_else(|| self.condemned(&self.members()))
+                .unwrap_or(Verdict::Stopped),
+        )
     }
 
     /// What the bundle is at.

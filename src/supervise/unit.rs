@@ -13,9 +13,11 @@ use nix::sys::signal::Signal;
 
 use super::Context;
 use super::machine::{Action, Event, Machine, Outcome, Phase};
+use super::order::Directed;
 use super::prober::{Finding, Prober};
 use super::process::Process;
 use super::relay::LastLines;
+use crate::policy::daemons::Daemon;
 use crate::status::State;
 use crate::sys::reaper::ExitReason;
 
@@ -51,8 +53,16 @@ impl Life {
 
     /// Queues what happened, for [`Unit::settle`].
     pub(super) fn push(&mut self, event: Event) {
-        self.asked_to_stop |= event == Event::StopAsked;
-        self.events.push_back(event);
+        self.directed().push(event);
+    }
+
+    /// As far as it is told when to begin and when to end.
+    pub(super) fn directed(&mut self) -> Directed<'_> {
+        Directed {
+            machine: &mut self.machine,
+            events: &mut self.events,
+            asked_to_stop: &mut self.asked_to_stop,
+        }
     }
 
     /// Whether something happened that nobody has decided about.
@@ -122,6 +132,16 @@ pub(super) trait Unit {
     fn report(&self, around: &mut Context);
     /// Whether a process that is no unit's own is one of its, as far as can be told.
     fn owns(&self, pid: i32, around: &Context) -> bool;
+
+    /// What the manifest wants of it; of pipelock it is all the rest of the manifest.
+    fn wanted(&self) -> Option<&Daemon> {
+        None
+    }
+
+    /// Whether it goes, and does not come back.
+    fn is_leaving(&self) -> bool {
+        false
+    }
 
     /// What it says, whether it could be executed, and whatever else it is heard by.
     fn speech(&self) -> Vec<BorrowedFd<'_>> {

@@ -259,6 +259,9 @@ impl Unit for Companion {
 
     fn report(&self, around: &mut Context) {
         around.reporter.companion_is_wanted(&self.wanted);
+        if self.leaving {
+            around.reporter.companion_leaves(&self.wanted.name);
+        }
         let machine = &self.life.machine;
         let state = self.state();
         let failure = machine.last_failure().map(|it| it.of(&self.wanted.name));

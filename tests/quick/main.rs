@@ -17,6 +17,7 @@ mod alone;
 mod architecture;
 mod binary;
 mod budgets;
+mod bundle;
 mod ca;
 mod cli;
 mod clients;

@@ -419,6 +419,13 @@ impl Reporter {
         }
     }
 
+    /// It goes, and the bundle ends no more where it cannot live.
+    pub fn companion_leaves(&mut self, name: &str) {
+        if let Some(told) = self.companion(name) {
+            told.essential = false;
+        }
+    }
+
     /// It was started, for so many times after the first.
     pub fn companion_started(
         &mut self,

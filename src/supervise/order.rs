@@ -16,6 +16,10 @@ mod histories;
 
 /// What a unit is known by, pipelock first.
 #[derive(Debug, Clone, Copy)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about the unit"
+)]
 pub struct Known<'a> {
     /// Its name.
     pub name: &'a str,

@@ -312,6 +312,9 @@ fn each_that_is_killed_under_traffic_comes_back_alone_and_all_at_once_in_their_o
     let [agent, gate] = ports();
     let mut init = bed(&five(agent, gate)).start(Place::Child);
     let mut before = wait_all_ready(&mut init);
+    init.wait_until("all is said", |init| {
+        init.console().contains("the whole bundle").then_some(())
+    });
     assert_order(
         &init.console(),
         &[
@@ -345,6 +348,11 @@ fn each_that_is_killed_under_traffic_comes_back_alone_and_all_at_once_in_their_o
         all.all(|(name, _, pid)| pid.is_some_and(|pid| pid != pid_of(&before, &name)))
     });
     wait_all_ready(&mut init);
+    // The console is read by another thread than the status.
+    init.wait_until("all is said", |init| {
+        let said = init.console();
+        said[told..].contains("ready again: notes").then_some(())
+    });
     assert_order(
         &init.console()[told..],
         &[

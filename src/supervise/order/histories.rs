@@ -50,6 +50,10 @@ struct Daemon {
     question: bool,
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about the world"
+)]
 struct Unit {
     wanted: Wanted,
     leaves: bool,

@@ -731,13 +731,11 @@ fn a_run_directory_that_is_full_ends_nothing_that_runs() {
     init.wait_until("the agent is refused again", |_| {
         (asked(agent, "http://canary.invalid/") == Some(403)).then_some(())
     });
-    assert_eq!(
-        children(init.pid())
-            .iter()
-            .filter(|it| { proc_field(**it, "Name").as_deref() == Some("worker") })
-            .count(),
-        4
-    );
+    init.wait_until("each is there, once", |init| {
+        let mut there = children(init.pid());
+        there.retain(|it| proc_field(*it, "Name").as_deref() == Some("worker"));
+        (there.len() == 4).then_some(())
+    });
     fs::remove_file(full).unwrap();
     init.wait_for("the status is true again", |status| {
         ["egress", "notes", "log"]

@@ -14,7 +14,7 @@ use microvm::{
     BOOT_DEADLINE, Bundle, GUEST_ADDRESS, HOST_ADDRESS, Machine, RESOLVER_ADDRESS, Running,
     ScratchDir, connect_through, wait_for_status,
 };
-use sidecar_init::ca::rfc3339;
+use sidecar_init::policy::grants::time;
 
 use crate::support::init_program;
 use crate::support::interception::{certify, shell};
@@ -231,6 +231,30 @@ impl Bed {
         works
     }
 
+    /// A grant of a minute, by the command; its end, in seconds since 1970.
+    fn grants(&self, page: &mut Transcript) -> u64 {
+        let options = "--for 1m --passthrough --manifest sidecar/manifest.yaml --export export";
+        page.typed(&format!("sidecar-init grant {HOST} {options}"));
+        let manifest = self.scratch.join("manifest/manifest.yaml");
+        let output = Command::new(init_program())
+            .args(["grant", HOST, "--for", "1m", "--passthrough", "--manifest"])
+            .arg(&manifest)
+            .arg("--export")
+            .arg(self.scratch.join("export"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        // How long that took differs.
+        let (before, left) = said.split_once("ends in ").unwrap();
+        let (_, after) = left.split_once(',').unwrap();
+        page.came(&format!("{before}ends in 1 min,{after}"));
+        let text = fs::read_to_string(&manifest).unwrap();
+        let (_, end) = text.split_once("until: ").unwrap();
+        let end = end.split(['\n', ',', '}']).next().unwrap();
+        time(end.trim().trim_matches('"'), seconds()).unwrap()
+    }
+
     /// A tunnel to a host that is passed through, proved by what comes back.
     fn open_tunnel(&self) -> TcpStream {
         let authority = format!("{HOST}:{}", echo());
@@ -291,14 +315,7 @@ fn the_loop_of_the_page_is_what_comes() {
     page.typed("sidecar-init watch --run-dir export");
     page.came(&watched.until(HOST));
 
-    let until = seconds() + 60;
-    let grant = format!(
-        "grants: [{{host: {HOST}, until: {}, passthrough: true}}]",
-        rfc3339(until)
-    );
-    page.typed("tail -n 1 sidecar/manifest.yaml");
-    page.came(&grant.replace(&rfc3339(until), "TIME"));
-    write(&bed.scratch, &format!("{manifest}{grant}\n"));
+    let until = bed.grants(&mut page);
     bed.wait_ready(2);
     assert!(bed.clones(&mut page), "{}", page.text);
     let mut tunnel = bed.open_tunnel();

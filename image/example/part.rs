@@ -70,7 +70,7 @@ fn pass_on(client: &TcpStream, pipelock: &str) -> io::Result<()> {
     println!("{line}");
     if !line.starts_with("CONNECT ") {
         // One a connection, so that none passes unread behind it.
-        request.push("Via: 1.1 egress\r\nConnection: close\r\n".to_owned());
+        request.push("X-Passed: egress\r\nConnection: close\r\n".to_owned());
     }
     let Ok(upstream) = TcpStream::connect(pipelock) else {
         return reply(client, "502 Bad Gateway", "egress: pipelock is not there");

@@ -42,13 +42,16 @@ impl Bed {
         shell(
             directory,
             &format!(
-                "chmod 755 .; mkdir -p trust run export parts; cp {PARTS}{PLACE}/* parts/
+                "chmod 755 .; mkdir -p host/trust run export parts; cp {PARTS}{PLACE}/* parts/
                  printf '127.0.0.1 localhost\\n{ADDRESS} supervise\\n{UPSTREAM} {INJECTED} {OTHER}\\n' > hosts"
             ),
         );
-        write_token(directory, TOKEN);
+        write_token(&scratch.join("host"), TOKEN);
         certify(directory, &[INJECTED, OTHER]);
-        shell(directory, "cp root.pem trust/; cp root.pem parts/ca.pem");
+        shell(
+            directory,
+            "cp root.pem host/trust/; cp root.pem parts/ca.pem",
+        );
         pipelock::copy_into(directory);
         let mut holder = Command::new("unshare");
         if !nix::unistd::geteuid().is_root() {
@@ -76,7 +79,7 @@ impl Bed {
         };
         bed.write_manifest(bottle);
         let mut init = bed.inside(&format!(
-            "cd \"$W\"; exec {program} {} run --manifest manifest.yaml --daemon \"$W/pipelock\" --run-dir \"$W/run\" \
+            "cd \"$W\"; exec {program} {} run --manifest host/manifest.yaml --daemon \"$W/pipelock\" --run-dir \"$W/run\" \
              --cert run/ca.pem --key run/ca.key",
             env!("CARGO_BIN_EXE_sidecar-init")
         ));
@@ -99,7 +102,11 @@ impl Bed {
              daemons:\n{daemons}supervisor: {{grace_seconds: 2, probe_seconds: 1}}\n"
         );
         fs::write(self.scratch.join("new"), text).unwrap();
-        fs::rename(self.scratch.join("new"), self.scratch.join("manifest.yaml")).unwrap();
+        fs::rename(
+            self.scratch.join("new"),
+            self.scratch.join("host/manifest.yaml"),
+        )
+        .unwrap();
     }
 
     /// `sh -c script` in the bed's network; `$W` is its directory, `$HOME` as well.

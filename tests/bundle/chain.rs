@@ -118,7 +118,7 @@ fn a_request_passes_the_chain_with_a_token_and_what_pipelock_refuses_is_refused(
     }
     // What pipelock knows for a secret it refuses whoever put it there.
     let secret = SECRET.trim_start_matches("key=");
-    write_token(bed.scratch.path(), secret);
+    write_token(&bed.scratch.join("host"), secret);
     bed.wait_for("the token that was replaced is refused", |bed| {
         let (status, said) = ask(bed, &format!("https://{INJECTED}/known"), "");
         let refused = said.contains("request header contains secret");

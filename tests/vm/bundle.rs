@@ -79,7 +79,7 @@ fn the_example_comes_up_in_order_and_shows_a_request_that_passes_the_chain() {
         "egress: ready",
         "git-gate: ready",
         "supervise: ready",
-        "Via: 1.1 egress",
+        "X-Passed: egress",
         "GET http://supervise",
     ];
     assert!(order.map(at).is_sorted(), "{shown}");

@@ -232,7 +232,10 @@ fn ask_once(proxy: SocketAddr, upstream: Option<u16>, has_egress: bool) -> Resul
         let page = get_through(proxy, &url)?;
         right &= verdict(&format!("GET {url}"), &page, 200);
         if has_egress {
-            right &= page.body.contains("Via: 1.1 egress");
+            if !page.body.to_ascii_lowercase().contains("x-passed: egress") {
+                println!(" WRONG  GET {url}: it did not come by egress");
+                right = false;
+            }
             let asked = get_through(proxy, SUPERVISE)?;
             right &= verdict(&format!("GET {SUPERVISE}"), &asked, 200);
         }

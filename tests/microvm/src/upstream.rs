@@ -76,7 +76,7 @@ fn serve(mut stream: TcpStream, body: &str, served: &AtomicUsize) -> std::io::Re
             requested = true;
             break;
         }
-        if line.to_ascii_lowercase().starts_with("via:") {
+        if line.to_ascii_lowercase().starts_with("x-passed:") {
             body += &line;
             body.push('\n');
         }

@@ -35,7 +35,7 @@ use crate::sys::errand;
 use crate::sys::files::{Access, FileError, Room};
 
 /// Of the manifest's directory and of the run directory.
-const DIRECTORY: &str = "credentials";
+pub const DIRECTORY: &str = "credentials";
 /// The most files that one daemon is given, and their bytes: systemd's own limit.
 const MOST_FILES: usize = 128;
 const MOST_BYTES: usize = 1 << 20;

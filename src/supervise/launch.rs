@@ -317,15 +317,17 @@ pub(super) fn prepare_companion(
     })
 }
 
-/// Nobody reads the CA's key, the manifest's directory or the run directory by `files`, wherever
-/// the command line has put them; where they usually are the manifest's judge knows.
+/// Nobody reads the CA's key, the manifest, the credentials beside it or the run directory by
+/// `files`, wherever the command line has put them; where they usually are the manifest's judge
+/// knows.
 fn keep_secrets(wanted: &Daemon, around: &Context) -> Result<(), LaunchError> {
     let setup = around.setup;
-    let parents = [setup.config.parent(), setup.manifest.parent()];
+    let run_dir = setup.config.parent().unwrap_or(Path::new("/"));
+    let credentials = setup.manifest.with_file_name(credentials::DIRECTORY);
     let key = setup.custody.paths.key.as_path();
-    let places: Vec<&Path> = parents.into_iter().flatten().chain([key]).collect();
+    let places = [run_dir, setup.manifest, &credentials, key];
     for path in &wanted.files {
-        if let Some(kept) = kept_from(path, places.iter().copied()) {
+        if let Some(kept) = kept_from(path, places) {
             return Err(LaunchError::Kept(path.clone(), kept.to_owned()));
         }
     }

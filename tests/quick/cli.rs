@@ -542,14 +542,14 @@ fn ends_with_the_code_and_the_stage_of_what_is_wrong() {
     assert_failed(
         &laptop.run(&["--daemon", "/nowhere"]),
         &laptop,
-        "ready",
+        "spawn",
         127,
         "cannot execute /nowhere: No such file",
     );
     assert_failed(
         &laptop.run(&["--daemon", "/etc/passwd"]),
         &laptop,
-        "ready",
+        "spawn",
         126,
         "cannot execute /etc/passwd: Permission denied",
     );

@@ -251,7 +251,17 @@ impl Unit for Companion {
             Action::ProbeFitness => self.ask(Question::Fitness, PATIENCE, around),
             Action::ProbeLiveness(patience) => self.ask(Question::Liveness, patience, around),
             Action::AnnounceReady => self.announce_ready(),
-            Action::Finish(outcome) => self.life.finish(outcome),
+            Action::Finish(outcome) => {
+                // The end of an essential one is the bundle's, and told as that.
+                if let Outcome::GaveUp(failure) = &outcome
+                    && !self.wanted.essential
+                {
+                    let name = &self.wanted.name;
+                    let why = failure.of(name);
+                    log::error!("{name} cannot live, and the bundle goes on without it: {why}");
+                }
+                self.life.finish(outcome);
+            }
             // Of pipelock alone, which drains and reloads.
             Action::CountTunnels | Action::InstallConfig | Action::InstallDenyAll => {}
         }

@@ -281,3 +281,20 @@ fn a_root_with_the_rights_of_a_container_starts_its_daemons_again_and_shows_agen
         (!left.contains("egress") && !left.contains("notifies")).then_some(())
     });
 }
+
+#[test]
+fn a_daemon_that_the_bundle_goes_on_without_is_told_of_in_the_log() {
+    let mut bed = Bed::start("{}", &|_, _| {
+        "  broken: {exec: [/nonexistent], essential: false}\n".to_owned()
+    });
+    let said = bed.wait_for("it is told", |bed| {
+        let log = bed.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("broken cannot live"))?;
+        Some(line.to_owned())
+    });
+    assert!(said.contains("the bundle goes on without it"), "{said}");
+    assert!(said.contains("cannot execute /nonexistent"), "{said}");
+    assert_eq!(bed.status()["state"], "ready");
+}

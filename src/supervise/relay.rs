@@ -20,6 +20,8 @@ use crate::sys::console::{Stream, console};
 const LONGEST_LINE: usize = 64 * 1024;
 /// Read from one stream before the loop looks at anything else, in bytes.
 const BUDGET: usize = 1024 * 1024;
+/// And no longer than this: of many that flood, each in its turn.
+const TURN: Duration = Duration::from_millis(20);
 /// The pipes' size, in bytes: room for the daemon while PID 1 is busy elsewhere.
 const PIPE_SIZE: i32 = 1024 * 1024;
 /// The end of a daemon waits this long for the console to take its last words: the
@@ -335,10 +337,12 @@ impl Relay {
         console().takes_more(self.stream, Instant::now())
     }
 
-    /// Carries what is there, up to a mebibyte, and shows each line to `see`.
+    /// Carries what is there, up to a mebibyte and for no longer than [`TURN`], and shows each line to `see`.
     pub fn carry(&mut self, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
         let mut carried = 0;
-        while !self.ended && carried < BUDGET && self.has_room() {
+        let end = Instant::now() + TURN;
+        let has_time = |carried| carried < BUDGET && Instant::now() < end;
+        while !self.ended && has_time(carried) && self.has_room() {
             match self.pipe.read(self.lines.free()) {
                 Ok(0) => self.ended = true,
                 Ok(count) => {

@@ -1225,7 +1225,7 @@ const START_UP: [Failing; 23] = [
     failing(
         "dup2,dup3:error=EMFILE",
         "",
-        "ready",
+        "spawn",
         71,
         "Too many open files",
     ),

@@ -492,7 +492,7 @@ fn names_a_daemon_that_is_missing_or_not_executable_and_ends() {
     make_disk(FileSystem::Erofs, &tree, &image).unwrap();
     let missing = Failure {
         what: "no daemon",
-        stage: "ready",
+        stage: "spawn",
         code: 127,
         says: "cannot execute /usr/bin/pipelock: No such file",
     };
@@ -502,7 +502,7 @@ fn names_a_daemon_that_is_missing_or_not_executable_and_ends() {
     make_disk(FileSystem::Erofs, &tree, &image).unwrap();
     let not_executable = Failure {
         what: "not executable",
-        stage: "ready",
+        stage: "spawn",
         code: 126,
         says: "cannot execute /usr/bin/pipelock: Permission denied",
     };

@@ -157,7 +157,7 @@ fn a_person_reads_what_could_not_be_and_where_more_of_it_is() {
     let (code, shown) = init.wait_end_in_words();
     assert_eq!(code, 127);
     let last = format!(
-        "\nsidecar-init: ended at the stage ready, with code 127: the daemon is not there; nothing gets through. \
+        "\nsidecar-init: ended at the stage spawn, with code 127: the daemon is not there; nothing gets through. \
          All that is known is in {}\n",
         report.display()
     );

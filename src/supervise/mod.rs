@@ -57,6 +57,9 @@ use roster::Roster;
 pub use roster::Verdict;
 use unit::Unit;
 
+/// However much daemons have to say, so often it is heard that a child has ended.
+const LET_IN_EVERY: Duration = Duration::from_millis(50);
+
 /// The status is told again at most this often where only its counters have changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
@@ -194,6 +197,7 @@ struct Supervisor<'a> {
 
 impl Supervisor<'_> {
     fn run(&mut self, signals: &mut Signals) -> Verdict {
+        let mut let_in = Instant::now();
         loop {
             self.end_grants();
             self.settle();
@@ -201,6 +205,10 @@ impl Supervisor<'_> {
                 return verdict;
             }
             let speakers = self.wait(signals);
+            if !speakers.is_empty() && let_in.elapsed() > LET_IN_EVERY {
+                signals::let_in();
+                let_in = Instant::now();
+            }
             for (number, request) in signals.take() {
                 self.request(number, request);
             }

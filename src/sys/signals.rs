@@ -159,6 +159,17 @@ fn look() -> Result<(), Errno> {
     }
 }
 
+/// Lets in what [`wait`] has not: where something is ready at once each time, as what one hears
+/// from a daemon that floods, ppoll(2) returns without looking whether a signal is pending.
+pub fn let_in() {
+    // EINTR: it is in its pipe now.
+    let _ = ppoll(
+        &mut [],
+        Some(TimeSpec::from(Duration::ZERO)),
+        Some(SigSet::empty()),
+    );
+}
+
 /// Waits for one of `fds`, for a signal, or for the end of `timeout`. SIGCHLD arrives here
 /// alone: each child that dies during a drain would interrupt it for three system calls,
 /// and the drain finds that child anyway.

@@ -1,5 +1,6 @@
 //! The environment variables that are read, each once: `--help` prints this table, and the
-//! man page and docs/operations.md are made from that.
+//! man page and docs/operations.md are made from that. And those that clients of pipelock are
+//! given.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -107,6 +108,48 @@ impl LogFilter {
             self.asked_by, self.text
         ))
     }
+}
+
+/// What has a client's tools use this proxy, and trust the certificates of this file.
+#[must_use]
+pub fn of_clients(proxy: &str, bundle: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let mut put = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
+    for (name, value) in [
+        ("HTTP_PROXY", proxy),
+        ("HTTPS_PROXY", proxy),
+        ("NO_PROXY", "localhost,127.0.0.1,::1"),
+    ] {
+        put(name, value);
+        put(&name.to_ascii_lowercase(), value);
+    }
+    // Without it Node ignores the four above (since 24.0 and 22.21).
+    put("NODE_USE_ENV_PROXY", "1");
+    // Yarn from 2 on ignores them, and ends at a variable of this form that it does not know.
+    put("YARN_HTTP_PROXY", proxy);
+    put("YARN_HTTPS_PROXY", proxy);
+    for name in [
+        "NODE_EXTRA_CA_CERTS",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "CARGO_HTTP_CAINFO",
+        "PIP_CERT",
+        "DENO_CERT",
+        // Wins over the `cafile` of a machine's npmrc, which wins over NODE_EXTRA_CA_CERTS.
+        "npm_config_cafile",
+        "AWS_CA_BUNDLE",
+        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+        "HTTPLIB2_CA_CERTS",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "HEX_CACERTS_PATH",
+        // Set by Nix's own profile, and wins over SSL_CERT_FILE there.
+        "NIX_SSL_CERT_FILE",
+    ] {
+        put(name, bundle);
+    }
+    all
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod words;
 
 use std::path::{Path, PathBuf};
 
+use crate::environment;
 use crate::manifest::{Element, Kind, Name, Position, Scalar};
 pub use words::{Shown, in_words, shown};
 
@@ -51,35 +52,6 @@ pub const ALWAYS_SET: &[&str] = &[
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
-];
-
-/// The variables that a daemon is given for pipelock, its proxy, unless `proxy: false`: what
-/// clients are given for theirs.
-pub const SET_FOR_THE_PROXY: &[&str] = &[
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "NODE_USE_ENV_PROXY",
-    "YARN_HTTP_PROXY",
-    "YARN_HTTPS_PROXY",
-    "NODE_EXTRA_CA_CERTS",
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "CARGO_HTTP_CAINFO",
-    "PIP_CERT",
-    "DENO_CERT",
-    "npm_config_cafile",
-    "AWS_CA_BUNDLE",
-    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
-    "HTTPLIB2_CA_CERTS",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "HEX_CACERTS_PATH",
-    "NIX_SSL_CERT_FILE",
 ];
 
 /// Where, unless the command line says otherwise, things are that no daemon may read by `files`.
@@ -143,10 +115,18 @@ pub enum Ready {
     Notify,
 }
 
+/// Whether a daemon is given this variable for pipelock, its proxy, unless `proxy: false`: what
+/// clients are given for theirs.
+#[must_use]
+pub fn is_set_for_the_proxy(variable: &str) -> bool {
+    let given = environment::of_clients("", "");
+    given.iter().any(|(name, _)| name == variable)
+}
+
 /// Whether the init sets this variable for a daemon, so that its manifest cannot.
 #[must_use]
 pub fn is_set_by_the_init(variable: &str, proxy: bool) -> bool {
-    ALWAYS_SET.contains(&variable) || proxy && SET_FOR_THE_PROXY.contains(&variable)
+    ALWAYS_SET.contains(&variable) || proxy && is_set_for_the_proxy(variable)
 }
 
 /// The one of these places that would be read with `path`: what it is, is in, or holds.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::for_agents;
+use crate::environment;
 use crate::policy::Policy;
 
 /// Where the export is, in the run directory.
@@ -161,58 +162,17 @@ pub fn invitation(export: &Path, policy: &Policy) -> String {
 fn environment(proxy: &str, directory: &str) -> String {
     let [bundle, agents] = [BUNDLE, AGENTS].map(|name| quoted(&format!("{directory}/{name}")));
     let mut text = String::new();
-    for (name, value) in variables(proxy, &bundle) {
+    for (name, value) in environment::of_clients(proxy, &bundle) {
         text.push_str(&format!("{name}={value}\n"));
     }
     text.push_str(&format!("{AGENTS_VARIABLE}={agents}\n"));
     text
 }
 
-/// What has a client's tools use this proxy, and trust the certificates of this file.
-#[must_use]
-pub fn variables(proxy: &str, bundle: &str) -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    let mut put = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
-    for (name, value) in [
-        ("HTTP_PROXY", proxy),
-        ("HTTPS_PROXY", proxy),
-        ("NO_PROXY", "localhost,127.0.0.1,::1"),
-    ] {
-        put(name, value);
-        put(&name.to_ascii_lowercase(), value);
-    }
-    // Without it Node ignores the four above (since 24.0 and 22.21).
-    put("NODE_USE_ENV_PROXY", "1");
-    // Yarn from 2 on ignores them, and ends at a variable of this form that it does not know.
-    put("YARN_HTTP_PROXY", proxy);
-    put("YARN_HTTPS_PROXY", proxy);
-    for name in [
-        "NODE_EXTRA_CA_CERTS",
-        "SSL_CERT_FILE",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "GIT_SSL_CAINFO",
-        "CARGO_HTTP_CAINFO",
-        "PIP_CERT",
-        "DENO_CERT",
-        // Wins over the `cafile` of a machine's npmrc, which wins over NODE_EXTRA_CA_CERTS.
-        "npm_config_cafile",
-        "AWS_CA_BUNDLE",
-        "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
-        "HTTPLIB2_CA_CERTS",
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-        "HEX_CACERTS_PATH",
-        // Set by Nix's own profile, and wins over SSL_CERT_FILE there.
-        "NIX_SSL_CERT_FILE",
-    ] {
-        put(name, bundle);
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::daemons::is_set_by_the_init;
 
     fn policy(more: &str) -> Policy {
         let text = format!("version: 1\nslug: x\nbottle: {{}}\n{more}");
@@ -273,9 +233,13 @@ mod tests {
 
     #[test]
     fn holds_what_no_daemon_that_is_given_the_same_may_set_itself() {
-        let variables = variables("http://pipelock:8888", "/bundle.pem");
-        let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, crate::policy::daemons::SET_FOR_THE_PROXY);
+        let variables = environment::of_clients("http://pipelock:8888", "/bundle.pem");
+        assert_eq!(variables.len(), 24);
+        for (name, _) in &variables {
+            assert!(is_set_by_the_init(name, true), "{name}");
+            assert!(!is_set_by_the_init(name, false), "{name}");
+        }
+        assert!(!is_set_by_the_init("HOME", true));
     }
 
     #[test]

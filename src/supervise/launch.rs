@@ -18,6 +18,7 @@ use crate::bottle::credentials;
 use crate::bottle::names::Names;
 use crate::ca;
 use crate::daemon::pipelock::CONFIG;
+use crate::environment;
 use crate::exit::{ExitCode, StartError};
 use crate::policy::daemons::{Daemon, Ready, kept_from};
 use crate::sandbox::cgroup::{Group, GroupError, Overpromised, Shares};
@@ -200,8 +201,6 @@ const OPEN: Access = Access {
 };
 /// Programs are looked for here, and by no other daemon's word.
 const SEARCHED: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Names are asked for on this port, by UDP: who may connect to it has such sockets.
-const NAMES: u16 = 53;
 
 /// All of it, for a daemon that is not pipelock.
 pub(super) struct ForCompanion {
@@ -215,7 +214,7 @@ pub(super) struct ForCompanion {
 /// Sends somebody for what the host gives a daemon.
 pub(super) fn fetch_credentials(wanted: &Daemon, around: &Context) -> Result<Errand, LaunchError> {
     let setup = around.setup;
-    let profile = Profile::General { udp: false };
+    let profile = Profile::general(&[]);
     let sandbox = setup.sandbox.companion(wanted.user, None, profile);
     let order = credentials::Order {
         manifest: setup.manifest,
@@ -275,7 +274,7 @@ pub(super) fn prepare_companion(
         let client = install_trust(run, around)?;
         let proxy = format!("http://127.0.0.1:{}", around.desired.policy.listen.port());
         let bundle = client.path().join(export::BUNDLE);
-        let variables = export::variables(&proxy, &bundle.to_string_lossy());
+        let variables = environment::of_clients(&proxy, &bundle.to_string_lossy());
         environment.extend(
             variables
                 .iter()
@@ -350,10 +349,8 @@ fn companions_sandbox(wanted: &Daemon, around: &Context) -> Result<Sandbox, Laun
         }
         _ => None,
     };
-    let udp = wanted.connect.contains(&NAMES);
-    Ok(setup
-        .sandbox
-        .companion(wanted.user, group, Profile::General { udp }))
+    let profile = Profile::general(&wanted.connect);
+    Ok(setup.sandbox.companion(wanted.user, group, profile))
 }
 
 /// What a client of pipelock trusts, where the daemons of this machine find it.

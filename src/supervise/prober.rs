@@ -138,12 +138,6 @@ impl Prober {
         *self = Self::new(subject);
     }
 
-    /// Where it was asked last.
-    #[must_use]
-    pub fn asked_at(&self) -> SocketAddr {
-        self.target
-    }
-
     /// Starts a question; one under way is dropped. A refused connection is an
     /// answer at once, and so is it where there is nothing to ask.
     pub fn ask(&mut self, question: Question, patience: Duration, now: Instant) -> Option<Finding> {

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::super::{host, integer, label, text, text_or_quotes};
 use super::{
-    KEPT, PIPELOCK, Ready, SET_FOR_THE_PROXY, TAKEN, in_yaml, is_set_by_the_init, kept_from,
+    KEPT, PIPELOCK, Ready, TAKEN, in_yaml, is_set_by_the_init, is_set_for_the_proxy, kept_from,
 };
 use crate::manifest::{Kind, Name, Rejection, Scalar, nearest, quoted};
 
@@ -243,7 +243,7 @@ pub(super) fn judge_variable(name: &str, proxy: bool) -> Result<(), Rejection> {
         return Ok(());
     }
     let refusal = Rejection::new("the init sets this variable itself");
-    Err(if SET_FOR_THE_PROXY.contains(&name) {
+    Err(if is_set_for_the_proxy(name) {
         refusal.hint(
             "remove it, or write proxy: false for a daemon that does not ask through pipelock",
         )

@@ -334,9 +334,7 @@ impl Companion {
     pub(super) fn state(&self) -> State {
         match self.life.phase() {
             Phase::Idle => State::Waiting,
-            Phase::Ended if matches!(self.outcome(), Some(Outcome::GaveUp(_))) => State::Failed,
-            Phase::Ended => State::Stopped,
-            _ => self.life.state(),
+            _ => self.life.own_state(),
         }
     }
 

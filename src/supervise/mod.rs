@@ -264,7 +264,7 @@ impl Supervisor<'_> {
         roster.report(&mut around);
         let is_halted = roster.firewall.life().machine.is_halted();
         around.reporter.state_reached(state, is_halted);
-        let own = roster.firewall.life().state();
+        let own = roster.firewall.life().own_state();
         around.reporter.pipelock_reached(own);
         around.reporter.companion_failed(roster.failure());
         if roster.is_proved_now(state) {

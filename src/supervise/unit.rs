@@ -97,6 +97,15 @@ impl Life {
         self.outcome = Some(outcome);
     }
 
+    /// Its own state, whatever the bundle's is: where it has ended it says how.
+    pub(super) fn own_state(&self) -> State {
+        match self.machine.phase() {
+            Phase::Ended if matches!(self.outcome, Some(Outcome::GaveUp(_))) => State::Failed,
+            Phase::Ended => State::Stopped,
+            _ => self.state(),
+        }
+    }
+
     /// Its state, for the status.
     pub(super) fn state(&self) -> State {
         match self.machine.phase() {

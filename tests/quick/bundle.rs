@@ -16,7 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Bed, Console, Init, Place, children, fixture, others, proc_field, skipped};
+use crate::support::{
+    Bed, Console, End, Init, Place, children, fixture, others, proc_field, skipped,
+};
+
+mod changes;
+mod stops;
 
 /// Of a machine that is busy: what is told may be so much older than what is.
 const BEHIND: Duration = Duration::from_millis(1500);
@@ -264,11 +269,17 @@ fn asked(port: u16, target: &str) -> Option<u16> {
 
 /// Stops it: in time, as asked, with nobody left and a status that says so.
 fn stop(init: Init, poller: Option<Poller>) -> String {
+    stopped(init, poller).1.console_text()
+}
+
+/// The same: the first that it told of that, and all that came of it.
+fn stopped(mut init: Init, poller: Option<Poller>) -> (Value, End) {
     let begun = Instant::now();
     init.signal(Signal::SIGTERM);
-    let mut init = init;
-    init.wait_until("it stops", |init| {
-        (init.status()["state"] == "stopping" || children(init.pid()).is_empty()).then_some(())
+    let first = init.wait_until("it stops", |init| {
+        let status = init.status();
+        let stops = status["state"] == "stopping" || status["exit_code"].is_i64();
+        (stops || children(init.pid()).is_empty()).then_some(status)
     });
     if let Some(poller) = poller {
         poller.end(&init);
@@ -285,7 +296,32 @@ fn stop(init: Init, poller: Option<Poller>) -> String {
         assert_eq!(pid, None, "{name}");
         assert!(state != "ready" && state != "stopping", "{name} is {state}");
     }
-    end.console_text()
+    assert_eq!(end.result["daemon"]["state"], "stopped");
+    assert_eq!(left_of(&end.bed), Vec::<String>::new());
+    (first, end)
+}
+
+/// Whoever is there still and was started with a directory of this bed's.
+fn left_of(bed: &Bed) -> Vec<String> {
+    let own = bed.path("run").into_os_string().into_string().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| {
+            let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+            let (line, variables) = (read("cmdline"), read("environ"));
+            let is_of = |text: &[u8]| memchr::memmem::find(text, own.as_bytes()).is_some();
+            (is_of(&line) || is_of(&variables)).then(|| {
+                let name = String::from_utf8_lossy(&line).replace('\0', " ");
+                format!("{}: {name}", entry.file_name().display())
+            })
+        })
+        .collect()
+}
+
+/// What takes long is shorter than it might be, unless `AT_FULL_LENGTH` is set in the environment
+/// of the tests (`AT_FULL_LENGTH=1 cargo test --test quick bundle::`).
+fn is_at_full_length() -> bool {
+    std::env::var_os("AT_FULL_LENGTH").is_some()
 }
 
 /// What the console says in this order.
@@ -296,6 +332,22 @@ fn assert_order(console: &str, lines: &[&str]) {
         let at = at.unwrap_or_else(|| panic!("no {line:?} after the others: {lines:?}\n{console}"));
         rest = &rest[at + line.len()..];
     }
+}
+
+/// pipelock and seven more, each after the one before: the last is `last`.
+fn eight([agent, gate]: [u16; 2]) -> String {
+    let mut all = egress(agent);
+    all += &format!(
+        "  gate: {{exec: [@, gate, listen={gate}], listen: [{gate}], ready: {{http: \"{gate}/\"}}, after: [egress]}}\n"
+    );
+    let mut before = "gate";
+    for name in ["notes", "one", "two", "three", "last"] {
+        all += &format!(
+            "  {name}: {{exec: [@, {name}], ready: notify, after: [{before}], proxy: false}}\n"
+        );
+        before = name;
+    }
+    all
 }
 
 fn five(agent: u16, gate: u16) -> String {
@@ -508,8 +560,8 @@ fn a_manifest_that_adds_and_removes_daemons_all_the_time_leaves_nobody_behind() 
     let more = format!(
         "  more: {{exec: [@, more, listen={more}, ignore-term], listen: [{more}], ready: {{tcp: {more}}}, after: [gate], proxy: false}}\n"
     );
-    // An hour of it is the same.
-    let end = Instant::now() + Duration::from_secs(20);
+    let long = if is_at_full_length() { 60 } else { 8 };
+    let end = Instant::now() + Duration::from_secs(long);
     let mut round = 0;
     while Instant::now() < end {
         let next = match round % 4 {

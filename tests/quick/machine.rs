@@ -194,6 +194,37 @@ fn gives_up_on_a_daemon_that_is_never_ready_five_times() {
 }
 
 #[test]
+fn waits_longer_for_one_that_is_given_more_time_and_gives_that_up_after_five_times_as_well() {
+    let within = 4 * START_DEADLINE;
+    let mut bench = Bench::new(TIMING);
+    bench.machine = bench.machine.patient(within, 50 * MILLISECOND);
+    assert_eq!(bench.step(Event::Begin), [Action::Spawn]);
+    for failures in 1..=5 {
+        let begin = bench.now;
+        while bench.machine.phase() == Phase::Starting {
+            let (_, actions) = bench.tick();
+            if actions == [Action::ProbeFitness] {
+                let silence = Silence::because("Connection refused");
+                bench.step(Event::Answered(Answer::Silent(silence)));
+            }
+        }
+        assert_eq!(bench.now - begin, within);
+        let mut actions = bench.exit();
+        let why = Failure::NotReady(within, "Connection refused".to_owned());
+        assert_eq!(bench.machine.last_failure(), Some(&why));
+        assert_eq!(bench.machine.failures(), failures);
+        if failures == 5 {
+            assert_eq!(actions, [Action::Finish(Outcome::GaveUp(why))]);
+            return;
+        }
+        if actions.is_empty() {
+            actions = bench.tick().1;
+        }
+        assert_eq!(actions, [Action::Spawn]);
+    }
+}
+
+#[test]
 fn gives_up_on_a_daemon_that_answers_the_canary_wrongly_five_times() {
     let mut bench = Bench::starting(TIMING);
     let unfit = || Event::Answered(Answer::Unfit("it lets the canary out".to_owned()));

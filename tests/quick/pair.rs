@@ -11,7 +11,7 @@ use sidecar_init::ca::{ENTROPY_BYTES, Pair, generate};
 
 use crate::support::{Bed, Init, Place};
 
-const DAY: u64 = 86_400;
+pub const DAY: u64 = 86_400;
 const TEN_YEARS: u64 = 3_650 * DAY;
 
 fn clock() -> u64 {
@@ -20,7 +20,7 @@ fn clock() -> u64 {
 }
 
 /// A pair of its own for each seed, that is valid for so many seconds more.
-fn pair(seed: u8, seconds: u64) -> Pair {
+pub fn pair(seed: u8, seconds: u64) -> Pair {
     let entropy: [u8; ENTROPY_BYTES] =
         std::array::from_fn(|i| seed ^ u8::try_from(i % 251).unwrap().wrapping_mul(37));
     generate(&entropy, clock() + seconds - TEN_YEARS).unwrap()
@@ -39,7 +39,7 @@ fn put(bed: &Bed, name: &str, text: &str) {
     fs::rename(new, bed.path(name)).unwrap();
 }
 
-fn provide(bed: &Bed, pair: &Pair) {
+pub fn provide(bed: &Bed, pair: &Pair) {
     put(bed, "run/ca.key", &pair.key_pem);
     put(bed, "run/ca.crt", &pair.cert_pem);
 }

@@ -19,6 +19,7 @@ use crate::cli::Paths;
 use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest;
+use crate::policy::daemons::Daemon;
 use crate::policy::{self, Policy};
 use crate::sys::errand;
 use crate::sys::files::read_bounded;
@@ -215,6 +216,26 @@ fn out_of_place(network: &policy::Network, mode: Mode) -> Option<String> {
     (!keys.is_empty()).then(|| format!("{} {does} nothing here: {whose}", keys.join(", ")))
 }
 
+/// What is told where a limit of memory is none: control groups are a machine's.
+fn unlimited(daemons: &[Daemon], mode: Mode) -> Option<String> {
+    let limited = daemons.iter().filter(|it| it.memory_mib.is_some());
+    let keys: Vec<String> = limited
+        .map(|it| format!("daemons.{}.memory_mib", it.name))
+        .collect();
+    let instead = match mode {
+        Mode::Machine => return None,
+        Mode::Container => "limit the container (docker run --memory, limits of a Pod)",
+        Mode::Child => "limit whatever the init runs in (systemd's MemoryMax=)",
+    };
+    let does = if keys.len() == 1 { "does" } else { "do" };
+    (!keys.is_empty()).then(|| {
+        format!(
+            "{} {does} nothing here: a daemon's memory is limited in a machine alone; {instead}",
+            keys.join(", ")
+        )
+    })
+}
+
 /// Judges what was read; the warnings are the manifest's.
 pub fn judge(
     paths: &Paths,
@@ -273,6 +294,7 @@ pub fn judge(
     let given = given.iter().map(String::as_str);
     warnings.extend(credentials::strangers(given, &judgement.policy.daemons));
     warnings.extend(out_of_place(&judgement.policy.network, mode));
+    warnings.extend(unlimited(&judgement.policy.daemons, mode));
     let trust = (kind == ROOTS).then(|| roots.into());
     let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));
     let mut desired = Desired {
@@ -325,6 +347,28 @@ mod tests {
             let obeyed = "internal_cidr: 10.0.0.0/8, address: 10.0.0.4/8, internal: a, egress: b";
             assert_eq!(out_of_place(&network(obeyed), mode), None);
         }
+    }
+
+    #[test]
+    fn memory_that_nothing_limits_here_is_said_not_to_be_limited() {
+        let daemons = |text: &str| {
+            let text = format!("slug: a\nbottle: {{}}\ndaemons: {{{text}}}\n");
+            let judged = policy::read(text.as_bytes(), true, 0).unwrap();
+            judged.policy.daemons
+        };
+        let one = daemons("a: {exec: [/bin/a], memory_mib: 16}, b: {exec: [/bin/b]}");
+        assert_eq!(unlimited(&one, Mode::Machine), None);
+        let said = unlimited(&one, Mode::Container).unwrap();
+        let wanted = "daemons.a.memory_mib does nothing here: a daemon's memory is limited in a machine alone; \
+                      limit the container ";
+        assert!(said.starts_with(wanted), "{said}");
+        let two =
+            daemons("a: {exec: [/bin/a], memory_mib: 16}, b: {exec: [/bin/b], memory_mib: 4}");
+        let said = unlimited(&two, Mode::Child).unwrap();
+        let wanted = "daemons.a.memory_mib, daemons.b.memory_mib do nothing here: ";
+        assert!(said.starts_with(wanted), "{said}");
+        let none = daemons("a: {exec: [/bin/a]}");
+        assert_eq!(unlimited(&none, Mode::Child), None);
     }
 
     #[test]

@@ -578,7 +578,9 @@ impl Reporter {
         }
     }
 
-    fn write_report(&mut self) {
+    /// Tells everything about what could not live: the init, or a daemon that the bundle goes on
+    /// without.
+    pub fn write_report(&mut self) {
         // Before that stage a configuration that is there is another run's.
         let stage = &self.status.stage;
         let rendered = *stage == Stage::Spawn || *stage == Stage::Ready;

@@ -785,12 +785,30 @@ impl Status {
             .for_each(|text| limit(text, LONGEST_SENTENCE));
     }
 
+    /// Those of the bundle's other daemons of which this is true, if any.
+    fn names_of(&self, is: impl Fn(&Companion) -> bool) -> Option<String> {
+        let found = self.daemons.iter().filter(|it| is(it));
+        let names: Vec<&str> = found.map(|it| it.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
     /// The state in a line, for a service manager's status.
     #[must_use]
     pub fn in_words(&self) -> String {
         let words = match (&self.error, &self.state) {
-            (_, Word::Known(State::Ready)) => "ready; what is not allowed is refused".to_owned(),
+            (_, Word::Known(State::Ready)) => {
+                let words = "ready; what is not allowed is refused";
+                let gone = self.names_of(|it| it.state == State::Failed);
+                gone.map_or(words.to_owned(), |gone| format!("{words}; without {gone}"))
+            }
             (Some(error), state) => format!("{state}: {error}"),
+            (None, state @ Word::Known(State::Starting)) => {
+                let late = |it: &Companion| it.essential && it.state != State::Ready;
+                let late = self.names_of(late);
+                late.map_or(state.to_string(), |late| {
+                    format!("{state}: not ready yet: {late}")
+                })
+            }
             (None, state) => state.to_string(),
         };
         let first = words.lines().next().unwrap_or_default();
@@ -875,6 +893,31 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_s_line_names_whom_it_waits_for_and_whom_it_is_without() {
+        let companion = |name: &str, state: State, essential| Companion {
+            name: name.to_owned(),
+            state: state.into(),
+            essential,
+            ..Companion::default()
+        };
+        let mut status = Status {
+            state: State::Starting.into(),
+            ..Status::default()
+        };
+        assert_eq!(status.in_words(), "starting");
+        status.daemons = vec![
+            companion("first", State::Ready, true),
+            companion("egress", State::Starting, true),
+            companion("gate", State::Waiting, true),
+            companion("notes", State::Failed, false),
+        ];
+        assert_eq!(status.in_words(), "starting: not ready yet: egress, gate");
+        status.state = State::Ready.into();
+        let words = "ready; what is not allowed is refused; without notes";
+        assert_eq!(status.in_words(), words);
+    }
 
     #[test]
     fn every_word_of_the_file_is_read_as_it_is_written() {

@@ -20,6 +20,18 @@ pub(super) fn stages(status: &Status) -> Vec<(String, u64, u64)> {
     stages.collect()
 }
 
+/// What is true of each of the same that was not ready yet.
+fn unready(status: &Status) -> Vec<Option<&'static str>> {
+    let began = status.daemons.iter().filter(|it| it.began_us.is_some());
+    let what = began.map(|daemon| match (&daemon.took_us, &daemon.state) {
+        (Some(_), _) => None,
+        (None, Word::Known(State::Failed)) => Some("failed"),
+        (None, Word::Known(State::Stopped)) => Some("stopped"),
+        (None, _) => Some("not over"),
+    });
+    what.collect()
+}
+
 /// The same of the bundle's other daemons, each from its first start until it was ready.
 fn others(status: &Status) -> Vec<(String, u64, u64)> {
     let daemons = status.daemons.iter().filter_map(|daemon| {
@@ -80,27 +92,33 @@ pub fn waterfall(status: &Status) -> String {
     const WIDTH: u64 = 40;
     let stages = stages(status);
     let others = others(status);
+    let ended = ended(status, stages.len());
     let end = end(&stages).max(end(&others));
     let mut text = String::new();
-    for (index, (stage, at, took)) in stages.iter().chain(&others).enumerate() {
+    for ((stage, at, took), what) in stages.iter().chain(&others).zip(ended) {
         let columns = |us: u64| usize::try_from(us).unwrap_or(0);
         let before = columns(at * WIDTH / end);
         let length = columns((took * WIDTH).div_ceil(end)).max(1);
-        let end = ended(status, index + 1 == stages.len());
         text.push_str(&format!(
-            "  {:<9} {:>9}  {}{}{end}\n",
+            "  {:<9} {:>9}  {}{}{}\n",
             stage,
             in_words(*took),
             " ".repeat(before),
-            "▇".repeat(length)
+            "▇".repeat(length),
+            in_a_row(what)
         ));
     }
     text
 }
 
-/// What is added to a stage that the start ended in, or is at.
-fn ended(status: &Status, is_last: bool) -> String {
-    let what = unfinished(status).filter(|_| is_last);
+/// What is true of each row's time where it was not over: of the last stage, and of daemons.
+fn ended(status: &Status, stages: usize) -> Vec<Option<&'static str>> {
+    let before = std::iter::repeat_n(None, stages.saturating_sub(1));
+    let last = (stages > 0).then(|| unfinished(status));
+    before.chain(last).chain(unready(status)).collect()
+}
+
+fn in_a_row(what: Option<&str>) -> String {
     what.map_or_else(String::new, |what| format!(" {what}"))
 }
 
@@ -112,6 +130,7 @@ pub fn svg(status: &Status) -> String {
     const WIDTH: u64 = 480;
     let stages = stages(status);
     let others = others(status);
+    let ended = ended(status, stages.len());
     let end = end(&stages).max(end(&others));
     let height = ROW * ((stages.len() + others.len()) as u64 + 1) + 8;
     let mut text = format!(
@@ -122,9 +141,9 @@ pub fn svg(status: &Status) -> String {
         plain::markup(&headline(status, &stages)),
     );
     let mut y = ROW;
-    for (index, (stage, at, took)) in stages.iter().chain(&others).enumerate() {
-        let is_last = index + 1 == stages.len();
-        let colour = match unfinished(status).filter(|_| is_last) {
+    let rows = stages.iter().chain(&others).zip(ended);
+    for (index, ((stage, at, took), what)) in rows.enumerate() {
+        let colour = match what {
             Some("failed") => "#c43b3b",
             _ if index < stages.len() => "#3b82c4",
             // A daemon is no stage: they run side by side.
@@ -140,7 +159,7 @@ pub fn svg(status: &Status) -> String {
             plain::markup(stage),
             y + 5,
             in_words(*took),
-            ended(status, is_last)
+            in_a_row(what)
         ));
         y += ROW;
     }
@@ -152,7 +171,7 @@ pub fn svg(status: &Status) -> String {
 mod tests {
     use super::*;
     use crate::status::Stage;
-    use crate::status::schema::StageTime;
+    use crate::status::schema::{Companion, StageTime};
 
     /// A start that took 12 ms to its last stage, and is there since.
     fn start(outcome: Outcome, state: State, took_us: Option<u64>) -> Status {
@@ -219,6 +238,39 @@ mod tests {
                 });
                 assert!(end, "{wanted}: {drawn}");
             }
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_was_never_ready_is_drawn_as_one() {
+        let companion = |name: &str, state: State, took_us| Companion {
+            name: name.to_owned(),
+            state: state.into(),
+            began_us: Some(13_000),
+            took_us,
+            ..Companion::default()
+        };
+        let mut status = start(Outcome::FailedAt(Stage::Ready), State::Failed, Some(1));
+        status.daemons = vec![
+            companion("well", State::Stopped, Some(1_000)),
+            companion("broken", State::Failed, None),
+            companion("late", State::Starting, None),
+        ];
+        let (drawn, words) = (svg(&status), waterfall(&status));
+        for (name, what) in [
+            ("well", None),
+            ("broken", Some("failed")),
+            ("late", Some("not over")),
+        ] {
+            let row = |text: &str| -> String {
+                let mut lines = text.lines();
+                lines.find(|it| it.contains(name)).unwrap().to_owned()
+            };
+            let (drawn, words) = (row(&drawn), row(&words));
+            assert_eq!(drawn.contains("#c43b3b"), what == Some("failed"), "{drawn}");
+            let ends = what.map_or_else(|| "▇".to_owned(), |what| format!("▇ {what}"));
+            assert!(words.ends_with(&ends), "{words}");
+            assert!(what.is_none_or(|what| drawn.contains(what)), "{drawn}");
         }
     }
 

@@ -106,7 +106,7 @@ fn given_up(name: &str, failure: &Failure, reporter: &Reporter) -> StartError {
         code,
         format!(
             "giving up after repeated failures: {}{said}",
-            failure.of(name)
+            failure.named(name)
         ),
     )
 }

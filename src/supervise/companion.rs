@@ -253,14 +253,19 @@ impl Unit for Companion {
             Action::AnnounceReady => self.announce_ready(),
             Action::Finish(outcome) => {
                 // The end of an essential one is the bundle's, and told as that.
+                let is_missed = matches!(outcome, Outcome::GaveUp(_)) && !self.wanted.essential;
                 if let Outcome::GaveUp(failure) = &outcome
-                    && !self.wanted.essential
+                    && is_missed
                 {
                     let name = &self.wanted.name;
                     let why = failure.of(name);
                     log::error!("{name} cannot live, and the bundle goes on without it: {why}");
                 }
                 self.life.finish(outcome);
+                if is_missed {
+                    self.report(around);
+                    around.reporter.write_report();
+                }
             }
             // Of pipelock alone, which drains and reloads.
             Action::CountTunnels | Action::InstallConfig | Action::InstallDenyAll => {}

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{RestartPolicy, Verdict};
 use crate::exit::ExitCode;
+use crate::policy::daemons::PIPELOCK;
 use crate::sys::reaper::ExitReason;
 
 /// A daemon that is not ready by then has failed. Generous: under emulation, on two
@@ -202,6 +203,16 @@ impl Failure {
             Self::Overloaded(_) => true,
             Self::OutOfMemory(..) => ready_for.is_some(),
             _ => false,
+        }
+    }
+
+    /// The same where nothing else says whose it is: a program that is not there, or a proof, is
+    /// pipelock's unless it is said to be another's.
+    #[must_use]
+    pub fn named(&self, name: &str) -> String {
+        match self {
+            Self::Spawn(_, why) | Self::Unfit(why) if name != PIPELOCK => format!("{name}: {why}"),
+            _ => self.of(name),
         }
     }
 

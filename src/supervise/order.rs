@@ -218,12 +218,21 @@ pub fn may_begin(members: &[Member], index: usize) -> bool {
     member.place == Place::Stays && member.after.iter().all(is_ready)
 }
 
-/// Whether it is to stop while all do: nobody that comes after it is left.
+/// Whether it is to stop while all do: nobody that comes after it is left, neither one that
+/// comes after somebody who has ended before and came after it.
 #[must_use]
 pub fn may_stop(members: &[Member], index: usize) -> bool {
-    !members
-        .iter()
-        .any(|it| it.after.contains(&index) && !it.has_ended())
+    let mut others = members.iter().enumerate().filter(|(_, it)| !it.has_ended());
+    !others.any(|(other, _)| comes_after(members, other, index, members.len()))
+}
+
+/// Whether it comes after that one, at any remove; `limit` ends a circle.
+fn comes_after(members: &[Member], index: usize, that: usize, limit: usize) -> bool {
+    let after = members.get(index).filter(|_| limit > 0);
+    after.is_some_and(|it| {
+        let mut after = it.after.iter();
+        after.any(|it| *it == that || comes_after(members, *it, that, limit - 1))
+    })
 }
 
 /// Whether the bundle has to end for one that cannot live.
@@ -242,18 +251,15 @@ pub fn share(members: &[Member], index: usize, left: Duration) -> Duration {
     left / u32::try_from(depth).unwrap_or(u32::MAX).max(1)
 }
 
-/// The length of the longest way from it to one that comes after nobody, itself included;
+/// How many are left on the longest way from it to one that comes after nobody, itself included;
 /// `limit` ends a circle, which no manifest has.
 fn depth(members: &[Member], index: usize, limit: usize) -> usize {
     let Some(member) = members.get(index).filter(|_| limit > 0) else {
         return 0;
     };
-    let left = member.after.iter();
-    let left = left.filter(|it| members.get(**it).is_some_and(|it| !it.has_ended()));
-    1 + left
-        .map(|it| depth(members, *it, limit - 1))
-        .max()
-        .unwrap_or(0)
+    let before = member.after.iter();
+    let before = before.map(|it| depth(members, *it, limit - 1)).max();
+    usize::from(!member.has_ended()) + before.unwrap_or(0)
 }
 
 /// What the bundle is at: what pipelock is, and where that serves, what the first is that is
@@ -355,6 +361,11 @@ mod tests {
         // A circle ends.
         let circle = [member(&[1], Ready), member(&[0], Ready)];
         assert_eq!(share(&circle, 0, second), second / 2);
+        assert!(!may_stop(&circle, 0));
+        // One that gave up before leaves those on its two sides in their order.
+        let broken = [member(&[], Ready), member(&[0], Ended), member(&[1], Ready)];
+        assert_eq!(may(&broken), [2]);
+        assert_eq!(share(&broken, 2, 8 * second), 4 * second);
     }
 
     #[test]

@@ -287,7 +287,7 @@ impl Roster {
         let mut essential = self.companions.iter().filter(|it| it.wanted().essential);
         essential.find_map(|it| {
             let failure = it.life().machine.last_failure()?;
-            Some(failure.of(it.name()))
+            Some(failure.named(it.name()))
         })
     }
 

@@ -273,9 +273,14 @@ fn stop(init: Init, poller: Option<Poller>) -> String {
 }
 
 /// The same: the first that it told of that, and all that came of it.
-fn stopped(mut init: Init, poller: Option<Poller>) -> (Value, End) {
-    let begun = Instant::now();
+fn stopped(init: Init, poller: Option<Poller>) -> (Value, End) {
     init.signal(Signal::SIGTERM);
+    asked_to_stop(init, poller)
+}
+
+/// Of one that was asked to stop at this moment.
+fn asked_to_stop(mut init: Init, poller: Option<Poller>) -> (Value, End) {
+    let begun = Instant::now();
     let first = init.wait_until("it stops", |init| {
         let status = init.status();
         let stops = status["state"] == "stopping" || status["exit_code"].is_i64();

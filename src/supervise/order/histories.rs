@@ -271,13 +271,27 @@ impl World {
         }
     }
 
+    /// At any remove: who is after somebody that has ended already is after this one as well.
     fn nobody_is_after(&self, index: usize) -> bool {
         let name = self.units[index].wanted.name;
-        let mut after = self
-            .units
-            .iter()
-            .filter(|it| it.wanted.after.contains(&name));
-        after.all(Unit::has_ended)
+        let mut reached = vec![name];
+        let mut seen = 0;
+        while let Some(name) = reached.get(seen).copied() {
+            seen += 1;
+            for unit in self
+                .units
+                .iter()
+                .filter(|it| it.wanted.after.contains(&name))
+            {
+                if !unit.has_ended() {
+                    return false;
+                }
+                if !reached.contains(&unit.wanted.name) {
+                    reached.push(unit.wanted.name);
+                }
+            }
+        }
+        true
     }
 
     fn spawn(&mut self, index: usize) {

@@ -98,8 +98,13 @@ fn a_stop_while_pipelock_is_being_killed_stops_the_others_in_their_order_and_sta
     let mut init = bed(&five(agent, gate)).start(Place::Child);
     wait_all_ready(&mut init);
     let poller = Poller::of(&init, Some(agent));
+    // It hears of both at once: of the end alone it would start another before it is asked to stop.
+    init.signal(Signal::SIGSTOP);
     init.kill_daemon();
-    let (_, end) = stopped(init, Some(poller));
+    for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+        init.signal(signal);
+    }
+    let (_, end) = asked_to_stop(init, Some(poller));
     let console = end.console_text();
     assert_ended_in(&console, &["notes", "gate", "egress"]);
     assert_eq!(end.result["restarts"], 0);
@@ -133,4 +138,54 @@ fn a_stop_with_a_full_run_directory_is_a_stop_like_any_other() {
         &["notes", "gate", "egress", "pipelock"],
     );
     assert_eq!(left_of(&end.bed), Vec::<String>::new());
+}
+
+#[test]
+fn the_end_for_one_that_cannot_live_keeps_the_order_of_those_on_its_two_sides() {
+    let [agent, gate] = ports();
+    let mut init = bed(&five(agent, gate)).start(Place::Child);
+    let status = wait_all_ready(&mut init);
+    tell(&init, "egress", "exit");
+    kill(Pid::from_raw(pid_of(&status, "egress")), Signal::SIGKILL).unwrap();
+    let end = init.wait_end();
+    assert_eq!(end.code, 69, "{}", end.console_text());
+    assert_order(
+        &end.console_text(),
+        &["notes (pid", "gate (pid", "pipelock (pid"],
+    );
+}
+
+#[test]
+fn one_that_cannot_live_is_named_and_reported_whether_the_bundle_ends_or_goes_on() {
+    let mut init =
+        bed("  missing: {exec: [/nonexistent/program], essential: false}\n").start(Place::Child);
+    init.wait_for("the bundle goes on without it", |status| {
+        status["state"] == "ready" && daemon(status, "missing")["state"] == "failed"
+    });
+    let report = init.wait_until("it is reported", |init| {
+        let report = fs::read(init.bed.path("run/report.json")).ok()?;
+        serde_json::from_slice::<Value>(&report).ok()
+    });
+    let told = daemon(&report["status"], "missing");
+    assert_eq!(told["state"], "failed", "{report:#}");
+    assert!(
+        told["error"]
+            .as_str()
+            .unwrap()
+            .contains("/nonexistent/program"),
+        "{told}"
+    );
+    assert_eq!(report["status"]["exit_code"], Value::Null);
+    stop(init, None);
+
+    let end = bed("  missing: {exec: [/nonexistent/program]}\n")
+        .start(Place::Child)
+        .wait_end();
+    assert_eq!(end.code, 127, "{}", end.console_text());
+    assert!(
+        end.error()
+            .contains("missing: cannot execute /nonexistent/program"),
+        "{}",
+        end.error()
+    );
 }

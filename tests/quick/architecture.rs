@@ -7,17 +7,7 @@ use sidecar_init::exit::ExitCode;
 use sidecar_init::supervise::machine::{Answer, Change, Event, Machine, Phase, Silence, Timing};
 use sidecar_init::sys::reaper::ExitReason;
 
-/// A small generator with a fixed seed (xorshift64): the same histories every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap_or(0)
-    }
-}
+use crate::support::random::Random;
 
 fn any_event(random: &mut Random) -> Event {
     let events = [
@@ -51,7 +41,7 @@ fn any_event(random: &mut Random) -> Event {
 
 /// Every change of phase in a great many random histories.
 fn transitions_that_happen() -> BTreeSet<(&'static str, &'static str)> {
-    let mut random = Random(0x5eed_5eed_5eed_5eed);
+    let mut random = Random::of(0x5eed_5eed_5eed_5eed);
     let mut seen = BTreeSet::new();
     for history in 0..40_000 {
         let drain = if history % 2 == 0 { 30 } else { 0 };

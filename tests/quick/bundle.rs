@@ -7,8 +7,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,24 +16,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{
-    Bed, Console, End, Init, Place, children, fixture, others, proc_field, skipped,
-};
+use crate::support::fixture::worker;
+use crate::support::{Bed, Console, End, Init, Place, children, others, proc_field, skipped};
 
 mod changes;
 mod stops;
 
 /// Of a machine that is busy: what is told may be so much older than what is.
 const BEHIND: Duration = Duration::from_millis(1500);
-
-fn worker() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("worker");
-        fixture::compile("worker", &[], &program);
-        program
-    })
-}
 
 /// Ports on the loopback that nobody else here has; below those that the kernel gives.
 fn ports<const N: usize>() -> [u16; N] {

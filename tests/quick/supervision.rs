@@ -12,11 +12,11 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use sidecar_init::supervise::machine::DRAIN_INTERVAL;
 
 use crate::support::{
-    self, Bed, Console, Init, Place, children, others, places, proc_field, processor_ticks, skipped,
+    self, Bed, Console, Init, Place, children, others, places, proc_field, processor_ticks, sha256,
+    skipped,
 };
 
 /// `Bed::new`'s grace period and the two seconds a stop may take beyond it.
@@ -26,11 +26,6 @@ fn ready(bed: Bed) -> Init {
     let mut init = bed.start(Place::Child);
     init.wait_ready();
     init
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn daemon_pid(status: &Value) -> i64 {

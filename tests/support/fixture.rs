@@ -1,7 +1,8 @@
 //! Compiles the programs that tests put into a machine or in the daemon's place.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Compiles `tests/fixtures/NAME.rs` to `program`, static, with the toolchain of this
 /// checkout and these variables for its `env!`.
@@ -23,4 +24,14 @@ pub fn compile(name: &str, variables: &[(&str, &str)], program: &Path) {
         "{}",
         String::from_utf8_lossy(&compiled.stderr)
     );
+}
+
+/// The daemon beside pipelock that does as it is told.
+pub fn worker() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("worker");
+        compile("worker", &[], &program);
+        program
+    })
 }

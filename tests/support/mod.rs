@@ -11,6 +11,7 @@ pub mod intruder;
 pub mod line;
 pub mod pipelock;
 pub mod podman;
+pub mod random;
 #[allow(dead_code, reason = "for the tests that work with much")]
 pub mod servers;
 pub mod share;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// Nothing here takes as long on a machine that is not broken.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -46,6 +48,12 @@ pub fn init_program() -> &'static str {
         std::env::var("SIDECAR_INIT_BIN")
             .unwrap_or_else(|_| env!("CARGO_BIN_EXE_sidecar-init").to_owned())
     })
+}
+
+/// As the status names a manifest or a configuration.
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Says aloud what is not tested: the harness hides the output of a test that passes.
@@ -533,16 +541,9 @@ impl Init {
 
     /// The daemon's process id, as the test sees it.
     pub fn daemon(&self) -> i32 {
-        let inside = self.status()["daemon"]["pid"]
-            .as_i64()
-            .expect("a daemon runs");
-        children(self.pid())
-            .into_iter()
-            .find(|pid| {
-                proc_field(*pid, "NSpid")
-                    .and_then(|pids| pids.split_whitespace().last()?.parse::<i64>().ok())
-                    == Some(inside)
-            })
+        let status = self.status();
+        let inside = status["daemon"]["pid"].as_i64();
+        child_known_as(self.pid(), inside.expect("a daemon runs"))
             .expect("the daemon is a child of the init")
     }
 
@@ -768,6 +769,15 @@ pub fn children(pid: i32) -> Vec<i32> {
         .split_whitespace()
         .filter_map(|pid| pid.parse().ok())
         .collect()
+}
+
+/// The child of a process that calls itself that in its own PID namespace.
+pub fn child_known_as(parent: i32, inside: i64) -> Option<i32> {
+    children(parent).into_iter().find(|pid| {
+        proc_field(*pid, "NSpid")
+            .and_then(|pids| pids.split_whitespace().last()?.parse::<i64>().ok())
+            == Some(inside)
+    })
 }
 
 /// Of an init, those but the one who looks at its manifest for it.

@@ -12,11 +12,13 @@ use crate::ca::rfc3339;
 use crate::daemon::pipelock::refusals::{
     DEFAULT_PLAIN_LIMIT_MIB, DEFAULT_REQUESTS_PER_MINUTE, DEFAULT_SCAN_LIMIT_MIB,
 };
-use crate::policy::matching::passes_entry;
+use crate::policy::matching::{allows_entry, passes_entry};
 use crate::policy::{MAX_REQUESTS_PER_MINUTE, MAX_SCAN_LIMIT_MIB, Policy};
 
 /// Of each list so many hosts are named: the page is one that is read whole.
 const MOST_HOSTS: usize = 200;
+/// And so many of those that were allowed for a time: the newest.
+const MOST_ENDED: usize = 10;
 /// pipelock's own, where the manifest has none (`forward_proxy`, measured with 2.3.0).
 const DEFAULT_TUNNEL_SECONDS: u32 = 300;
 const DEFAULT_IDLE_SECONDS: u32 = 120;
@@ -68,7 +70,7 @@ pub fn head(state: &Word<State>, now: &str) -> String {
 pub fn page(policy: &Policy, proxy: &str, directory: &str) -> String {
     let mut text = introduction(policy, proxy, directory);
     hosts(&mut text, policy);
-    answers(&mut text, policy);
+    answers(&mut text, policy, directory);
     limits(&mut text, policy);
     to_ask(&mut text, policy);
     text.push_str(NO_WAY_AROUND);
@@ -96,11 +98,14 @@ fn hosts(text: &mut String, policy: &Policy) {
     let _ = writeln!(text, "## Hosts that are allowed: {count}\n");
     if count == 0 {
         text.push_str("None: every request is refused.\n\n");
+        ended(text, policy);
         return;
     }
     text.push_str(
-        "On every port. `*.name` stands for `name` and for every name below it. `not scanned`: the proxy does \
-         not look into what goes there over https, and its limits of size do not apply.\n\n```text\n",
+        "On every port. `*.name` stands for `name` and for every name below it. `not scanned`: over https the \
+         proxy passes on what goes there unread, of any size, and would not stop a secret either. `until` is \
+         in UTC, by the proxy's clock; from then on the host is refused like any other, and what is open \
+         there is cut.\n\n```text\n",
     );
     let until =
         |at: Option<u64>| at.map_or_else(String::new, |at| format!(" until {}", rfc3339(at)));
@@ -137,41 +142,69 @@ fn hosts(text: &mut String, policy: &Policy) {
             "And {more} more, for which there is no room here: ask for one, and see whether it is refused.\n"
         );
     }
+    ended(text, policy);
+}
+
+/// What was allowed and is no more, the last first: whoever is refused there has done nothing wrong.
+fn ended(text: &mut String, policy: &Policy) {
+    let mut over: Vec<_> = policy
+        .grants
+        .iter()
+        .filter(|grant| !grant.in_force && !allows_entry(&policy.allowlist, &grant.host))
+        .collect();
+    if over.is_empty() {
+        return;
+    }
+    over.sort_by_key(|grant| std::cmp::Reverse(grant.until));
+    let told: Vec<String> = over
+        .iter()
+        .take(MOST_ENDED)
+        .map(|grant| format!("`{}` until {}", grant.host, rfc3339(grant.until)))
+        .collect();
+    let _ = writeln!(
+        text,
+        "Allowed for a time that is over, and refused now: {}. For more time ask (1).\n",
+        told.join(", ")
+    );
 }
 
 /// What a client sees, what that means, and what to do. The words are pipelock's, whatever is
-/// before and behind them.
-fn answers(text: &mut String, policy: &Policy) {
+/// before and behind them. What is met most often comes first.
+fn answers(text: &mut String, policy: &Policy, directory: &str) {
     let (scan, plain) = scan_limits(policy);
     let per_minute = per_minute(policy);
+    let denials = super::denials::FILE;
     let _ = write!(
         text,
         "## When a request fails\n\n\
          The proxy's own answers are short plain text that begins with `blocked:` or `CONNECT blocked:`, or is \
          one of those below. Any other 4xx or 5xx is the server's: then the proxy let you through. Over https most \
-         tools show the number alone (curl: `CONNECT tunnel failed, response 403`). For the words ask once more \
-         over http, `curl -sS http://HOST/`, or read `denials.json` beside this page, where it is: it has every \
-         refusal with what it means.\n\n\
+         tools show the number alone. `{directory}/{denials}` has every refusal with its `host` and what it means, \
+         some seconds later; or ask once more over http, `curl -sS http://HOST/`, for the words.\n\n\
+         HOST is the name between `//` and the next `/` of the URL that failed (git: `unable to access \
+         'https://HOST/…'`; npm: `GET https://HOST/…`). pip says `Tunnel connection failed: 403` without the \
+         name: it is in that file.\n\n\
          | you see | it means | do |\n|---|---|---|\n\
-         | 403 `domain not in allowlist: HOST` | HOST is not allowed | ask for it (1); often it is another host than you meant, of a redirect or a download |\n\
+         | 403 `domain not in allowlist: HOST`, `CONNECT tunnel failed, response 403` | HOST is not allowed, or no more | ask for it (1); often it is another host than you meant, of a redirect or a download |\n\
+         | `Could not resolve host`, `Network is unreachable` | your tool does not use the proxy | give it the variables above |\n\
+         | a certificate by `Pipelock CA` is not trusted, `unable to get local issuer certificate` | your tool does not know the proxy's own authority, by which it looks into https | give it the file that `SSL_CERT_FILE` names; never switch the check off |\n\
+         | the connection to the proxy is refused, or times out | it is not up | read the state at the top again. Halted or ended: stop, and say so to your human. Any other: wait ten seconds and try again, three times; then say so too |\n\
+         | 403 `contains secret`, `DLP match`, `high entropy` | what you sent, a URL, header, body or name, looks like a key | a real key: do not send it, in no form, and tell your human; if it is meant for that very host, they may allow (2). A made-up one, as in a test: leave it out, or ask (2) |\n\
+         | 429 `rate limit exceeded` | more than {per_minute} requests in a minute for one domain; a tunnel counts as one, and each request in it too | wait a minute, go slower; for many packages ask (2) or (4) |\n\
+         | 403 `response too large for scanning` | what you fetch is larger than {scan} MiB | fetch less at once (`git clone --depth 1`), or ask (2) or (3) |\n\
+         | 403 `request body exceeds max_body_bytes` | what you send is larger than {scan} MiB | send it in smaller pieces where its server takes them (fewer commits to a push), or ask (2) or (3) |\n\
+         | over http, a file ends at {plain} MiB without an error | that is the limit there: the file is not whole | for https the limit is {scan} MiB: ask (2), and fetch it over https then, or ask (3) |\n\
          | 403 `SSRF check failed` | HOST is allowed, and the proxy cannot resolve its name | is it spelled right? it may be for a moment; else say so to your human |\n\
          | 403 `SSRF blocked`, `resolves to internal IP` | HOST is allowed, and at a private address | ask (6) |\n\
-         | 403 `contains secret`, `DLP match`, `high entropy` | what you sent, a URL, header, body or name, looks like a key | if it is one: do not send it, in no form. If it is none: ask (2) |\n\
-         | 403 `request body exceeds max_body_bytes`, `response too large for scanning` | larger than {scan} MiB | ask for a part of it, or for (2), or for (3) |\n\
          | 403 `compressed … cannot be scanned`, `request body uses Content-Encoding` | it is compressed, and cannot be looked into | send it as it is; else ask (2) |\n\
          | 403 `invalid application/x-www-form-urlencoded body`, `invalid JSON body` | the body is not what its Content-Type says | say what it is: `-H 'Content-Type: application/octet-stream'` |\n\
          | 403 `media_policy` | video, audio, or an image that is no small PNG or JPEG | do without, or ask (2) |\n\
          | 403 `authority mismatch` | a request for one host inside a tunnel to another | open a tunnel for each host |\n\
-         | 429 `rate limit exceeded` | more than {per_minute} requests in a minute for one domain; a tunnel counts as one, and each request in it too | wait a minute, go slower; for many packages ask (2) or (4) |\n\
          | 502 `tunnel dial failed`, `upstream error`, `forward proxy fetch failed` | HOST is allowed; it did not answer, broke off, or its certificate is not trusted | no refusal: try again later; with a certificate of its own ask (7) |\n\
          | 503 `too many active tunnels` | too many connections at once | close some |\n\
          | 503 `kill_switch_active` | a human switched everything off | stop, and say so to your human |\n\
-         | a certificate by `Pipelock CA` is not trusted, `unable to get local issuer certificate` | your tool does not know the proxy's own authority, by which it looks into https | give it the file that `SSL_CERT_FILE` names; never switch the check off |\n\
          | an event stream ends in its middle | an event read like an order to a model, or like a key | ask (2) |\n\
-         | over http, a file ends at {plain} MiB without an error | that is the limit there | use https, or ask (3) |\n\
-         | an answer comes late, all at once | it is held back until it is scanned, less than half a megabyte a second | wait; for much ask (2) |\n\
-         | the connection to the proxy is refused, or times out | it is not up: see the state above | wait some seconds; then say so to your human |\n\
-         | `Could not resolve host`, `Network is unreachable` | your tool does not use the proxy | give it the variables above |\n\n"
+         | an answer comes late, all at once | it is held back until it is scanned, less than half a megabyte a second | wait; for much ask (2) |\n\n"
     );
 }
 
@@ -218,15 +251,34 @@ Say what you were doing, what you saw, and the line; they decide. It goes into t
 is not in this machine, and is in force seconds later; this page changes then. Open connections may end. Ask \
 for the one host you need, by its whole name.
 
-1. a host: for a while `sidecar-init grant HOST --for 30m`, which they run where the manifest is; for good \
-the line `- host: HOST` below `bottle: egress: routes:`
-2. a host that is not to be scanned: below `pipelock:` HOST in the list `passthrough: [HOST]`. It is for \
-what is large, fast or public, as package registries are; nothing that goes there is looked at then
-3. larger bodies: below `pipelock:` `scan_limit_mib: {larger}`
-4. more requests: below `pipelock:` `requests_per_minute: {more}`
-5. longer tunnels: below `pipelock:` `max_tunnel_seconds: 3600` and `idle_timeout_seconds: 600`
-6. a host at a private address: below `network:` `internal_cidr: ADDRESS/32`
+1. a host: for a while `sidecar-init grant HOST --for 30m`, which they run where the manifest is, and again for \
+more time; for good a route
+2. a host that is not to be scanned. It is for what is large, fast or public, as package registries are; \
+nothing that goes there is looked at then. It has to be allowed as well (1)
+3. larger bodies: `scan_limit_mib: {larger}`
+4. more requests: `requests_per_minute: {more}`
+5. longer tunnels
+6. a host at a private address
 7. a server with a certificate of its own: its root as `trust/NAME.pem` beside the manifest
+
+Each line stands in the manifest like this, beside what is there already:
+
+```yaml
+bottle:
+  egress:
+    routes:
+      - host: HOST                # (1) for good
+grants:
+  - {{host: HOST, until: TIME}}     # (1) for a while, as 2026-01-31T18:00:00Z; a later TIME is more time
+pipelock:
+  passthrough: [HOST]             # (2)
+  scan_limit_mib: {larger:<14}  # (3)
+  requests_per_minute: {more:<9}  # (4)
+  max_tunnel_seconds: 3600        # (5)
+  idle_timeout_seconds: 600       # (5)
+network:
+  internal_cidr: ADDRESS/32       # (6)
+```
 
 "
     );
@@ -334,8 +386,85 @@ mod tests {
                 "p.example allowed until 2026-11-26T10:00:00Z, not scanned until 2026-11-26T10:00:00Z",
             ]
         );
+        let over =
+            "and refused now: `over.example` until 2026-11-26T07:00:00Z. For more time ask (1).";
+        assert!(page.contains(over), "{page}");
         policy.end_grants(|_| true);
-        assert_eq!(listed(&whole(&policy)), ["a.example"]);
+        let page = whole(&policy);
+        assert_eq!(listed(&page), ["a.example"]);
+        // Not what is allowed all the same.
+        let over = "and refused now: `p.example` until 2026-11-26T10:00:00Z, `g.example` until \
+                    2026-11-26T09:00:00Z, `over.example` until 2026-11-26T07:00:00Z.";
+        assert!(page.contains(over), "{page}");
+    }
+
+    #[test]
+    fn what_is_to_be_asked_for_stands_as_it_does_in_a_manifest() {
+        let page = whole(&policy(&[], ""));
+        let (_, rest) = page.split_once("```yaml\n").unwrap();
+        let (lines, _) = rest.split_once("```").unwrap();
+        let lines = lines
+            .replacen("HOST", "route.example", 1)
+            .replacen("{host: HOST", "{host: granted.example", 1)
+            .replacen("TIME", "2026-11-26T09:00:00Z", 1)
+            .replacen("HOST", "route.example", 1)
+            .replacen("ADDRESS", "10.1.2.3", 1);
+        let manifest = format!("version: 1\nslug: dev-agent\n{lines}");
+        let judged = crate::policy::read(manifest.as_bytes(), true, NOW).unwrap();
+        assert_eq!(judged.warned, 0, "{:?}", judged.warnings);
+        let policy = judged.policy;
+        assert_eq!(policy.allowlist, ["granted.example", "route.example"]);
+        assert!(passes_entry(&policy.passthrough, "route.example"));
+        assert_eq!(policy.internal_cidr.as_deref(), Some("10.1.2.3/32"));
+        assert_eq!(
+            policy.tuning.scan_limit_mib,
+            Some(4 * DEFAULT_SCAN_LIMIT_MIB)
+        );
+        assert_eq!(policy.tuning.requests_per_minute, Some(600));
+        assert_eq!(policy.tuning.max_tunnel_seconds, Some(3600));
+        assert_eq!(policy.tuning.idle_timeout_seconds, Some(600));
+        // Each number that a row says to ask for is one of these.
+        let asked = |text: &str| -> std::collections::BTreeSet<char> {
+            let after = text.split(|c: char| c != '(' && !c.is_ascii_digit() && c != ')');
+            let one = after.filter_map(|it| it.strip_prefix('(')?.strip_suffix(')')?.parse().ok());
+            one.collect()
+        };
+        let (rows, _) = page.split_once("## What to ask").unwrap();
+        assert_eq!(asked(rows), "123467".chars().collect());
+    }
+
+    #[test]
+    fn no_word_sends_its_reader_from_a_limit_into_a_smaller_one() {
+        let page = whole(&policy(&[], ""));
+        let row = page.lines().find(|line| line.contains("ends at 10 MiB"));
+        let row = row.unwrap();
+        assert!(
+            row.contains("for https the limit is 5 MiB: ask (2)"),
+            "{row}"
+        );
+        // Where to stop and where to wait is one thing, told once.
+        let silent = page
+            .lines()
+            .find(|line| line.contains("is refused, or times out"));
+        let silent = silent.unwrap();
+        assert!(silent.contains("Halted or ended: stop"), "{silent}");
+        assert!(silent.contains("Any other: wait ten seconds"), "{silent}");
+        assert!(page.contains("`/export/denials.json`"), "{page}");
+        // What is met most often is read first.
+        let rows: Vec<&str> = page
+            .lines()
+            .filter(|line| line.starts_with("| "))
+            .skip(1)
+            .collect();
+        for (row, seen) in rows.iter().zip([
+            "domain not in allowlist",
+            "Could not resolve host",
+            "Pipelock CA",
+            "the connection to the proxy",
+            "contains secret",
+        ]) {
+            assert!(row.split(" | ").next().unwrap().contains(seen), "{row}");
+        }
     }
 
     #[test]

@@ -333,7 +333,7 @@ fn whoever_asks_for_what_was_granted_is_told_until_when() {
     assert_eq!(
         advice("b.example"),
         format!(
-            "it was allowed until {at}. was it meant for longer? write another time as the until of its grant: host: b.example"
+            "it was allowed until {at}. was it meant for longer? sidecar-init grant b.example, or write another time as the until of its grant: host: b.example"
         )
     );
     assert!(advice("x.c.example").ends_with("host: \"*.c.example\""));

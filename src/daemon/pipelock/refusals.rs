@@ -606,10 +606,16 @@ impl InForce {
 
 /// What to do about a host that was granted.
 fn allowed_until(grant: &Grant) -> Advice {
+    let unscanned = if grant.passthrough {
+        " --passthrough"
+    } else {
+        ""
+    };
     Advice::Do(format!(
-        "it was allowed until {}. was it meant for longer? write another time as the until of its grant: \
-         host: {}",
+        "it was allowed until {}. was it meant for longer? sidecar-init grant {}{unscanned}, or write another \
+         time as the until of its grant: host: {}",
         rfc3339(grant.until),
+        grant.host,
         in_yaml(&grant.host)
     ))
 }

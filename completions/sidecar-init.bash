@@ -30,8 +30,8 @@ _sidecar_init() {
     render) given+=" --help --version --manifest --cert --key" files=yes ;;
     import) given+=" --help --version --from --slug" files=yes ;;
     ca) given+=" --help --version --cert --key" ;;
-    status) given+=" --help --version --run-dir --json --wait-generation --timeout --check --timeline --svg" ;;
-    watch) given+=" --help --version --run-dir --json" ;;
+    status) given+=" --help --version --export --run-dir --json --wait-generation --timeout --check --timeline --svg" ;;
+    watch) given+=" --help --version --export --run-dir --json" ;;
     grant) given+=" --help --version --manifest --for --until --passthrough --revoke --dry-run --export --run-dir --timeout" ;;
     healthcheck) given+=" --help --version --run-dir --timeout" ;;
     halt) given+=" --help --version --run-dir --timeout" ;;

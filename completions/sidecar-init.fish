@@ -22,7 +22,7 @@ complete -c sidecar-init -n "__fish_seen_subcommand_from grant" -l until -x
 complete -c sidecar-init -n "__fish_seen_subcommand_from grant" -l passthrough
 complete -c sidecar-init -n "__fish_seen_subcommand_from grant" -l revoke
 complete -c sidecar-init -n "__fish_seen_subcommand_from grant" -l dry-run
-complete -c sidecar-init -n "__fish_seen_subcommand_from grant" -l export -x -a "(__fish_complete_directories)"
+complete -c sidecar-init -n "__fish_seen_subcommand_from status watch grant" -l export -x -a "(__fish_complete_directories)"
 complete -c sidecar-init -n "__fish_seen_subcommand_from check" -l strict
 complete -c sidecar-init -n "__fish_seen_subcommand_from run" -l daemon -r -F
 complete -c sidecar-init -n "__fish_seen_subcommand_from import" -l from -x -a 'list pipelock squid claude-code sandbox-runtime openshell opensandbox harden-runner smolvm'

@@ -53,7 +53,8 @@ options:
   --passthrough                     grant: and do not scan what goes there or comes back
   --revoke                          grant: take it back, and wait until nothing gets there
   --dry-run                         grant: print what would be changed, and change nothing
-  --export DIR                      grant: where status.json is, on the host's side
+  --export DIR                      status, watch, grant: where status.json is, on the
+                                    host's side
   --strict                          check: unknown keys below bottle are errors too
   --daemon FILE                     run: pipelock [/usr/bin/pipelock]
   --from KIND                       import: what the files are, instead of telling by
@@ -389,7 +390,8 @@ const OPTIONS: [&str; 21] = [
 fn takes(command: &str, option: &str) -> bool {
     let commands: &[&str] = match option {
         "manifest" => &["run", "check", "render", "grant"],
-        "for" | "until" | "passthrough" | "revoke" | "dry-run" | "export" => &["grant"],
+        "for" | "until" | "passthrough" | "revoke" | "dry-run" => &["grant"],
+        "export" => &["status", "watch", "grant"],
         "strict" => &["check"],
         "daemon" | "require-sandbox" => &["run"],
         "run-dir" => &[

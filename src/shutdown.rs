@@ -52,7 +52,7 @@ pub fn end_everything(mode: Mode, signals: &Signals) -> u64 {
         loop {
             let batch = reap_exited_children();
             reaped += batch.exits.len() as u64;
-            if batch.childless {
+            if batch.childless && !has_guests(mode) {
                 return reaped;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -86,6 +86,13 @@ fn signal_everything(mode: Mode, signal: Signal) {
     for pid in children() {
         let _ = kill(Pid::from_raw(pid), signal);
     }
+}
+
+/// Whether there are others in a container's PID namespace: who was led in from outside, as
+/// `docker exec` does, is nobody's child here, and has something to finish as well. In a machine
+/// the kernel's own threads would be counted.
+fn has_guests(mode: Mode) -> bool {
+    mode == Mode::Container && kill(Pid::from_raw(-1), None).is_ok()
 }
 
 /// Ends this program with `code`, and the machine with it where there is one. The

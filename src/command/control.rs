@@ -1,6 +1,9 @@
 //! `halt`, `resume`, `reload`, `stop`: what the signals ask for, of the init that has a run
 //! directory, and the wait until it is so. Touches the kernel: a signal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,7 +17,7 @@ use crate::status::told::{Condition, StatusFile};
 use crate::status::{State, Word};
 use crate::sys::claim::{Holder, Life};
 use crate::sys::process::pid_namespace;
-use crate::sys::signals::{Request, TABLE};
+use crate::sys::signals::{Request, TABLE, note_sigterm};
 
 /// Asks the init with this run directory, and waits until it is as asked for; what is true
 /// then is printed.
@@ -36,9 +39,23 @@ pub fn control(options: &ControlOptions) -> Result<(), StartError> {
             options.run_dir.display()
         ))
     })?;
+    // Whoever ends a container ends everybody in it, and this command as well.
+    let told_to_end = match options.request {
+        Request::Stop => note_sigterm().ok(),
+        _ => None,
+    };
     send(options.request, holder)?;
     loop {
-        let now = read().map_err(|error| unavailable(error.to_string()))?;
+        let now = read();
+        let is_told = |it: &Arc<AtomicBool>| it.load(Ordering::Relaxed);
+        if told_to_end.as_ref().is_some_and(is_told) {
+            // By itself: whom it sends to read is ended as well.
+            let now = StatusFile::bytes(&options.run_dir)
+                .and_then(|found| StatusFile::judge(&options.run_dir, &found));
+            let now = now.map_err(|error| unavailable(error.to_string()))?;
+            return say(ended_with(&now));
+        }
+        let now = now.map_err(|error| unavailable(error.to_string()))?;
         if let Some(so) = outcome(options.request, &now, Some(&before)) {
             return say(so);
         }
@@ -107,6 +124,18 @@ fn outcome(request: Request, now: &StatusFile, before: Option<&StatusFile>) -> O
         (_, Request::Reload) => reloaded(now, before?),
         _ => None,
     }
+}
+
+/// What is true of a stop that ends who asked for it: the namespace goes with its PID 1, which
+/// ends everybody else when no daemon is left. Pure.
+fn ended_with(now: &StatusFile) -> Outcome {
+    if now.is(State::Stopping) && now.status.daemon.pid.is_none() || now.is(State::Stopped) {
+        return Ok(
+            "stopping: no daemon is left, and this command ends with all the others".to_owned(),
+        );
+    }
+    let why = format!("ended by SIGTERM before it was so: {}", condition(now));
+    Err((ExitCode::DaemonUnavailable, why))
 }
 
 /// What became of the manifest that was asked to be read again.

@@ -15,10 +15,13 @@ mod status;
 mod watch;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
+use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
 use crate::plain;
+use crate::status::export;
 
 pub use ca::generate_or_check_ca;
 pub use check::{check, check_as_json};
@@ -32,6 +35,17 @@ pub use watch::watch;
 
 /// Between two looks at a status file while something is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What `grant` has to be told where this is the run directory, or an export: nothing beside a
+/// sidecar-init, whose manifest is where it usually is, too.
+fn places(run_dir: &Path) -> String {
+    if run_dir == Paths::default().run_dir {
+        return String::new();
+    }
+    let run_dir = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
+    let run_dir = export::quoted(&run_dir.to_string_lossy());
+    format!(" --manifest FILE --run-dir {run_dir}")
+}
 
 /// A text of several lines, each but the first after this.
 fn below(text: &str, indent: &str) -> String {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::patience::Patience;
-use super::{LOOK_INTERVAL, below, granted, healthcheck, print, print_as_it_is};
+use super::{LOOK_INTERVAL, below, granted, healthcheck, places, print, print_as_it_is};
 use crate::boot::clock;
 use crate::cli::StatusOptions;
 use crate::exit::{ExitCode, StartError};
@@ -80,7 +80,7 @@ fn show(
     if let Some(denials) = denials
         && denials.boot_id == file.status.boot_id
     {
-        print(&describe_denials(&denials))?;
+        print(&describe_denials(&denials, &places(&options.run_dir)))?;
     }
     if options.timeline {
         print(&timeline::waterfall(&file.status))?;
@@ -116,7 +116,7 @@ fn companion(daemon: &Companion) -> String {
         daemon.state, daemon.restarts, daemon.failures
     );
     let exit = daemon.last_exit.as_ref();
-    let exit = exit.map(|exit| format!("last exit: {} at {}", exit.text, exit.at));
+    let exit = exit.map(|exit| format!("last exit: {} at {}", exit.text, moment(&exit.at)));
     let error = daemon.error.as_ref().map(|error| format!("error: {error}"));
     for sentence in error.into_iter().chain(daemon.trouble.clone()).chain(exit) {
         words.push('\n');
@@ -329,9 +329,10 @@ pub fn describe(file: &StatusFile) -> String {
     text
 }
 
-/// The first of what was cut or refused, why, and what to write if it was wanted.
+/// The first of what was cut or refused, why, and what to write if it was wanted; `places`: as of
+/// [`denials::remedies`].
 #[must_use]
-pub fn describe_denials(denials: &Tally) -> String {
+pub fn describe_denials(denials: &Tally, places: &str) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
     for denial in denials.denials.iter().take(SHOWN) {
@@ -341,7 +342,7 @@ pub fn describe_denials(denials: &Tally) -> String {
             seen => format!(", last at {}", moment(seen)),
         };
         text.push_str(&format!("  {:<12} {what}{seen}\n", denial.verb));
-        for line in denials::remedies(denial) {
+        for line in denials::remedies(denial, places) {
             text.push_str(&format!("  {:<12} {line}\n", ""));
         }
     }

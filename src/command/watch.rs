@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::patience::Patience;
 use super::status::condition;
-use super::{LOOK_INTERVAL, below, write};
+use super::{LOOK_INTERVAL, below, places, write};
 use crate::boot::clock;
 use crate::ca::rfc3339;
 use crate::cli::WatchOptions;
@@ -17,6 +17,7 @@ use crate::exit::StartError;
 use crate::plain;
 use crate::status::denials::{self, Denial, Tally};
 use crate::status::told::StatusFile;
+use crate::status::{Companion, State, Word};
 
 /// A file system that has not answered for so many seconds is said not to.
 const LONGEST_READING: u64 = 5;
@@ -26,6 +27,7 @@ const MOST_OLD: usize = 5;
 /// Tells what happens until nobody reads it.
 pub fn watch(options: &WatchOptions) -> Result<(), StartError> {
     let style = Style::of(options.json);
+    let places = places(&options.run_dir);
     let mut last = None;
     loop {
         let now = match Patience::of(LONGEST_READING).read(&options.run_dir) {
@@ -33,7 +35,7 @@ pub fn watch(options: &WatchOptions) -> Result<(), StartError> {
             Err(error) => Look::Nothing(error.to_string()),
         };
         let at = rfc3339(clock::now());
-        for event in events(last.as_ref(), &now) {
+        for event in events(last.as_ref(), &now, &places) {
             if !write(&style.line(&at, &event))? {
                 return Ok(());
             }
@@ -79,12 +81,16 @@ impl Happening {
     }
 
     /// A denial; the advice is told the first time.
-    fn refused(denial: &Denial, is_new: bool) -> Self {
+    fn refused(denial: &Denial, is_new: bool, places: &str) -> Self {
         Self {
             host: denial.host.clone(),
             count: Some(denial.count),
-            advice: Some(denials::remedies(denial).collect::<Vec<_>>().join("\n"))
-                .filter(|text| is_new && !text.is_empty()),
+            advice: Some(
+                denials::remedies(denial, places)
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            )
+            .filter(|text| is_new && !text.is_empty()),
             ..Self::new(
                 if denial.verb == "cut" {
                     "cut"
@@ -98,7 +104,7 @@ impl Happening {
 }
 
 /// What happened between two looks; all that is true, where there was none before. Pure.
-fn events(before: Option<&Look>, now: &Look) -> Vec<Happening> {
+fn events(before: Option<&Look>, now: &Look, places: &str) -> Vec<Happening> {
     let (file, tally) = match now {
         Look::Told(told) => (&told.0, told.1.as_ref()),
         Look::Nothing(why) => {
@@ -126,6 +132,7 @@ fn events(before: Option<&Look>, now: &Look) -> Vec<Happening> {
         events.extend(of_denials(
             last.map(|(_, tally)| tally.map_or(&[][..], |tally| &tally.denials)),
             tally,
+            places,
         ));
     }
     events
@@ -196,6 +203,22 @@ fn of_status(before: Option<&StatusFile>, file: &StatusFile) -> Vec<Happening> {
         Some(format!("pipelock is {kind}"))
     };
     tell("daemon", troubled(status), last.and_then(troubled));
+    for daemon in &status.daemons {
+        let was = last.and_then(|last| last.daemons.iter().find(|it| it.name == daemon.name));
+        // Of one that was there before anybody watched its state is in that of the bundle.
+        let was_there = last.is_none().then_some(daemon).filter(|it| is_ready(it));
+        tell("daemon", its_end(daemon), was.and_then(its_end));
+        tell("daemon", its_trouble(daemon), was.and_then(its_trouble));
+        tell(
+            "daemon",
+            its_state(daemon),
+            was.or(was_there).and_then(its_state),
+        );
+    }
+    let is_gone = |it: &&Companion| !status.daemons.iter().any(|now| now.name == it.name);
+    for gone in last.iter().flat_map(|last| &last.daemons).filter(is_gone) {
+        tell("daemon", Some(format!("{} is gone", gone.name)), None);
+    }
     for warning in &status.warnings {
         let known = last.is_some_and(|last| last.warnings.contains(warning));
         tell("warning", (!known).then(|| warning.clone()), None);
@@ -203,8 +226,37 @@ fn of_status(before: Option<&StatusFile>, file: &StatusFile) -> Vec<Happening> {
     events
 }
 
+fn is_ready(daemon: &Companion) -> bool {
+    daemon.state == State::Ready
+}
+
+fn its_end(daemon: &Companion) -> Option<String> {
+    let exit = daemon.last_exit.as_ref()?;
+    Some(format!(
+        "{} ended: {} at {}",
+        daemon.name, exit.text, exit.at
+    ))
+}
+
+fn its_trouble(daemon: &Companion) -> Option<String> {
+    let trouble = daemon.trouble.as_ref()?;
+    let kind = trouble.split(':').next().unwrap_or_default();
+    Some(format!("{} is {kind}", daemon.name))
+}
+
+/// Where it can stay: what is between is told by its end.
+fn its_state(daemon: &Companion) -> Option<String> {
+    let name = &daemon.name;
+    match (&daemon.state, &daemon.error) {
+        (Word::Known(State::Ready), _) => Some(format!("{name} is ready")),
+        (Word::Known(State::Failed), Some(error)) => Some(format!("{name} cannot live: {error}")),
+        (Word::Known(State::Failed), None) => Some(format!("{name} cannot live")),
+        _ => None,
+    }
+}
+
 /// Each that is new or has grown. Of those from before anybody watched only the first.
-fn of_denials(before: Option<&[Denial]>, tally: &Tally) -> Vec<Happening> {
+fn of_denials(before: Option<&[Denial]>, tally: &Tally, places: &str) -> Vec<Happening> {
     fn key(denial: &Denial) -> (&Option<String>, &str, &str) {
         (&denial.host, &denial.scanner, &denial.reason)
     }
@@ -216,7 +268,7 @@ fn of_denials(before: Option<&[Denial]>, tally: &Tally) -> Vec<Happening> {
     let grown = tally.denials.iter().filter_map(|denial| {
         let count = known.get(&key(denial));
         (count.copied().unwrap_or_default() < denial.count)
-            .then(|| Happening::refused(denial, count.is_none()))
+            .then(|| Happening::refused(denial, count.is_none(), places))
     });
     if before.is_some() {
         return grown.collect();
@@ -301,7 +353,7 @@ mod tests {
     }
 
     fn told(before: Option<&Look>, now: &Look) -> Vec<(&'static str, String)> {
-        let events = events(before, now).into_iter();
+        let events = events(before, now, "").into_iter();
         events.map(|event| (event.kind, event.text)).collect()
     }
 
@@ -337,7 +389,7 @@ mod tests {
     fn a_refusal_is_told_when_it_is_new_with_advice_and_when_it_grows_without() {
         let before = look(READY, &[("a.example", 2)]);
         let now = look(READY, &[("a.example", 3), ("b.example", 1)]);
-        let found = events(Some(&before), &now);
+        let found = events(Some(&before), &now, "");
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].count, &found[0].advice), (Some(3), &None));
         let advice = Some("allow b.example".to_owned());
@@ -412,9 +464,67 @@ mod tests {
     }
 
     #[test]
+    fn each_of_the_bundle_s_daemons_is_told_of_by_its_name() {
+        let with = |daemons: &str| look(&format!(r#""state":"ready","daemons":[{daemons}]"#), &[]);
+        let daemon = |name: &str, rest: &str| format!(r#"{{"name":"{name}",{rest}}}"#);
+        let ready = daemon("gate", r#""state":"ready""#);
+        let before = with(&ready);
+        assert_eq!(told(None, &before).len(), 1, "it is ready, as all are");
+        let end = r#""state":"backoff","last_exit":{"code":137,"text":"killed","at":"now"}"#;
+        let killed = with(&daemon("gate", end));
+        let texts = |before: &Look, now: &Look| -> Vec<String> {
+            let told = told(Some(before), now).into_iter();
+            told.map(|(kind, text)| format!("{kind} {text}")).collect()
+        };
+        assert_eq!(
+            texts(&before, &killed),
+            ["daemon gate ended: killed at now"]
+        );
+        let again = with(&daemon("gate", &end.replace("backoff", "ready")));
+        assert_eq!(texts(&killed, &again), ["daemon gate is ready"]);
+        // So short that nobody saw it away.
+        assert_eq!(texts(&before, &again), ["daemon gate ended: killed at now"]);
+        let silent = with(&daemon(
+            "gate",
+            r#""state":"ready","trouble":"silent: for 3 s""#,
+        ));
+        assert_eq!(texts(&before, &silent), ["daemon gate is silent"]);
+        let failed = with(&daemon("gate", r#""state":"failed","error":"why""#));
+        assert_eq!(texts(&before, &failed), ["daemon gate cannot live: why"]);
+        assert_eq!(told(None, &failed).len(), 2, "it is not as all are");
+        let other = with(&daemon("notes", r#""state":"ready""#));
+        assert_eq!(
+            texts(&before, &other),
+            ["daemon notes is ready", "daemon gate is gone"]
+        );
+    }
+
+    #[test]
+    fn a_grant_is_told_with_the_places_that_it_needs() {
+        let denial = serde_json::json!({
+            "host": "a.example", "scanner": "allowlist", "reason": "not in it", "count": 1,
+            "verb": "refused", "means": "not in the allowlist", "kind": "not-allowed",
+            "advice": "was it meant? add it",
+        });
+        let tally = serde_json::json!({"boot_id": "one", "total": 1, "denials": [denial]});
+        let tally = denials::parse(tally.to_string().as_bytes()).unwrap();
+        for (directory, wanted) in [
+            ("/run/sidecar", "sidecar-init grant a.example"),
+            (
+                "/x/run of mine",
+                "sidecar-init grant a.example --manifest FILE --run-dir '/x/run of mine'",
+            ),
+        ] {
+            let told = of_denials(None, &tally, &places(directory.as_ref()));
+            let advice = told[0].advice.clone().unwrap();
+            assert!(advice.ends_with(wanted), "{advice}");
+        }
+    }
+
+    #[test]
     fn an_event_is_one_object_or_lines_that_stand_under_each_other() {
         let denial = look(READY, &[("a.example", 2)]);
-        let event = events(None, &denial).pop().unwrap();
+        let event = events(None, &denial, "").pop().unwrap();
         assert_eq!(
             Style::Json.line("now", &event),
             "{\"at\":\"now\",\"event\":\"refused\",\"text\":\"2 × a.example: not in the allowlist\",\

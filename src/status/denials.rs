@@ -374,8 +374,9 @@ pub fn explain(denial: &Denial) -> String {
 }
 
 /// What to do about one if it was wanted, a line each: what the manifest has to have, and the
-/// command that has it so for a time, where there is one.
-pub fn remedies(denial: &Denial) -> impl Iterator<Item = String> {
+/// command that has it so for a time, where there is one. `places`: what that has to be told where
+/// the files are not where they usually are.
+pub fn remedies(denial: &Denial, places: &str) -> impl Iterator<Item = String> {
     let advice = denial.advice.clone();
     let kind = denial.kind.as_ref();
     let is_new = advice
@@ -385,7 +386,8 @@ pub fn remedies(denial: &Denial) -> impl Iterator<Item = String> {
         // Whose labels are not told would be granted with all that is beside it.
         is_new && kind == Some(&Word::Known(Kind::NotAllowed)) && !host.starts_with("*.")
     });
-    let command = host.map(|host| format!("or for half an hour: sidecar-init grant {host}"));
+    let command =
+        host.map(|host| format!("or for half an hour: sidecar-init grant {host}{places}"));
     advice.into_iter().chain(command)
 }
 

@@ -134,7 +134,8 @@ fn url(policy: &Policy, ip: Option<IpAddr>) -> String {
 }
 
 /// For a shell: as it is, if nothing in it means anything to one.
-fn quoted(text: &str) -> String {
+#[must_use]
+pub fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if text.chars().all(is_plain) {
         return text.to_owned();

@@ -7,6 +7,8 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -134,6 +136,14 @@ impl Signals {
             .copied()
             .collect()
     }
+}
+
+/// Notes that a SIGTERM came, instead of being ended by it: for a command that still has
+/// something to say.
+pub fn note_sigterm() -> io::Result<Arc<AtomicBool>> {
+    let came = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGTERM, Arc::clone(&came))?;
+    Ok(came)
 }
 
 /// Takes a signal's handler from it. Neither allocates nor locks.

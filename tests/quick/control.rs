@@ -175,6 +175,29 @@ fn nobody_s_process_is_signalled_by_a_number_of_another_namespace() {
 }
 
 #[test]
+fn a_stop_from_inside_a_container_says_so_before_it_ends_with_that() {
+    if let Err(why) = namespace_arguments() {
+        return skipped("an init in a PID namespace of its own", &why);
+    }
+    for _ in 0..3 {
+        let mut init = Bed::new().start(Place::Namespace);
+        init.wait_ready();
+        let output = Command::new("nsenter")
+            .args(["--pid", "--mount", "--target", &init.pid().to_string()])
+            .arg(init_program())
+            .args(["stop", "--run-dir"])
+            .arg(init.bed.path("run"))
+            .output()
+            .unwrap();
+        let said = "stopping: no daemon is left, and this command ends with all the others\n";
+        assert_eq!(answer(&output), (Some(0), said.to_owned()));
+        let end = init.wait_end();
+        assert_eq!(end.code, 0, "{}", end.console_text());
+        assert_eq!(end.result["state"], "stopped");
+    }
+}
+
+#[test]
 fn somebody_else_s_directory_has_nobody_signalled_but_its_owner_s() {
     if !nix::unistd::geteuid().is_root() {
         return skipped("the lock of another user", "it takes root to make one");
@@ -231,7 +254,6 @@ fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
         let lines = text.lines().filter(|line| line.starts_with("20"));
         lines.map(|line| line[22..].to_owned()).collect()
     };
-    let init = bed.start(Place::Child);
     let hears = |wanted: &str| {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !told_of(&told).iter().any(|line| line.starts_with(wanted)) {
@@ -241,6 +263,7 @@ fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
         }
     };
     hears("nothing   cannot read ");
+    let init = bed.start(Place::Child);
     hears("state     ready; what is not allowed is refused");
     hears("manifest  generation 1 of the manifest is in force");
     hears("refused   1 × pypi.example: not in the allowlist");

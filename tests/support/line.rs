@@ -250,7 +250,10 @@ pub fn carry(written: &[Line], pieces: &[u16]) {
         ("denials.json", &denials_json),
         ("an event", &heard),
         ("status in words", &command::describe(&told)),
-        ("the denials in words", &command::describe_denials(&refused)),
+        (
+            "the denials in words",
+            &command::describe_denials(&refused, ""),
+        ),
         ("the picture", &timeline::svg(&told.status)),
     ] {
         assert_harmless(name, text);

@@ -41,6 +41,8 @@ impl Drop for Watching {
 struct Transcript {
     text: String,
     port: String,
+    /// Where it is typed.
+    directory: String,
 }
 
 impl Transcript {
@@ -49,6 +51,7 @@ impl Transcript {
     }
 
     fn came(&mut self, lines: &str) {
+        let lines = lines.replace(&self.directory, "$PWD");
         for line in lines.lines() {
             let words = if self.port.is_empty() {
                 line.to_owned()
@@ -297,11 +300,12 @@ fn the_loop_of_the_page_is_what_comes() {
         );
         return;
     }
+    let scratch = ScratchDir::new().unwrap();
     let mut page = Transcript {
         text: String::new(),
         port: String::new(),
+        directory: scratch.path().to_str().unwrap().to_owned(),
     };
-    let scratch = ScratchDir::new().unwrap();
     let (told, manifest) = imported(scratch.path());
     page.typed("cat list.txt");
     page.came(LIST);

@@ -185,14 +185,15 @@ impl Denials {
         }
         self.total += 1;
         self.unwritten = true;
-        let (scanner, reason) = (refusal.scanner(), refusal.reason());
-        let host = refusal.host().and_then(|host| {
+        let (scanner, row) = (refusal.scanner(), refusal.row());
+        let reason = refusal.reason_by(row);
+        let named = refusal.host();
+        let host = named.and_then(|host| {
             let tellable = JUDGE_THE_HOST.contains(&scanner) || self.in_force.allows(host);
             tellable.then(|| without_suspicious_labels(host)).flatten()
         });
-        let cut = host.map(str::len) < refusal.host().map(str::len);
-        let hash = hash(host.unwrap_or_default(), scanner, reason);
-        let row = refusal.row();
+        let cut = host.map(str::len) < named.map(str::len);
+        let hash = hash(host.unwrap_or_default());
         // Else the two are one.
         let plain = refusal.plain() && row.is_some_and(Row::minds_plain);
         let kind = |row: Option<&Row>| row.map(|row| row.kind);
@@ -200,7 +201,7 @@ impl Denials {
             Some(Kind::PrivateAddress) => refusal.address(),
             _ => None,
         };
-        let no_host = refusal.asks_for_no_host();
+        let no_host = named.is_none() && refusal.says_what_was_asked();
         let same = |counter: &Counter| {
             counter.scanner == scanner
                 && counter.reason == reason
@@ -356,14 +357,13 @@ fn without_suspicious_labels(host: &str) -> Option<&str> {
     (!may_be_a_key(rest) || rest.contains(':')).then_some(kept)
 }
 
-/// FNV-1a: what it finds is compared, so nobody gains by a collision.
-fn hash(host: &str, scanner: &str, reason: &str) -> u64 {
+/// FNV-1a: what it finds is compared, so nobody gains by a collision. Of the host alone, for
+/// one host is rarely refused in more ways than a few.
+fn hash(host: &str) -> u64 {
     let lower = host.bytes().map(|byte| byte.to_ascii_lowercase());
-    let all = lower.chain([0]).chain(scanner.bytes()).chain([0]);
-    all.chain(reason.bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+    lower.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// One denial in a line, for people.

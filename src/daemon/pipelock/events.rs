@@ -1,5 +1,10 @@
 //! Reads the JSON lines pipelock prints on standard output. Pure.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
+use super::flat;
 use super::refusal::{Line, Refusal, Text, text};
 use super::refusals;
 use super::said::Said;
@@ -41,13 +46,22 @@ fn hexadecimal(text: Option<Text>) -> String {
         .unwrap_or_default()
 }
 
-const KEY: &[u8] = b"\"event\":\"";
-
 /// What a line of output says; `None` for everything else, which is most lines.
 #[must_use]
 pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
-    // Most of a busy daemon's lines end here, before anything is parsed. One search,
-    // because this is what the relay's speed depends on.
+    if !line.starts_with(b"{") || is_about_something_else(line) {
+        return None;
+    }
+    let read = flat::read(line).or_else(|| serde_json::from_slice(line).ok());
+    judge(read?)
+}
+
+/// Whether each event that the line can be, as far as it can be told without reading it, is
+/// one that means nothing here. Most of a busy daemon's lines end at this, and none that the
+/// full parser would take for another: a key that is escaped, or has blanks behind it, is
+/// left to that one.
+fn is_about_something_else(line: &[u8]) -> bool {
+    static KEY: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"event\""));
     const NAMES: [&[u8]; 9] = [
         b"startup\"",
         b"forward_http\"",
@@ -59,17 +73,16 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
         b"sni_mismatch\"",
         b"kill_switch_deny\"",
     ];
-    let interesting = |at: usize| {
-        let name = line.get(at + KEY.len()..).unwrap_or_default();
-        NAMES.iter().any(|wanted| name.starts_with(wanted))
+    let is_another = |at: usize| {
+        let after = line.get(at + KEY.needle().len()..).unwrap_or_default();
+        let name = after.strip_prefix(b":\"");
+        name.is_some_and(|name| !NAMES.iter().any(|wanted| name.starts_with(wanted)))
     };
-    if !line.starts_with(b"{") || !memchr::memmem::find_iter(line, KEY).any(interesting) {
-        return None;
-    }
-    if is_served(line) {
-        return None;
-    }
-    let line: Line = serde_json::from_slice(line).ok()?;
+    KEY.find_iter(line).all(is_another) && !flat::has_escapes(line)
+}
+
+/// What the event says.
+fn judge(line: Line) -> Option<Heard> {
     let event = match line.event.as_ref() {
         "startup" => Event::Startup {
             config_hash: hexadecimal(line.config_hash),
@@ -92,7 +105,13 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
                 || refusal.said().starts_with("redirect blocked: ");
             return (!nobody).then_some(Heard::Refusal(refusal));
         }
-        "forward_http" => return Some(Heard::Refusal(Refusal(line))),
+        // Served whole, as most are. The limit at which a response is cut is a whole number
+        // of MiB.
+        "forward_http" => {
+            let cut = |size: &u64| *size > 0 && size.is_multiple_of(1 << 20);
+            line.size_bytes.filter(cut)?;
+            return Some(Heard::Refusal(Refusal(line)));
+        }
         "error" if is_failure(&line) => return Some(Heard::Refusal(Refusal(line))),
         // These two are findings; only with this action is the request refused.
         "body_dlp" | "header_dlp" if text(line.action.as_ref()) == "block" => {
@@ -101,26 +120,6 @@ pub fn parse(line: &[u8]) -> Option<Heard<'_>> {
         _ => return None,
     };
     Some(Heard::Event(event))
-}
-
-/// Whether the line is of a plain request that was served whole, as most are. The limit at
-/// which a response is cut is a whole number of MiB.
-fn is_served(line: &[u8]) -> bool {
-    const SERVED: &[u8] = b"\"event\":\"forward_http\"";
-    const SIZE: &[u8] = b"\"size_bytes\":";
-    if memchr::memmem::find(line, SERVED).is_none() {
-        return false;
-    }
-    let size = memchr::memmem::rfind(line, SIZE).and_then(|at| line.get(at + SIZE.len()..));
-    let digits = size.unwrap_or_default();
-    let end = digits.iter().position(|byte| !byte.is_ascii_digit());
-    let digits = digits
-        .get(..end.unwrap_or(digits.len()))
-        .unwrap_or_default();
-    let size = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|d| d.parse().ok());
-    size.is_none_or(|size: u64| size == 0 || !size.is_multiple_of(1 << 20))
 }
 
 /// Whether an `error` is a request that was let by and failed: a server that cannot be
@@ -139,7 +138,131 @@ fn is_failure(line: &Line) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::super::refusal::FIELDS;
     use super::*;
+
+    /// What the full parser alone makes of a line.
+    fn parsed_in_full(line: &[u8]) -> String {
+        let read = serde_json::from_slice(line).ok();
+        format!("{:?}", read.and_then(judge))
+    }
+
+    /// A line that is an event, or nearly one.
+    fn lines() -> impl Strategy<Value = Vec<u8>> {
+        let key = prop_oneof![
+            5 => select(&FIELDS[..]).prop_map(str::to_owned),
+            3 => Just("event".to_owned()),
+            2 => select(vec!["size_bytes", "time", "x", "", "ev\\u0065nt", "\\u0065vent", "event\\t"])
+                .prop_map(str::to_owned),
+        ];
+        let word = select(vec![
+            "blocked",
+            "error",
+            "startup",
+            "forward_http",
+            "body_dlp",
+            "config_reload",
+            "allowed",
+            "block",
+            "kill_switch_deny",
+            "sni_mismatch",
+            "bl\\u006fcked",
+            "CONFIG_RELOAD",
+            "rejected: no",
+            "allowlist",
+            "dlp",
+            "domain not in allowlist: a.example",
+            "a.example:443",
+            "canary.invalid:443",
+            "http://a.example/?q=\\\"x",
+            "dial tcp",
+            "\\ud83d\\ude00",
+            "\\ud83d",
+            "\u{fc}",
+            "\\\",\\\"event\\\":\\\"allowed",
+            "",
+        ])
+        .prop_map(|word| format!("\"{word}\""));
+        let other = select(vec![
+            "0",
+            "1048576",
+            "2097152",
+            "1",
+            "01",
+            "-1",
+            "1.5",
+            "1e3",
+            "99999999999999999999",
+            "123456789012345678",
+            "true",
+            "null",
+            "tru",
+            "nullx",
+            "{}",
+            "[]",
+            "[1,\"event\"]",
+            "{\"event\":\"forward_http\"}",
+            "{\"event\":\"allowed\",\"size_bytes\":3}",
+            "{\"event\":\"blocked\"}",
+            "\"",
+            "",
+        ])
+        .prop_map(str::to_owned);
+        let deep = (1_usize..200).prop_map(|depth| "[".repeat(depth) + &"]".repeat(depth));
+        let value = prop_oneof![12 => word, 4 => other, 1 => deep];
+        let colon = prop_oneof![12 => Just(":"), 1 => Just(": "), 1 => Just(" :"), 1 => Just("")];
+        let comma = prop_oneof![12 => Just(","), 1 => Just(", "), 1 => Just(",,"), 1 => Just("")];
+        let field = (key, colon, value, comma);
+        let end = prop_oneof![8 => Just("}"), 1 => Just(" }"), 1 => Just("}x"), 1 => Just("} "), 1 => Just("")];
+        let odd = proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()));
+        (prop::collection::vec(field, 0..7), end, odd).prop_map(|(fields, end, odd)| {
+            let mut line = "{".to_owned();
+            for (at, (key, colon, value, comma)) in fields.iter().enumerate() {
+                let comma = if at + 1 == fields.len() { "" } else { comma };
+                line += &format!("\"{key}\"{colon}{value}{comma}");
+            }
+            let mut line = (line + end).into_bytes();
+            if let Some((index, byte)) = odd {
+                let at = index.index(line.len());
+                line[at] = byte;
+            }
+            line
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn reads_every_line_as_the_full_parser_does(line in lines()) {
+            let line = line.as_slice();
+            prop_assume!(line.first() == Some(&b'{'));
+            prop_assert_eq!(format!("{:?}", parse(line)), parsed_in_full(line));
+        }
+    }
+
+    #[test]
+    fn no_form_of_a_line_hides_a_refusal() {
+        let fields = r#""method":"CONNECT","target":"a.example:443","scanner":"allowlist","reason":"domain not in allowlist""#;
+        for line in [
+            format!(r#"{{"event":"blocked",{fields}}}"#),
+            format!(r#"{{"ev\u0065nt":"blocked",{fields}}}"#),
+            format!(r#"{{"event":"bl\u006fcked",{fields}}}"#),
+            format!(r#"{{"event" : "blocked",{fields}}}"#),
+            format!(r#"{{"x":"\"event\":\"allowed\"","event":"blocked",{fields}}}"#),
+            format!(r#"{{"x":{{"event":"allowed"}},"event":"blocked",{fields}}}"#),
+            format!(
+                r#"{{"x":{{"event":"forward_http"}},"event":"blocked",{fields},"size_bytes":5}}"#
+            ),
+            format!(r#"{{"agent":"\u0000\ud83d\ude00","event":"blocked",{fields}}}"#),
+        ] {
+            let told = refusal(&line);
+            let wanted = ["a.example", "allowlist", "domain not in allowlist"].map(str::to_owned);
+            assert_eq!(told, Some(wanted.into()), "{line}");
+        }
+    }
 
     fn event(line: &[u8]) -> Option<Event> {
         match parse(line)? {

@@ -4,6 +4,7 @@
 //! differently, this is the folder that changes.
 
 pub mod events;
+mod flat;
 pub mod health;
 pub mod http;
 pub mod instance;
@@ -17,8 +18,10 @@ pub mod said;
 pub mod skim;
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use http::Response;
+use memchr::memmem::Finder;
 use said::Said;
 
 /// The name of its configuration, in the run directory.
@@ -45,7 +48,8 @@ const CANARY_REFUSAL: &[u8] = b"CONNECT blocked: domain not in allowlist: canary
 /// port. Within another's string the quotation marks would be escaped.
 #[must_use]
 pub fn tells_of_canary(line: &[u8]) -> bool {
-    line.starts_with(b"{") && memchr::memmem::find(line, b"\"canary.invalid:443\"").is_some()
+    static NAME: LazyLock<Finder> = LazyLock::new(|| Finder::new("\"canary.invalid:443\""));
+    line.starts_with(b"{") && NAME.find(line).is_some()
 }
 
 /// The same, asked for on its port or on the one that the agent is told.

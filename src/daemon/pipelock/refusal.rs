@@ -27,7 +27,8 @@ pub(super) const FIELDS: [&str; 10] = [
     "action",
 ];
 
-#[derive(Debug, Deserialize)]
+/// An event as JSON, read by the full parser or by [`super::flat`].
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Line<'a> {
     #[serde(borrow)]
     pub(super) event: Cow<'a, str>,
@@ -127,12 +128,12 @@ impl Refusal<'_> {
         (is_one && host.bytes().all(plain)).then_some(host)
     }
 
-    /// Whether the line says what was asked for, and that is no host: [`Self::host`] has none.
+    /// Whether the line says what was asked for. Where [`Self::host`] has none, that is no host.
     #[must_use]
-    pub fn asks_for_no_host(&self) -> bool {
+    pub fn says_what_was_asked(&self) -> bool {
         let line = &self.0;
         let says = [&line.target, &line.connect_host, &line.url];
-        says.into_iter().any(Option::is_some) && self.host().is_none()
+        says.into_iter().any(Option::is_some)
     }
 
     /// The private address that it was refused for, which pipelock names last or the client
@@ -148,7 +149,13 @@ impl Refusal<'_> {
     /// quotes the request: `high entropy query key "…"`.
     #[must_use]
     pub fn reason(&self) -> &str {
-        match self.row().map(Row::reason) {
+        self.reason_by(self.row())
+    }
+
+    /// The same, where its [`Self::row`] is known.
+    #[must_use]
+    pub fn reason_by(&self, row: Option<&'static Row>) -> &str {
+        match row.map(Row::reason) {
             Some(Some(reason)) => reason,
             _ => fixed_part(self.said()),
         }

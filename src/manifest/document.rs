@@ -38,7 +38,7 @@ pub fn parse(bytes: &[u8], advise: Advise) -> Reading {
         }
     };
     let mut reader = Reader {
-        events: Events::of(text),
+        events: Events::of_long(text),
         problems: Problems::default(),
         foreign: Problems::default(),
         section_with,

@@ -1,20 +1,14 @@
 //! Text to parser events with their positions, within bounds of look-ahead and depth.
 
-use std::cell::Cell;
-use std::iter::Chain;
 use std::ops::Range;
 use std::rc::Rc;
-use std::str::Chars;
 
-use saphyr_parser::{BufferedInput, Event, Marker, Parser, ScanError, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
+use super::input::{Agreed, Input, MAX_LOOKAHEAD};
 use super::problem::{Position, Problem, Rejection, escaped};
+use super::runs::{Form, Run};
 use super::text::start_of_collection;
-
-/// How many characters the parser may take in without giving an event. It keeps
-/// all tokens of a flow collection that might yet turn out to be a mapping's key,
-/// a hundred bytes for each; this bounds them.
-const MAX_LOOKAHEAD: usize = 256 * 1024;
 
 /// What the parser says of an alias to an anchor that is not there, having read it.
 const UNKNOWN_ALIAS: &str = "while parsing node, found unknown anchor";
@@ -29,8 +23,14 @@ pub(super) const MAX_DEPTH: usize = 255;
 /// The events of a text. After a syntax error, or once it was ended, there are none.
 pub(super) struct Events<'a> {
     text: &'a str,
-    parser: Parser<'a, BufferedInput<Input<'a>>>,
-    taken: Rc<Cell<usize>>,
+    parser: Parser<'a, Input<'a>>,
+    agreed: Rc<Agreed>,
+    /// Which events of an entry have come, where runs are looked for.
+    entry: Option<Entry<'a>>,
+    /// What is told before the parser is asked on.
+    run: Option<Run<'a>>,
+    /// So many lines were kept from the parser before this one of its, and so many bytes.
+    kept_back: Vec<(usize, usize, usize)>,
     /// What was passed over before the parser's first line, and put into it.
     lines_before: usize,
     columns_before: usize,
@@ -44,7 +44,32 @@ pub(super) struct Events<'a> {
     ended: bool,
 }
 
+/// How far an entry of a list has come that may begin a run.
+#[derive(Debug)]
+enum Entry<'a> {
+    /// Any event comes next.
+    None,
+    /// Its mapping begins there.
+    Begun(Position),
+    /// Its key has come, plain.
+    Named(Position),
+    /// And its value, which ends this line; the next one begins there.
+    Valued(Form<'a>, usize),
+    /// It has ended, and the run begins after so many events more.
+    Ended(Run<'a>, usize, u8),
+}
+
 impl<'a> Events<'a> {
+    /// Those of a text that may be long: of a run of lines alike the parser reads three. Of
+    /// what it does not read there is no [`Self::span`].
+    pub(super) fn of_long(text: &'a str) -> Self {
+        let mut events = Self::of(text);
+        if events.columns_added == 0 {
+            events.entry = Some(Entry::None);
+        }
+        events
+    }
+
     pub(super) fn of(text: &'a str) -> Self {
         // A flow collection at the very start may yet be a key, and the parser would
         // hold all of a JSON manifest in tokens; right after `---` it cannot be one.
@@ -54,16 +79,16 @@ impl<'a> Events<'a> {
         };
         let whole = text;
         let (before, text) = text.split_at_checked(skipped).unwrap_or(("", text));
-        let taken = Rc::new(Cell::new(0));
-        let source = Input {
-            chars: prefix.chars().chain(text.chars()),
-            taken: taken.clone(),
-        };
+        let agreed = Agreed::new();
+        let source = Input::of(prefix, text, agreed.clone());
         let last_line = before.rsplit('\n').next().unwrap_or_default();
         Self {
             text: whole,
-            parser: Parser::new_from_iter(source),
-            taken,
+            parser: Parser::new(source),
+            agreed,
+            entry: None,
+            run: None,
+            kept_back: Vec::new(),
             lines_before: before.matches('\n').count(),
             columns_before: last_line.chars().count(),
             columns_added: prefix.len(),
@@ -118,12 +143,20 @@ impl<'a> Events<'a> {
     /// of the end of what has no brackets, it is wherever the parser noticed.
     pub(super) fn span(&mut self) -> Range<usize> {
         let Span { start, end } = self.last;
-        let start = self.byte(start.index());
-        start..self.byte(end.index()).max(start)
+        let start = self.byte(start);
+        start..self.byte(end).max(start)
     }
 
-    fn byte(&mut self, index: usize) -> usize {
-        let wanted = index.saturating_sub(self.columns_added);
+    /// How many lines the parser has not seen before this line of its, and how many bytes.
+    fn kept_back_before(&self, line: usize) -> (usize, usize) {
+        let after = self.kept_back.partition_point(|(begin, ..)| *begin <= line);
+        let last = after.checked_sub(1).and_then(|at| self.kept_back.get(at));
+        last.map_or((0, 0), |(_, lines, bytes)| (*lines, *bytes))
+    }
+
+    fn byte(&mut self, at: Marker) -> usize {
+        let (_, kept_back) = self.kept_back_before(at.line());
+        let wanted = at.index().saturating_sub(self.columns_added) + kept_back;
         let text = self.text.get(self.skipped..).unwrap_or_default();
         let (characters, bytes) = self.known;
         let (before, after) = text.split_at_checked(bytes).unwrap_or((text, ""));
@@ -146,7 +179,66 @@ impl<'a> Events<'a> {
                 .saturating_sub(self.columns_added)
                 .max(1);
         }
-        Position::new(at.line() + self.lines_before, column)
+        let (kept_back, _) = self.kept_back_before(at.line());
+        Position::new(at.line() + self.lines_before + kept_back, column)
+    }
+
+    /// Looks whether this event of the parser's is one of an entry that begins a run.
+    fn look_for_run(&mut self, event: &Event<'a>, at: Position) {
+        let entry = match (self.entry.take(), event) {
+            (None, _) => return,
+            (Some(Entry::Ended(run, line, left)), _) if left > 1 => {
+                Entry::Ended(run, line, left - 1)
+            }
+            (Some(Entry::Ended(run, line, _)), _) => {
+                if self.agreed.has_leapt() {
+                    let (lines, bytes) = self.kept_back_before(usize::MAX);
+                    let more = run.length();
+                    self.kept_back
+                        .push((line, lines + more, bytes + run.bytes()));
+                    self.run = Some(run);
+                }
+                Entry::None
+            }
+            (_, Event::MappingStart(0, None)) => Entry::Begun(at),
+            (Some(Entry::Begun(begun)), Event::Scalar(_, ScalarStyle::Plain, 0, None))
+                if begun == at =>
+            {
+                Entry::Named(at)
+            }
+            (Some(Entry::Named(begun)), Event::Scalar(value, style, 0, None)) => {
+                self.valued(begun, value, *style).unwrap_or(Entry::None)
+            }
+            (Some(Entry::Valued(form, next)), Event::MappingEnd) => {
+                self.ended(form, next).unwrap_or(Entry::None)
+            }
+            _ => Entry::None,
+        };
+        self.entry = Some(entry);
+    }
+
+    /// The entry that began there has this value; nothing where its line is of no form.
+    fn valued(&mut self, begun: Position, value: &str, style: ScalarStyle) -> Option<Entry<'a>> {
+        let start = self.byte(self.last.start);
+        let (before, after) = self.text.split_at_checked(start)?;
+        let line = before.rfind('\n').map_or(0, |end| end + 1);
+        let end = start + memchr::memchr(b'\n', after.as_bytes())?;
+        let (form, found) = Form::of(self.text.get(line..end)?)?;
+        let is_it = found == value && form.is(begun, style);
+        is_it.then_some(Entry::Valued(form, end + 1))
+    }
+
+    /// An entry of this form has ended, and the next line begins there: has the parser leap
+    /// over the run.
+    fn ended(&self, form: Form<'a>, next: usize) -> Option<Entry<'a>> {
+        let text = self.text.get(next..)?;
+        // Where the entry ended is where the next begins.
+        let line = self.last.start.line();
+        let number = self.place(self.last.start).line as usize;
+        let (run, over) = Run::of(form, text, number)?;
+        self.agreed
+            .leap(text.len() - over.start, text.len() - over.end);
+        Some(Entry::Ended(run, line + 1, 4))
     }
 }
 
@@ -157,14 +249,19 @@ impl<'a> Iterator for Events<'a> {
         if self.ended {
             return None;
         }
+        if let Some(told) = self.run.as_mut().and_then(Run::next) {
+            return Some(Ok(told));
+        }
         let event = self.parser.next_event();
         // Past the limit the parser saw an end that is not there: no event counts.
-        let too_long = self.taken.replace(0) > MAX_LOOKAHEAD;
+        let too_long = self.agreed.is_too_much();
         let (at, refusal) = match event {
             Some(_) if too_long => (self.last.start, too_long_for_one_event()),
             Some(Ok((event, span))) => {
                 self.last = span;
-                return Some(Ok((event, self.place(span.start))));
+                let at = self.place(span.start);
+                self.look_for_run(&event, at);
+                return Some(Ok((event, at)));
             }
             // The parser has passed over it, and goes on.
             Some(Err(error)) if error.info() == UNKNOWN_ALIAS => {
@@ -179,26 +276,6 @@ impl<'a> Iterator for Events<'a> {
         };
         self.ended = true;
         Some(Err(refusal.at(Some(self.place(at)), String::new())))
-    }
-}
-
-/// The characters of a manifest; ends early when the parser takes too many of
-/// them for one event.
-struct Input<'a> {
-    chars: Chain<Chars<'a>, Chars<'a>>,
-    taken: Rc<Cell<usize>>,
-}
-
-impl Iterator for Input<'_> {
-    type Item = char;
-
-    fn next(&mut self) -> Option<char> {
-        let taken = self.taken.get();
-        if taken > MAX_LOOKAHEAD {
-            return None;
-        }
-        self.taken.set(taken + 1);
-        self.chars.next()
     }
 }
 
@@ -260,6 +337,9 @@ pub(super) fn too_deep() -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     #[test]
@@ -283,6 +363,110 @@ mod tests {
         ] {
             assert_eq!(hint(text), wanted, "{text:?}");
         }
+    }
+
+    /// Lines that may be of a run, and such as end or confuse one.
+    fn texts() -> impl Strategy<Value = String> {
+        let value = select(vec![
+            "a.example",
+            "b-1.example",
+            "true",
+            "1",
+            "\"a.example\"",
+            "\"*.b_c\"",
+            "\"\"",
+            "x\r",
+            "*a",
+            "'q'",
+            "a: b",
+            "[a",
+            "{",
+            "|",
+            ">-",
+            "a b",
+            "&x a",
+            "!t a",
+            "# c",
+            "\u{fc}",
+            "\"",
+            "",
+            "- a",
+        ]);
+        let begin = select(vec![
+            "- host: ",
+            "- Host: ",
+            "  - host: ",
+            "- host : ",
+            "  host: ",
+            "",
+            "- ",
+            "? ",
+            "--- ",
+            "key: ",
+        ]);
+        let odd = (begin, value).prop_map(|(begin, value)| format!("{begin}{value}\n"));
+        let run = (
+            select(vec!["- host: ", "  - host: ", "      - host: "]),
+            any::<bool>(),
+            1_usize..40,
+        )
+            .prop_map(|(begin, quoted, count)| {
+                let quote = if quoted { "\"" } else { "" };
+                let line = |number| format!("{begin}{quote}h{number}.example{quote}\n");
+                (0..count).map(line).collect::<String>()
+            });
+        let before = select(vec![
+            "",
+            "routes:\n",
+            "a: |\n",
+            "a: >\n",
+            "a: \"\n",
+            "a: '\n",
+            "[\n",
+            "{a: [\n",
+            "a:\n  b:\n",
+            "# \u{fc}\n",
+        ]);
+        let part = prop_oneof![2 => run, 1 => odd];
+        (before, prop::collection::vec(part, 0..6), any::<bool>()).prop_map(
+            |(before, parts, whole)| {
+                let text = before.to_owned() + &parts.concat();
+                let kept = if whole {
+                    text.len()
+                } else {
+                    text.trim_end().len()
+                };
+                text[..kept].to_owned()
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn of_a_run_the_same_is_told_as_the_parser_would_tell(text in texts()) {
+            let told: Vec<_> = Events::of_long(&text).collect();
+            let wanted: Vec<_> = Events::of(&text).collect();
+            prop_assert_eq!(told, wanted);
+        }
+    }
+
+    #[test]
+    fn of_a_run_the_parser_reads_the_first_two_lines_and_the_last() {
+        let lines: String = (0..1000)
+            .map(|number| format!("- host: h{number}\n"))
+            .collect();
+        let text = format!("{lines}# c\n{lines}- ]\n");
+        let mut events = Events::of_long(&text);
+        let last = events.by_ref().last();
+        let problem = last.unwrap().unwrap_err();
+        assert_eq!(problem.line, Some(2002));
+        let kept_back = [(3, 997), (7, 2 * 997)];
+        let known = events
+            .kept_back
+            .iter()
+            .map(|(line, lines, _)| (*line, *lines));
+        assert_eq!(known.collect::<Vec<_>>(), kept_back);
     }
 
     /// Whether all of the text was read.

@@ -8,8 +8,10 @@
 mod document;
 pub mod edit;
 mod events;
+mod input;
 mod problem;
 mod reader;
+mod runs;
 mod scalar;
 mod schema;
 mod section;

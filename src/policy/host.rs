@@ -66,12 +66,17 @@ pub fn meant(text: &str) -> Option<String> {
 
 /// As [`normalize`], without a hint where [`meant`] has one.
 fn judge(text: &str) -> Result<String, Rejection> {
-    if let Ok(address) = text.parse::<Ipv6Addr>() {
+    if text.contains(':')
+        && let Ok(address) = text.parse::<Ipv6Addr>()
+    {
         return ipv6(text, address);
     }
     characters(text)?;
-    let lower = text.to_ascii_lowercase();
-    let name = lower.strip_suffix('.').unwrap_or(&lower);
+    let mut lower = text.to_ascii_lowercase();
+    if lower.ends_with('.') {
+        lower.pop();
+    }
+    let name = lower.as_str();
     let base = match name.strip_prefix("*.") {
         Some(base) => {
             if base.parse::<Ipv4Addr>().is_ok() {
@@ -82,7 +87,7 @@ fn judge(text: &str) -> Result<String, Rejection> {
         None => name,
     };
     if name.parse::<Ipv4Addr>().is_ok() {
-        return Ok(name.to_owned());
+        return Ok(lower);
     }
     if name == "*" || base.is_empty() && name.starts_with('*') {
         return Err(refuse(
@@ -117,7 +122,7 @@ fn judge(text: &str) -> Result<String, Rejection> {
             format!("it has {length} characters, more than {MAX_NAME}"),
         ));
     }
-    Ok(name.to_owned())
+    Ok(lower)
 }
 
 /// A name for `/etc/hosts`: as a route's host, but neither wildcard nor address.
@@ -185,6 +190,11 @@ enum Foreign {
 
 impl Foreign {
     fn found_in(text: &str) -> Option<Self> {
+        // Of a hundred thousand hosts, nearly all.
+        let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+        if text.bytes().all(usual) {
+            return None;
+        }
         let has = |any: &[char]| text.contains(any);
         [
             (text.chars().any(char::is_control), Self::ControlCharacter),

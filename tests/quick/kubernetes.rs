@@ -78,13 +78,32 @@ fn kustomize_puts_a_bottle_together_with_and_without_a_machine_for_each_pod() {
         .arg(&bottles)
         .status();
     assert!(copied.unwrap().success());
-    let bottle = bottles.join("bottle");
-    let made = Command::new(env!("CARGO_BIN_EXE_sidecar-init"))
-        .current_dir(&bottle)
-        .args(["ca", "--cert", "ca.pem", "--key", "ca-key.pem"])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", both(&made));
+    let make = || {
+        let made = Command::new(bottles.join("new-bottle"))
+            .env("SIDECAR_INIT", env!("CARGO_BIN_EXE_sidecar-init"))
+            .args(["dev-agent", "bottle/manifest.yaml"])
+            .current_dir(&bottles)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", both(&made));
+    };
+    let bottle = bottles.join("dev-agent");
+    let contents = || -> Vec<(String, Vec<u8>)> {
+        let files = fs::read_dir(&bottle).unwrap().map(|entry| entry.unwrap());
+        let mut all: Vec<_> = files
+            .map(|file| {
+                let name = file.file_name().into_string().unwrap();
+                (name, fs::read(file.path()).unwrap())
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    make();
+    let first = contents();
+    // Made again it is the same, its CA too.
+    make();
+    assert_eq!(contents(), first);
     let build = || {
         let built = Command::new(kustomize)
             .arg("build")
@@ -115,11 +134,8 @@ fn kustomize_puts_a_bottle_together_with_and_without_a_machine_for_each_pod() {
     let key = fs::read_to_string(bottle.join("ca-key.pem")).unwrap();
     assert!(key.contains("EC PRIVATE KEY") && !plain.contains("EC PRIVATE KEY"));
     assert_eq!(plain.matches("ca-key.pem: ").count(), 1, "{plain}");
-    assert_eq!(
-        plain.matches("secretName: pipelock-ca-").count(),
-        1,
-        "{plain}"
-    );
+    // Both Pods name the certificate by its hash: a new one starts them anew.
+    assert_eq!(plain.matches("name: pipelock-ca-").count(), 3, "{plain}");
 
     let file = bottle.join("kustomization.yaml");
     let text = fs::read_to_string(&file).unwrap();
@@ -133,6 +149,39 @@ fn kustomize_puts_a_bottle_together_with_and_without_a_machine_for_each_pod() {
         let wanted = format!("runtimeClassName: {machine}");
         assert_eq!(count(&build(), &wanted), 2, "{machine}");
     }
+}
+
+#[test]
+fn no_bottle_is_made_of_a_name_or_a_manifest_that_is_none() {
+    let scratch = microvm::ScratchDir::new().unwrap();
+    let made = |slug: &str, manifest: &str| {
+        let file = scratch.join("manifest.yaml");
+        fs::write(&file, manifest).unwrap();
+        Command::new(Path::new(BASE).join("new-bottle"))
+            .env("SIDECAR_INIT", env!("CARGO_BIN_EXE_sidecar-init"))
+            .arg(slug)
+            .arg(&file)
+            .arg(scratch.join("made"))
+            .output()
+            .unwrap()
+    };
+    let long = "a".repeat(57);
+    for slug in [
+        "", "Bottle", "a_b", "-a", "a-", "../a", "a b", "base", "bottle", &long,
+    ] {
+        let said = made(slug, "version: 1\nslug: a\nbottle: {}\n");
+        assert!(!said.status.success(), "{slug}");
+        let wanted = format!("cannot make a bottle called \"{slug}\"");
+        assert!(both(&said).starts_with(&wanted), "{}", both(&said));
+    }
+    let said = made("a", "version: 1\nslug: a\nbotle: {}\n");
+    assert!(!said.status.success());
+    assert!(
+        both(&said).contains("botle: unknown key"),
+        "{}",
+        both(&said)
+    );
+    assert!(!scratch.join("made").exists());
 }
 
 #[test]
@@ -186,7 +235,16 @@ fn pipelock_s_pod_is_ready_when_podman_plays_it() {
             "          args: [run, --require-sandbox]\n",
         )
         .replace("            - {name: ca, mountPath: /etc/pipelock-ca, readOnly: true}\n", "")
-        .replace("        - name: ca\n          secret: {secretName: pipelock-ca, defaultMode: 0440}\n", "");
+        .replace(
+            "          projected:
+            defaultMode: 0440
+            sources:
+              - secret: {name: pipelock-ca}
+              - configMap: {name: pipelock-ca}
+",
+            "          emptyDir: {}
+",
+        );
     assert!(
         !pod.contains("ca.pem") && pod.contains("--require-sandbox"),
         "{pod}"

@@ -1,0 +1,14 @@
+//! A bottle on a real Kubernetes of one node: what its NetworkPolicies stop is tried with packets,
+//! and what happens to it in its life is done to it. `scripts/cluster test` runs this; without a
+//! cluster each test says that it checked nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod bottle;
+mod life;
+mod many;
+mod packets;

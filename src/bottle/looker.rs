@@ -20,6 +20,7 @@ use super::names::Names;
 use crate::boot::clock;
 use crate::supervise::watch::{INTERVAL, Watch};
 use crate::sys::errand::{self, Errand};
+use crate::sys::notices::Notices;
 use crate::sys::signals::wait;
 
 /// Nothing answers where nobody has looked for so long: a look is due each [`INTERVAL`].
@@ -125,18 +126,33 @@ impl<'a> Looker<'a> {
         })
     }
 
+    /// What is listened to: PID 1 itself writes below the directory that is granted, all the
+    /// time, and looks at what of that matters.
+    fn noticed(&self) -> Vec<PathBuf> {
+        let others = self.watched.iter();
+        let others = others.filter(|path| path.parent() != Some(self.granted));
+        others.cloned().collect()
+    }
+
     /// The errand: reads, and goes on looking until nobody wants to know any more.
     fn look(&self, mut asked: &File, line: &mut File) -> std::io::Result<()> {
         // For whoever lists processes. Nothing depends on it.
         let _ = set_name(NAME);
+        // Before it is read: what changes meanwhile is told.
+        let mut notices = Notices::of(self.noticed());
         say(line, READ, &(self.read)())?;
         // Changes since are found, for it looks once more in any case.
         let mut watch = Watch::new(self.watched.clone(), Instant::now());
-        let mut told = None;
+        let mut names_told = None;
         loop {
             let left = watch.deadline().saturating_duration_since(Instant::now());
-            let mut waiting = [PollFd::new(asked.as_fd(), PollFlags::POLLIN)];
+            let told = notices.iter().map(AsFd::as_fd);
+            let mut waiting: Vec<PollFd> = std::iter::once(asked.as_fd())
+                .chain(told)
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
             wait(&mut waiting, Some(left));
+            drop(waiting);
             let mut bytes = [0; 64];
             let is_asked = match asked.read(&mut bytes) {
                 Ok(0) => return Ok(()),
@@ -144,18 +160,30 @@ impl<'a> Looker<'a> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => false,
                 Err(error) => return Err(error),
             };
-            let has_changed = watch.look(Instant::now());
+            let now = Instant::now();
+            if notices.as_mut().is_some_and(Notices::take) {
+                watch.hasten(now);
+            }
+            let is_due = now >= watch.deadline();
+            if !is_asked && !is_due {
+                continue;
+            }
+            if is_due && let Some(notices) = &mut notices {
+                // What came since is no change that anybody is told of.
+                notices.listen();
+            }
+            let has_changed = watch.look(now);
             if is_asked || has_changed {
                 let kind = if is_asked { ANSWER } else { READ };
                 say(line, kind, &(self.read)())?;
                 continue;
             }
             let names = Names::outside(self.granted);
-            if told == Some(names) {
+            if names_told == Some(names) {
                 line.write_all(&[LOOKED])?;
             } else {
                 say(line, NAMES, &names.to_bytes())?;
-                told = Some(names);
+                names_told = Some(names);
             }
         }
     }

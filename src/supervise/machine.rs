@@ -28,8 +28,9 @@ pub const AT_WORK: u32 = 50;
 /// nobody's any more.
 pub const LONGEST_SILENCE: Duration = Duration::from_secs(300);
 /// SIGTERM to SIGKILL where waiting longer would harm: a revoked host, or a daemon
-/// that has already stopped answering.
-pub const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// that has already stopped answering. pipelock ends within milliseconds, or waits for its
+/// tunnels, which are what has to go.
+pub const SHORT_GRACE: Duration = Duration::from_millis(400);
 /// A reload is acknowledged within this or the daemon is restarted: pipelock takes
 /// 100 ms of debounce (PIPELOCK.md) and a few milliseconds.
 pub const RELOAD_DEADLINE: Duration = Duration::from_secs(3);

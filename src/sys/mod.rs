@@ -13,6 +13,7 @@ pub mod fork;
 pub mod interfaces;
 pub mod libkrun;
 pub mod memory;
+pub mod notices;
 pub mod process;
 pub mod random;
 pub mod reach;

@@ -497,6 +497,37 @@ fn a_revoked_host_is_out_of_reach_even_where_the_daemon_ignores_the_stop() {
     );
 }
 
+/// From the edit to the end of a daemon that has to be killed, twice within the two
+/// seconds between two looks.
+#[test]
+fn a_removed_host_is_out_of_reach_within_a_second_where_the_kernel_tells_of_the_change() {
+    const WITHIN: Duration = Duration::from_secs(1);
+    let bed = Bed::new()
+        .with_supervisor("grace_seconds: 30, drain_seconds: 30")
+        .with_faults("ignore-term\ntunnels 3");
+    let both = ["a.example", "b.example"];
+    bed.allow(&both);
+    let mut init = ready(bed);
+    let mut took = Vec::new();
+    for (generation, after) in [(2, 0), (4, 1000)] {
+        thread::sleep(Duration::from_millis(after));
+        let begin = Instant::now();
+        init.bed.allow(&both[..1]);
+        init.wait_for("it is revoked", |status| {
+            status["revocation"]["generation"] == generation
+                && status["revocation"]["done_at"].is_string()
+        });
+        took.push(begin.elapsed());
+        init.wait_applied(generation);
+        init.bed.allow(&both);
+        init.wait_applied(generation + 1);
+    }
+    println!("MEASURED: from the edit to the end of the daemon {took:.2?}");
+    // A neighbour may have the processor for a while: not each time.
+    assert!(took.iter().min() < Some(&WITHIN), "{took:?}");
+    assert!(took.iter().all(|took| *took < 2 * WITHIN), "{took:?}");
+}
+
 #[test]
 fn an_invalid_manifest_is_told_and_the_old_one_kept() {
     let mut init = ready(Bed::new());

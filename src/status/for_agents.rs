@@ -174,11 +174,21 @@ fn answers(text: &mut String, policy: &Policy, directory: &str) {
     let (scan, plain) = scan_limits(policy);
     let per_minute = per_minute(policy);
     let denials = super::denials::FILE;
+    // Another in front of it has words of its own: mitmproxy's are these.
+    let others = match policy.agent_proxy() {
+        None => "",
+        Some(_) => {
+            "Between you and the firewall is another proxy, which has words of its own for what the firewall \
+             refused: an answer that quotes `403 Forbidden`, such as 502 `refused HTTP CONNECT request: 403 \
+             Forbidden`, is a refusal, most often of a HOST that is not allowed, and so is a 502 of that proxy's \
+             when nothing is up behind it. "
+        }
+    };
     let _ = write!(
         text,
         "## When a request fails\n\n\
          The proxy's own answers are short plain text that begins with `blocked:` or `CONNECT blocked:`, or is \
-         one of those below. Any other 4xx or 5xx is the server's: then the proxy let you through. Over https most \
+         one of those below. {others}Any other 4xx or 5xx is the server's: then the proxy let you through. Over https most \
          tools show the number alone. `{directory}/{denials}` has every refusal with its `host` and what it means, \
          some seconds later; or ask once more over http, `curl -sS http://HOST/`, for the words.\n\n\
          HOST is the name between `//` and the next `/` of the URL that failed (git: `unable to access \
@@ -367,6 +377,17 @@ mod tests {
         ] {
             assert!(page.contains(words), "{words}: {page}");
         }
+    }
+
+    #[test]
+    fn a_refusal_in_the_words_of_a_proxy_before_it_is_told_as_one_where_there_is_such() {
+        let quotes = "refused HTTP CONNECT request: 403 Forbidden";
+        assert!(!whole(&policy(&[], "")).contains(quotes));
+        let egress = "pipelock: {listen: \"127.0.0.1:8888\"}\ndaemons:\n  \
+                      egress: {exec: [/bin/a], listen: [8080], ready: {tcp: 8080}, agent_proxy: 8080}\n";
+        let page = whole(&policy(&[], egress));
+        let told = page.find(quotes).unwrap();
+        assert!(told < page.find("Any other 4xx or 5xx").unwrap(), "{page}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use check::check;
 pub use generate::{ENTROPY_BYTES, generate};
 pub use key::KeyProblem;
 pub use pem::PemProblem;
-pub use public::{NoRoots, public_roots};
+pub use public::{NoRoots, public_roots, public_roots_at};
 pub use roots::{Roots, RootsProblem, extra_roots, roots};
 pub use x509::CertificateProblem;
 

@@ -54,6 +54,12 @@ impl std::error::Error for NoRoots {
     }
 }
 
+/// The file that [`public_roots`] asks first, of those that are there.
+#[must_use]
+pub fn public_roots_at() -> Option<&'static Path> {
+    FILES.iter().map(Path::new).find(|file| file.exists())
+}
+
 /// The public roots, as PEM blocks.
 pub fn public_roots() -> Result<String, NoRoots> {
     let mut first_error = None;

@@ -46,6 +46,8 @@ pub struct Reporter {
     served: Option<SocketAddr>,
     /// Why the daemon that ended last did so, in its words.
     said_reason: Option<Said>,
+    /// The same of the others, by their names.
+    companions_said: Vec<(String, Option<Said>)>,
     notifier: Notifier,
     warnings: Warnings,
     started: Instant,
@@ -82,6 +84,7 @@ impl Reporter {
             denials: Denials::new(boot_id.clone()),
             served: None,
             said_reason: None,
+            companions_said: Vec::new(),
             notifier: Notifier::default(),
             warnings: Warnings::default(),
             status: Status {
@@ -122,15 +125,11 @@ impl Reporter {
     #[must_use]
     pub fn said_at_its_end(&self, name: &str) -> String {
         if let Some(companion) = self.status.daemons.iter().find(|it| it.name == name) {
-            let last = companion.last_lines.last();
-            return last.map_or_else(String::new, |last| format!("; its last line: {last}"));
+            let said = self.companions_said.iter().find(|(it, _)| it == name);
+            let reason = said.and_then(|(_, reason)| reason.as_ref());
+            return at_its_end(reason, companion.last_lines.last());
         }
-        let last = self.status.last_lines.last();
-        match (&self.said_reason, last) {
-            (Some(reason), last) if last != Some(reason) => format!("; it said: {reason}"),
-            (_, Some(last)) => format!("; its last line: {last}"),
-            _ => String::new(),
-        }
+        at_its_end(self.said_reason.as_ref(), self.status.last_lines.last())
     }
 
     /// Notes the mode, and whom to notify.
@@ -539,8 +538,8 @@ impl Reporter {
         let warnings = self.export.as_mut().map(Teller::recall);
         self.heard_of_export(warnings.unwrap_or_default());
         let now = self.elapsed_us();
+        self.status.port = self.look_at_ways_in();
         let status = &mut self.status;
-        status.port = self.served.map(facts::look_at);
         status.exit_code = Some(code.number());
         if code != ExitCode::Success {
             // How long was tried what failed.
@@ -591,6 +590,15 @@ impl Reporter {
         let denials = self.denials.tally();
         let report = report::report(&self.status, &denials, config, kernel);
         self.tell(report::FILE, &report);
+    }
+}
+
+/// What a daemon said at its end, for the end of a sentence: its reason, else its last line.
+fn at_its_end(reason: Option<&Said>, last: Option<&Said>) -> String {
+    match (reason, last) {
+        (Some(reason), last) if last != Some(reason) => format!("; it said: {reason}"),
+        (_, Some(last)) => format!("; its last line: {last}"),
+        _ => String::new(),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::exit::ExitCode;
 use crate::policy::Policy;
 use crate::policy::daemons::{Daemon, Ready};
 use crate::sandbox::cgroup::Group;
+use crate::sandbox::enter::SpawnError;
 use crate::sandbox::{Sandbox, enter};
 use crate::status::{State, While};
 use crate::sys::connections;
@@ -161,21 +162,10 @@ impl Unit for Companion {
             return;
         };
         child.process.carry(&mut self.life.last_lines, &mut |_| {});
-        let mut heard = Vec::new();
-        if child.process.was_executed() {
-            let pid = child.process.pid;
-            if let Some((event, is_verified)) =
-                read_back(&self.wanted.name, &child.had, pid, around)
-            {
-                around
-                    .reporter
-                    .companion_verified(&self.wanted.name, is_verified);
-                heard.push(event);
-            }
-        }
+        let is_executed = child.process.was_executed();
         let is_ready = child.notice.as_mut().is_some_and(Notice::is_ready);
-        for event in heard {
-            self.push(event);
+        if is_executed {
+            self.verify(around);
         }
         if is_ready {
             self.ask(Question::Fitness, PATIENCE, around);
@@ -186,32 +176,15 @@ impl Unit for Companion {
         let Some(mut child) = self.child.take() else {
             return;
         };
+        let group = child.had.group.as_ref();
         let last_lines = &mut self.life.last_lines;
-        let starved = child
-            .process
-            .finish(child.had.group.as_ref(), last_lines, &mut |_| {});
+        let starved = child.process.finish(group, last_lines, &mut |_| {});
         self.life.prober.reset(subject(&self.wanted));
         self.take_credentials_away(around);
-        let text = self
-            .life
-            .end_in_words(&self.wanted.name, reason, starved.as_deref());
-        let could_not = child.process.exec_error();
-        around.reporter.companion_ended(
-            &self.wanted.name,
-            self.life.last_lines.said(),
-            could_not
-                .is_none()
-                .then(|| (reason.shell_code(), text.clone())),
-        );
-        if let Some(error) = could_not {
-            self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
-            return;
+        match child.process.exec_error() {
+            Some(error) => self.never_was(error, around),
+            None => self.was(child.process.pid, reason, starved, around),
         }
-        log::info!("{} (pid {}) {text}", self.wanted.name, child.process.pid);
-        self.push(match starved {
-            Some(limit) => Event::OutOfMemory(reason, limit),
-            None => Event::Exited(reason),
-        });
     }
 
     fn found(&mut self, mut finding: Finding, around: &mut Context) {
@@ -298,6 +271,40 @@ impl Unit for Companion {
 }
 
 impl Companion {
+    /// It is executed: looks whether its sandbox is what was asked for.
+    fn verify(&mut self, around: &mut Context) {
+        let name = &self.wanted.name;
+        let child = self.child.as_ref();
+        let seen = child.and_then(|it| read_back(name, &it.had, it.process.pid, around));
+        if let Some((event, is_verified)) = seen {
+            around.reporter.companion_verified(name, is_verified);
+            self.push(event);
+        }
+    }
+
+    /// Its process ended before it was one of its program.
+    fn never_was(&mut self, error: &SpawnError, around: &mut Context) {
+        let (said, why) = (self.life.last_lines.said(), self.life.last_lines.reason());
+        around
+            .reporter
+            .companion_ended(&self.wanted.name, said, why, None);
+        self.push(Event::SpawnFailed(error.exit_code(), error.to_string()));
+    }
+
+    /// Its process ended, in this way; `starved`: its limit of memory, where that is why.
+    fn was(&mut self, pid: i32, reason: ExitReason, starved: Option<String>, around: &mut Context) {
+        let name = &self.wanted.name;
+        let text = self.life.end_in_words(name, reason, starved.as_deref());
+        log::info!("{name} (pid {pid}) {text}");
+        let (said, why) = (self.life.last_lines.said(), self.life.last_lines.reason());
+        let exit = Some((reason.shell_code(), text));
+        around.reporter.companion_ended(name, said, why, exit);
+        self.push(match starved {
+            Some(limit) => Event::OutOfMemory(reason, limit),
+            None => Event::Exited(reason),
+        });
+    }
+
     /// One that rests until [`Event::Begin`].
     pub(super) fn new(wanted: &Daemon, policy: &Policy) -> Self {
         let machine = Machine::new(timing(policy)).patient(START_DEADLINE, ASKED_EVERY);

@@ -7,12 +7,14 @@ use std::fmt;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::Context;
 use super::notice::Notice;
+use super::watch;
 use crate::boot::protect;
 use crate::bottle::credentials;
 use crate::bottle::names::Names;
@@ -240,8 +242,7 @@ pub(super) fn prepare_companion(
     given: bool,
     around: &mut Context,
 ) -> Result<ForCompanion, LaunchError> {
-    let setup = around.setup;
-    let run = setup.run_room;
+    let run = around.setup.run_room;
     keep_secrets(wanted, around)?;
     let sandbox = companions_sandbox(wanted, around)?;
     let owner = sandbox.file_owner();
@@ -251,52 +252,35 @@ pub(super) fn prepare_companion(
         Ready::Notify => Some(listen_for_notice(&wanted.name, run, owner)?),
         Ready::Exec | Ready::Tcp(_) | Ready::Http { .. } => None,
     };
-    let mut read = Vec::new();
-    let mut environment = vec![
-        format!("PATH={SEARCHED}"),
-        format!("HOME={}", private.path().display()),
-        format!("TMPDIR={}", private.path().display()),
-        format!("RUNTIME_DIRECTORY={}", private.path().display()),
-    ];
-    if let Some(notice) = &notice {
-        environment.push(format!("NOTIFY_SOCKET={}", notice.path().display()));
-    }
+    let client = match wanted.proxy {
+        true => Some(install_trust(run, around)?),
+        false => None,
+    };
+    let credentials = given.then(|| credentials_of(&wanted.name, around));
     if given {
-        let place = credentials_of(&wanted.name, around);
-        environment.push(format!(
-            "CREDENTIALS_DIRECTORY={}",
-            place.directory.display()
-        ));
-        read.push(place.granted);
         protect::leave_cores_empty();
     }
-    if wanted.proxy {
-        let client = install_trust(run, around)?;
-        let proxy = format!("http://127.0.0.1:{}", around.desired.policy.listen.port());
-        let bundle = client.path().join(export::BUNDLE);
-        let variables = environment::of_clients(&proxy, &bundle.to_string_lossy());
-        environment.extend(
-            variables
-                .iter()
-                .map(|(name, value)| format!("{name}={value}")),
-        );
-        read.push(client.path().to_owned());
-    }
-    for (name, value) in &wanted.env {
-        // Its own word wins over the ones above that are no promise: HOME, PATH, TMPDIR.
-        environment.retain(|it| it.split_once('=').is_none_or(|(known, _)| known != name));
-        environment.push(format!("{name}={value}"));
-    }
+    let environment = variables(
+        wanted,
+        private.path(),
+        notice.as_ref().map(Notice::path),
+        credentials.as_ref().map(|it| it.directory.as_path()),
+        client
+            .as_ref()
+            .map(|it| (it, around.desired.policy.listen.port())),
+    );
     let (program, arguments) = wanted.exec.split_first().unzip();
     let program = program.map(PathBuf::from).unwrap_or_default();
-    let arguments: Vec<&str> = arguments
-        .unwrap_or_default()
-        .iter()
-        .map(String::as_str)
-        .collect();
+    let arguments = arguments.unwrap_or_default().iter();
+    let arguments: Vec<&str> = arguments.map(String::as_str).collect();
+    let client = client.map(|it| it.path().to_owned());
     let grants = Grants {
         program: program.clone(),
-        read,
+        read: credentials
+            .map(|it| it.granted)
+            .into_iter()
+            .chain(client)
+            .collect(),
         execute: wanted.files.clone(),
         write: vec![private.path().to_owned()],
         bind: wanted.listen.clone(),
@@ -305,7 +289,7 @@ pub(super) fn prepare_companion(
     let command = Program::new(&program, &arguments, &environment)
         .map_err(|error| LaunchError::Command(program, error))?;
     let prepared = sandbox.prepare(&grants).map_err(LaunchError::Sandbox)?;
-    if setup.require_sandbox {
+    if around.setup.require_sandbox {
         sandbox::insist_on(&prepared.missing).map_err(LaunchError::Incomplete)?;
     }
     Ok(ForCompanion {
@@ -314,6 +298,40 @@ pub(super) fn prepare_companion(
         sandbox,
         notice,
     })
+}
+
+/// Its environment: where its own things are, and, where pipelock is its proxy, what a client
+/// is told, with the directory that is in and the proxy's port.
+fn variables(
+    wanted: &Daemon,
+    private: &Path,
+    notice: Option<&Path>,
+    credentials: Option<&Path>,
+    proxy: Option<(&Room, u16)>,
+) -> Vec<String> {
+    let mut variables = vec![format!("PATH={SEARCHED}")];
+    let paths = [
+        ("HOME", Some(private)),
+        ("TMPDIR", Some(private)),
+        ("RUNTIME_DIRECTORY", Some(private)),
+        ("NOTIFY_SOCKET", notice),
+        ("CREDENTIALS_DIRECTORY", credentials),
+    ];
+    for (name, path) in paths {
+        variables.extend(path.map(|path| format!("{name}={}", path.display())));
+    }
+    if let Some((client, port)) = proxy {
+        let bundle = client.path().join(export::BUNDLE);
+        let address = format!("http://127.0.0.1:{port}");
+        let told = environment::of_clients(&address, &bundle.to_string_lossy());
+        variables.extend(told.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    for (name, value) in &wanted.env {
+        // Its own word wins over the ones above that are no promise: HOME, PATH, TMPDIR.
+        variables.retain(|it| it.split_once('=').is_none_or(|(known, _)| known != name));
+        variables.push(format!("{name}={value}"));
+    }
+    variables
 }
 
 /// Nobody reads the CA's key, the manifest, the credentials beside it or the run directory by
@@ -353,19 +371,42 @@ fn companions_sandbox(wanted: &Daemon, around: &Context) -> Result<Sandbox, Laun
     Ok(setup.sandbox.companion(wanted.user, group, profile))
 }
 
-/// What a client of pipelock trusts, where the daemons of this machine find it.
-fn install_trust(run: &Room, around: &Context) -> Result<Room, LaunchError> {
+/// What daemons of this machine were given to trust, and the files of that as they were left.
+#[derive(Debug, PartialEq)]
+pub(super) struct Trusted {
+    ca: Rc<str>,
+    roots: Option<Rc<[u8]>>,
+    files: Vec<Option<watch::Mark>>,
+}
+
+/// What a client of pipelock trusts, where the daemons of this machine find it: made anew
+/// where that has changed, or its files have.
+fn install_trust(run: &Room, around: &mut Context) -> Result<Room, LaunchError> {
     let client = run.make(CLIENT, OPEN).map_err(LaunchError::File)?;
-    let ca = around.pair.certificate();
+    let ca = around.pair.certificate().clone();
+    let trust = around.desired.trust.clone();
+    let public = ca::public_roots_at();
+    let marks = || {
+        let own = [export::CA, export::BUNDLE].map(|name| client.path().join(name));
+        let files = own.iter().map(PathBuf::as_path).chain(public);
+        files.map(watch::mark).collect()
+    };
+    let mut now = Trusted {
+        ca: ca.clone(),
+        roots: trust.clone(),
+        files: marks(),
+    };
+    // Where public roots are files of a directory, nobody looks at each of them.
+    let is_known = trust.is_some() || public.is_some();
+    if is_known
+        && now.files.iter().all(Option::is_some)
+        && around.pair.installed.as_ref() == Some(&now)
+    {
+        return Ok(client);
+    }
     for (name, content) in [
         (export::CA, Content::Text(ca.clone())),
-        (
-            export::BUNDLE,
-            Content::Bundle {
-                trust: around.desired.trust.clone(),
-                ca: ca.clone(),
-            },
-        ),
+        (export::BUNDLE, Content::Bundle { trust, ca }),
     ] {
         let bytes = teller::bytes_of(&content).map(|(bytes, _)| bytes);
         let bytes = bytes.unwrap_or_default();
@@ -375,6 +416,8 @@ fn install_trust(run: &Room, around: &Context) -> Result<Room, LaunchError> {
                 .map_err(LaunchError::File)?;
         }
     }
+    now.files = marks();
+    around.pair.installed = Some(now);
     Ok(client)
 }
 

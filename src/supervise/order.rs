@@ -31,6 +31,8 @@ pub struct Known<'a> {
     pub leaves: bool,
     /// What it is at.
     pub phase: Phase,
+    /// There is a process of it.
+    pub runs: bool,
     /// Whatever it heard has been decided about.
     pub settled: bool,
     /// It cannot live.
@@ -44,6 +46,8 @@ pub struct Member {
     pub after: Vec<usize>,
     /// What it is at.
     pub phase: Phase,
+    /// There is a process of it: else nobody is in the way of those that it comes after.
+    pub runs: bool,
     /// Whatever it heard has been decided about: else it may be something else already.
     pub settled: bool,
     /// It cannot live, and the bundle not without it.
@@ -128,17 +132,27 @@ impl Directed<'_> {
 /// What of each is to be known for the others' sake. `is_cleared`: what was another's of that
 /// name is being taken away.
 pub fn members(all: &[Known], is_cleared: &dyn Fn(&str) -> bool) -> Vec<Member> {
-    let place = |name: &String| {
-        let stays = |it: &Known| it.name == name && !it.leaves;
-        all.iter().position(stays)
+    let place = |name: &String, leaves: bool| {
+        let is_there = |it: &Known| it.name == name && it.leaves == leaves;
+        all.iter().position(is_there)
+    };
+    // Who leaves together with one that it came after goes first.
+    let before = |it: &Known, name: &String| {
+        let leaving = it.leaves.then(|| place(name, true)).flatten();
+        leaving.or_else(|| place(name, false))
     };
     let mut members: Vec<Member> = Vec::with_capacity(all.len());
     for (index, it) in all.iter().enumerate() {
-        let mut before = all.iter().take(index);
-        let is_taken = before.any(|other| other.name == it.name) || is_cleared(it.name);
+        let mut earlier = all.iter().take(index);
+        let is_taken = earlier.any(|other| other.name == it.name) || is_cleared(it.name);
         members.push(Member {
-            after: it.after.iter().filter_map(place).collect(),
+            after: it
+                .after
+                .iter()
+                .filter_map(|name| before(it, name))
+                .collect(),
             phase: it.phase,
+            runs: it.runs,
             settled: it.settled,
             condemned: it.essential && it.gave_up,
             place: match (it.leaves, is_taken && it.name != PIPELOCK) {
@@ -182,12 +196,15 @@ pub fn direct(
         let leaves = members
             .get(index)
             .is_some_and(|it| it.place == Place::Leaves);
+        let runs = members.get(index).is_some_and(|it| it.runs);
         let grace = match stop {
+            // Whoever is about to start never does.
+            Some(_) if !runs => timing.grace,
             Some(until) if !drains && may_stop(members, index) => {
                 let until = until.checked_sub(timing.drain).unwrap_or(until);
                 share(members, index, until.saturating_duration_since(now))
             }
-            None if leaves => timing.grace,
+            None if leaves && (!runs || may_stop(members, index)) => timing.grace,
             _ => continue,
         };
         unit.machine.set_timing(Timing {
@@ -218,8 +235,8 @@ pub fn may_begin(members: &[Member], index: usize) -> bool {
     member.place == Place::Stays && member.after.iter().all(is_ready)
 }
 
-/// Whether it is to stop while all do: nobody that comes after it is left, neither one that
-/// comes after somebody who has ended before and came after it.
+/// Whether it is to stop, while all do or with those that leave: nobody that comes after it is
+/// left, neither one that comes after somebody who has ended before and came after it.
 #[must_use]
 pub fn may_stop(members: &[Member], index: usize) -> bool {
     let mut others = members.iter().enumerate().filter(|(_, it)| !it.has_ended());
@@ -290,11 +307,13 @@ pub fn verdict(pipelock: State, others: &[(State, bool, bool)]) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::reaper::ExitReason;
 
     fn member(after: &[usize], phase: Phase) -> Member {
         Member {
             after: after.to_vec(),
             phase,
+            runs: matches!(phase, Phase::Ready | Phase::Starting | Phase::Stopping),
             settled: true,
             condemned: false,
             place: Place::Stays,
@@ -366,6 +385,96 @@ mod tests {
         let broken = [member(&[], Ready), member(&[0], Ended), member(&[1], Ready)];
         assert_eq!(may(&broken), [2]);
         assert_eq!(share(&broken, 2, 8 * second), 4 * second);
+    }
+
+    const TIMING: Timing = Timing {
+        grace: Duration::from_secs(8),
+        drain: Duration::ZERO,
+        probe: Duration::from_secs(5),
+    };
+
+    /// Who of these is told to stop, and who to begin.
+    fn told(members: &[Member], machines: &mut [Machine], stop: Option<Instant>) -> String {
+        let now = Instant::now();
+        let mut events = vec![VecDeque::new(); machines.len()];
+        let mut asked = vec![false; machines.len()];
+        let units = machines.iter_mut().zip(&mut events).zip(&mut asked);
+        let mut units: Vec<Directed> = units
+            .map(|((machine, events), asked_to_stop)| Directed {
+                machine,
+                events,
+                asked_to_stop,
+            })
+            .collect();
+        direct(members, &mut units, stop, TIMING, now);
+        drop(units);
+        let words = events.iter().map(|it| match it.front() {
+            None => '-',
+            Some(Event::StopAsked) => 's',
+            Some(Event::Begin) => 'b',
+            Some(_) => '?',
+        });
+        words.collect()
+    }
+
+    fn started() -> Machine {
+        let mut machine = Machine::new(TIMING);
+        machine.step(Event::Begin, Instant::now());
+        machine
+    }
+
+    #[test]
+    fn those_that_leave_together_go_in_the_reverse_order_and_wait_for_nobody_who_is_not_there() {
+        let (none, one, two) = (vec![], vec!["a".to_owned()], vec!["b".to_owned()]);
+        let known = |name: &'static str, after, leaves, phase, runs| Known {
+            name,
+            after,
+            essential: true,
+            leaves,
+            phase,
+            runs,
+            settled: true,
+            gave_up: false,
+        };
+        let mut machines = [
+            started(),
+            started(),
+            started(),
+            started(),
+            Machine::new(TIMING),
+        ];
+        let all = |last: Phase, runs| {
+            [
+                known(PIPELOCK, &none, false, Phase::Ready, true),
+                known("a", &none, true, Phase::Ready, true),
+                known("b", &one, true, Phase::Ready, true),
+                known("c", &two, true, last, runs),
+                // The next of that name waits, and is nobody's who leaves.
+                known("a", &none, false, Phase::Idle, false),
+            ]
+        };
+        let nobody = |_: &str| false;
+        let mut now = |last, runs| told(&members(&all(last, runs), &nobody), &mut machines, None);
+        assert_eq!(now(Phase::Ready, true), "---s-");
+        assert_eq!(now(Phase::Stopping, true), "---s-");
+        machines[3].step(Event::StopAsked, Instant::now());
+        machines[3].step(Event::Exited(ExitReason::Code(0)), Instant::now());
+        let last = members(&all(Phase::Ended, false), &nobody);
+        assert_eq!(told(&last, &mut machines, None), "--s--");
+    }
+
+    #[test]
+    fn a_stop_is_the_end_of_whoever_has_no_process_yet_whoever_comes_after_it() {
+        let mut members = [
+            member(&[], Phase::Ready),
+            member(&[0], Phase::Starting),
+            member(&[1], Phase::Ready),
+        ];
+        let stop = Instant::now() + TIMING.grace;
+        let mut machines = [started(), started(), started()];
+        assert_eq!(told(&members, &mut machines, Some(stop)), "--s");
+        members[1].runs = false;
+        assert_eq!(told(&members, &mut machines, Some(stop)), "-ss");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::launch::Trusted;
 use super::machine::{Change, Event};
 use super::unit::Unit;
 use super::{Context, Supervisor};
@@ -21,6 +22,8 @@ pub struct Pair {
     certificate: Rc<str>,
     /// What agents trust besides, of the daemon that is their proxy.
     agents: Option<Rc<str>>,
+    /// What the other daemons trust, in the place where they find it.
+    pub(super) installed: Option<Trusted>,
     /// The configuration names it where it is put back, not where it was provided.
     put_back: bool,
     /// What was put back is another.
@@ -41,6 +44,7 @@ impl Pair {
         Self {
             certificate,
             agents: None,
+            installed: None,
             put_back: false,
             is_stale: false,
             seen: marks.clone(),

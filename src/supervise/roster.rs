@@ -57,6 +57,7 @@ fn known(unit: &dyn Unit) -> Known<'_> {
         essential,
         leaves,
         phase: unit.phase(),
+        runs: unit.pid().is_some(),
         settled: !unit.life().is_unsettled(),
         gave_up: matches!(unit.outcome(), Some(Outcome::GaveUp(_))),
     }

@@ -60,6 +60,16 @@ pub fn look_at_port(listen: SocketAddr) -> Reach {
     unknown.map_or(Reach::Closed, Reach::Unknown)
 }
 
+/// The same of a port of whatever address: whoever listens on one that is not the loopback's is
+/// seen where `/proc` shows it.
+#[must_use]
+pub fn look_at_port_anywhere(listen: SocketAddr) -> Reach {
+    match look_at_port(listen) {
+        Reach::Closed if !sockets(listen, LISTENING).is_empty() => Reach::Open(holder(listen)),
+        found => found,
+    }
+}
+
 fn try_connect(target: SocketAddr) -> Result<(), Errno> {
     let stream = begin_connect(target)?;
     signals::wait(

@@ -700,6 +700,16 @@ fn a_halt_is_kept_by_all_that_face_the_agent_and_by_those_that_come() {
     assert_eq!(daemon(&status, "egress")["state"], "halted");
     assert_eq!(pid_of(&status, "log"), pid_of(&before, "log"));
     assert_eq!(asked(agent, "http://a.example/"), None);
+    // Whoever takes a way in meanwhile is told of, on whatever address, until it has gone.
+    assert_eq!(status["port"]["closed"], true);
+    for address in ["127.0.0.1", "127.0.0.77"] {
+        let other = TcpListener::bind((address, agent)).unwrap();
+        let status = init.wait_for("it is told of", |status| status["port"]["closed"] == false);
+        assert_eq!(status["port"]["address"], format!("0.0.0.0:{agent}"));
+        assert_eq!(status["state"], "halted");
+        drop(other);
+        init.wait_for("it has gone", |status| status["port"]["closed"] == true);
+    }
     let more = format!(
         "  late: {{exec: [@, late, listen={late}], listen: [{late}], ready: {{tcp: {late}}}, after: [], proxy: false}}\n  \
          shipper: {{exec: [@, shipper], after: [], proxy: false}}\n"

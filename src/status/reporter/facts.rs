@@ -1,6 +1,6 @@
 //! What the start and supervision tell the reporter, a method for each fact.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -345,10 +345,26 @@ impl Reporter {
         self.status.error = last;
     }
 
+    /// Looks at pipelock's port and at those of the others; one that is not closed, pipelock's
+    /// before all, and that where all are.
+    pub(super) fn look_at_ways_in(&self) -> Option<Port> {
+        let own = look_at(self.served?);
+        let others = self.status.daemons.iter().flat_map(|it| &it.listen);
+        let ports = others.map(|port| {
+            let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+            told(listen, connections::look_at_port_anywhere(listen))
+        });
+        let is_open = |port: &Port| port.closed != Some(true);
+        if is_open(&own) {
+            return Some(own);
+        }
+        Some(ports.into_iter().find(is_open).unwrap_or(own))
+    }
+
     /// While `halted`: whether nothing gets through is for the port to say, for a process
     /// that left the daemon's session may have it still. Whether there is news.
     pub fn look_at_port(&mut self, halted: bool) -> bool {
-        let port = self.served.filter(|_| halted).map(look_at);
+        let port = if halted { self.look_at_ways_in() } else { None };
         if port == self.status.port {
             return false;
         }
@@ -460,15 +476,18 @@ impl Reporter {
         }
     }
 
-    /// No process of it is left; these were its last lines, and how it ended, where it had run:
+    /// No process of it is left; these were its last lines, why it ended in its words, and how, where it had run:
     /// its exit code, or 128 and the signal, and that in words.
     pub fn companion_ended(
         &mut self,
         name: &str,
         last_lines: Vec<Said>,
+        reason: Option<Said>,
         exit: Option<(i32, String)>,
     ) {
         let at = now();
+        self.companions_said.retain(|(it, _)| it != name);
+        self.companions_said.push((name.to_owned(), reason));
         if let Some(told) = self.companion(name) {
             told.pid = None;
             told.sandbox_verified = false;
@@ -524,7 +543,11 @@ impl Reporter {
 
 /// Looks at the port now, by connecting.
 pub(super) fn look_at(listen: SocketAddr) -> Port {
-    let (closed, detail) = match connections::look_at_port(listen) {
+    told(listen, connections::look_at_port(listen))
+}
+
+fn told(listen: SocketAddr, reach: connections::Reach) -> Port {
+    let (closed, detail) = match reach {
         connections::Reach::Closed => (Some(true), None),
         connections::Reach::Open(holder) => (Some(false), holder),
         connections::Reach::Unknown(why) => (None, Some(why)),

@@ -173,6 +173,7 @@ impl World {
                 essential: it.wanted.essential,
                 leaves: it.leaves,
                 phase: it.machine.phase(),
+                runs: it.daemon.is_some(),
                 settled: it.events.is_empty(),
                 gave_up: it.gave_up,
             })
@@ -211,7 +212,8 @@ impl World {
                 unit.wanted
             );
             if self.stop.is_none() && member.place == Place::Leaves {
-                assert!(unit.asked_to_stop, "{:?} stays", unit.wanted);
+                let waits = self.is_followed_by_one_that_leaves(unit);
+                assert!(unit.asked_to_stop || waits, "{:?} stays", unit.wanted);
             }
         }
     }
@@ -226,11 +228,17 @@ impl World {
         let first_stop = event == Event::StopAsked && self.asked < 2 && !self.halted;
         let is_drained =
             before == Phase::Draining && matches!(event, Event::Tick | Event::Answered(_));
+        let leaves = event == Event::StopAsked && self.stop.is_none();
         let actions = self.units[index].machine.step(event, self.now);
         for action in actions {
             match action {
                 Action::Spawn => self.spawn(index),
                 Action::Terminate => {
+                    assert!(
+                        !leaves || !self.is_followed_by_one_that_leaves(&self.units[index]),
+                        "{:?} leaves before those after it",
+                        self.units[index].wanted
+                    );
                     let is_last = self.nobody_is_after(index) || self.units[index].leaves;
                     let told = first_stop || is_drained && self.asked < 2;
                     assert!(
@@ -269,6 +277,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether one that leaves as well, and came after it, is there still.
+    fn is_followed_by_one_that_leaves(&self, unit: &Unit) -> bool {
+        self.units.iter().any(|it| {
+            let after = it.wanted.after.contains(&unit.wanted.name);
+            after && it.leaves && it.daemon.is_some()
+        })
     }
 
     /// At any remove: who is after somebody that has ended already is after this one as well.

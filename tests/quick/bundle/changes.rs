@@ -76,7 +76,142 @@ fn a_pair_that_changes_restarts_after_pipelock_whoever_was_told_of_it_and_nobody
         ],
     );
     assert_eq!(asked(agent, "http://a.example/"), Some(200));
+    // Nothing of it changed since, but what is there is looked at.
+    let (bundle, ca) = ("run/client/ca-bundle.pem", "run/client/pipelock-ca.pem");
+    let inode = |name: &str| fs::metadata(init.bed.path(name)).unwrap().ino();
+    let (was, kept) = (inode(bundle), inode(ca));
+    let bytes = fs::read(init.bed.path(bundle)).unwrap();
+    fs::remove_file(init.bed.path(bundle)).unwrap();
+    kill(Pid::from_raw(pid_of(&after, "gate")), Signal::SIGKILL).unwrap();
+    init.wait_for("it is there again", |status| {
+        daemon(status, "gate")["restarts"] == 2 && daemon(status, "gate")["state"] == "ready"
+    });
+    assert_eq!(fs::read(init.bed.path(bundle)).unwrap(), bytes);
+    let inode = |name: &str| fs::metadata(init.bed.path(name)).unwrap().ino();
+    assert_ne!(inode(bundle), was);
+    assert_eq!(inode(ca), kept);
     stop(init, Some(poller));
+}
+
+/// The egress and three behind it, each after the one before.
+fn chain(agent: u16, tail: &str) -> String {
+    let mut all = egress(agent);
+    let mut before = "egress";
+    for name in ["one", "two", "three"] {
+        all += &format!("  {name}: {{exec: [@, {name}{tail}], after: [{before}], proxy: false}}\n");
+        before = name;
+    }
+    all
+}
+
+#[test]
+fn those_that_a_manifest_removes_together_leave_in_the_reverse_order_of_their_start() {
+    let [agent] = ports();
+    let mut init = bed(&chain(agent, "")).start(Place::Child);
+    let before = wait_all_ready(&mut init);
+    let poller = Poller::of(&init, Some(agent));
+    let mut told = init.console().len();
+    // Changed, all of them, and then taken away.
+    let gone = |init: &Init, from: usize| {
+        let said = init.console()[from..].to_owned();
+        let all = ["one", "two", "three"].map(|it| format!("{it} (pid"));
+        all.iter().all(|it| said.contains(it)).then_some(said)
+    };
+    set(&init.bed, &chain(agent, ", changed"));
+    let said = init.wait_until("they are others", |init| gone(init, told));
+    assert_order(&said, &["three (pid", "two (pid", "one (pid"]);
+    let after = wait_all_ready(&mut init);
+    for name in ["one", "two", "three"] {
+        assert_ne!(pid_of(&before, name), pid_of(&after, name), "{name}");
+    }
+    told = init.console().len();
+    set(&init.bed, &egress(agent));
+    let said = init.wait_until("they are gone", |init| gone(init, told));
+    assert_order(&said, &["three (pid", "two (pid", "one (pid"]);
+    let last = init.wait_for("one is left", |status| {
+        status["daemons"].as_array().unwrap().len() == 1
+    });
+    assert_eq!(pid_of(&before, "egress"), pid_of(&last, "egress"));
+    stop(init, Some(poller));
+}
+
+#[test]
+fn whoever_is_told_of_the_end_is_told_which_daemon_could_not_live_its_last_line_and_why() {
+    let [agent, gate] = ports();
+    let gate = |words: &str| {
+        format!(
+            "  gate: {{exec: [{words}], listen: [{gate}], ready: {{tcp: {gate}}}, after: [egress], proxy: false}}\n"
+        )
+    };
+    for (words, code, why, last_line) in [
+        (
+            "@, gate, exit",
+            69,
+            "gate exited with code 3; it said: error: gate has a reason",
+            Some("gate has a reason"),
+        ),
+        (
+            "/nonexistent/gate",
+            127,
+            "gate: cannot execute /nonexistent/gate",
+            None,
+        ),
+        (
+            "@, gate, abort",
+            69,
+            "gate was killed by signal 6 (SIGABRT)",
+            Some("gate begins"),
+        ),
+    ] {
+        let bed = bed(&(egress(agent) + &gate(words)));
+        let path = bed.path("told");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let init = bed
+            .with_environment("NOTIFY_SOCKET", path.to_str().unwrap())
+            .start(Place::Child);
+        // Ten that nobody reads are all that such a socket holds.
+        let ender = socket.try_clone().unwrap();
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            let mut statuses = Vec::new();
+            while let Ok(length) = socket.recv(&mut buffer)
+                && length > 0
+            {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                let lines = text.lines().filter_map(|it| it.strip_prefix("STATUS="));
+                statuses.extend(lines.map(str::to_owned));
+            }
+            statuses
+        });
+        let end = init.wait_end();
+        ender.shutdown(std::net::Shutdown::Read).unwrap();
+        let statuses = reader.join().unwrap();
+        let console = end.console_text();
+        assert_eq!(end.code, code, "{console}");
+        let error = end.error();
+        assert!(error.contains(why), "{why}: {error}");
+        let last = statuses.last().expect("a status");
+        assert!(last.contains(why), "{why}: {statuses:#?}");
+        let report = fs::read(end.bed.path("run/report.json")).unwrap();
+        let report: Value = serde_json::from_slice(&report).unwrap();
+        for status in [&report["status"], &end.result] {
+            assert!(
+                status["error"].as_str().unwrap().contains(why),
+                "{status:#}"
+            );
+            let it = daemon(status, "gate");
+            assert_eq!(
+                (&it["state"], &it["failures"]),
+                (&"failed".into(), &5.into()),
+                "{it:#}"
+            );
+            if let Some(line) = last_line {
+                let lines = it["last_lines"].to_string();
+                assert!(lines.contains(line), "{lines}");
+            }
+        }
+        assert_eq!(left_of(&end.bed), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -86,9 +221,17 @@ fn all_eight_that_are_killed_at_once_come_back_in_their_order_and_once() {
     assert_eq!(all(&before).len(), 8);
     let poller = Poller::of(&init, None);
     let told = init.console().len();
+    // At once: it hears of none before all are dead.
+    init.signal(Signal::SIGSTOP);
     for (_, _, pid) in all(&before) {
         kill(Pid::from_raw(pid.unwrap()), Signal::SIGKILL).unwrap();
     }
+    init.wait_until("all are dead", |_| {
+        let mut killed = all(&before).into_iter().filter_map(|(_, _, pid)| pid);
+        let is_dead = |it| proc_field(it, "State").is_none_or(|it| it.starts_with('Z'));
+        killed.all(is_dead).then_some(())
+    });
+    init.signal(Signal::SIGCONT);
     init.wait_for("all are others", |status| {
         let mut all = all(status).into_iter();
         all.all(|(name, _, pid)| pid.is_some_and(|pid| pid != pid_of(&before, &name)))
@@ -135,7 +278,6 @@ fn more_names_than_there_are_users_share_none_at_any_time() {
     let stays = egress(agent);
     let mut init = bed(&stays).start(Place::Child);
     let before = wait_all_ready(&mut init);
-    let poller = Poller::of(&init, Some(agent));
     let users = usize::try_from(FIRST_USER - LAST_USER + 1).unwrap();
     let mut given: HashSet<u64> = HashSet::new();
     let mut names = 1;
@@ -193,7 +335,7 @@ fn more_names_than_there_are_users_share_none_at_any_time() {
         });
         (left.count() == 7).then_some(())
     });
-    stop(init, Some(poller));
+    stop(init, None);
 }
 
 #[test]

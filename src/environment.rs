@@ -42,9 +42,21 @@ pub const NO_COLOR: Variable = Variable {
     name: "NO_COLOR",
     means: &["watch: if set, no colours on a terminal either"],
 };
+/// What the terminal can do (environ(7)).
+pub const TERM: Variable = Variable {
+    name: "TERM",
+    means: &["watch: where it is dumb, a terminal has lines as a pipe has"],
+};
 
 /// All that are read.
-pub const ALL: [Variable; 5] = [LOG, NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, NO_COLOR];
+pub const ALL: [Variable; 6] = [
+    LOG,
+    NOTIFY_SOCKET,
+    WATCHDOG_USEC,
+    WATCHDOG_PID,
+    NO_COLOR,
+    TERM,
+];
 
 impl Variable {
     /// What it is set to.

@@ -11,6 +11,7 @@ mod healthcheck;
 mod import;
 mod patience;
 mod render;
+mod screen;
 mod status;
 mod watch;
 

@@ -33,12 +33,20 @@ pub fn print_status(options: &StatusOptions) -> Result<(), StartError> {
             || file.is(State::Failed)
             || file.condition == Condition::Killed;
         if over || patience.is_over() {
-            let why = file.status.manifest_error.as_ref();
+            // Why nobody waits any longer, too.
+            let reasons = [
+                over.then(|| format!("it does not come any more: {}", condition(&file))),
+                file.status.error.clone().filter(|_| over),
+                file.status.manifest_error.clone(),
+            ];
+            let reasons: String = reasons
+                .iter()
+                .flatten()
+                .map(|why| format!("\n{why}"))
+                .collect();
             return Err(unavailable(format!(
-                "generation {wanted} is not in force: state {}, wanted {}, in force {applied}{}",
-                file.condition,
-                config.generation,
-                why.map_or_else(String::new, |why| format!("\n{why}")),
+                "generation {wanted} is not in force: state {}, wanted {}, in force {applied}{reasons}",
+                file.condition, config.generation,
             )));
         }
         std::thread::sleep(LOOK_INTERVAL);
@@ -149,7 +157,7 @@ fn moment(at: &str) -> String {
 }
 
 /// Hosts, and how many the status does not name.
-fn hosts(named: &[String], more: u64) -> String {
+pub(super) fn hosts(named: &[String], more: u64) -> String {
     let named = named.join(", ");
     match more {
         0 => named,

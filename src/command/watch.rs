@@ -1,20 +1,22 @@
-//! `watch`: what happens, as it happens, one line for each event. What is an event is decided
-//! by a pure function of two looks.
+//! `watch`: what happens, as it happens, one line for each event; on a terminal a picture of what
+//! is true. What is an event is decided by a pure function of two looks.
 
-use std::collections::HashMap;
-use std::io::{self, IsTerminal};
+use std::collections::{HashMap, VecDeque};
+use std::io;
 
 use serde::Serialize;
 
 use super::patience::Patience;
+use super::screen::{self, Heard, Screen, picture};
 use super::status::condition;
 use super::{LOOK_INTERVAL, below, places, write};
 use crate::boot::clock;
 use crate::ca::rfc3339;
 use crate::cli::WatchOptions;
-use crate::environment;
-use crate::exit::StartError;
+use crate::exit::{ExitCode, StartError};
 use crate::plain;
+use crate::policy::grants;
+use crate::status::Granted;
 use crate::status::denials::{self, Denial, Tally};
 use crate::status::told::StatusFile;
 use crate::status::{Companion, State, Word};
@@ -24,29 +26,164 @@ const LONGEST_READING: u64 = 5;
 /// Of what was refused before anybody watched so much is told.
 const MOST_OLD: usize = 5;
 
+const STARTED: &str = "sidecar-init was started again";
+/// Of what happened so much is kept for a picture.
+const KEPT: usize = 16;
+
 /// Tells what happens until nobody reads it.
 pub fn watch(options: &WatchOptions) -> Result<(), StartError> {
-    let style = Style::of(options.json);
-    let places = places(&options.run_dir);
-    let mut last = None;
+    if !options.json && screen::can_draw() {
+        return draw(options).map_err(|error| {
+            StartError::new(
+                ExitCode::CannotWrite,
+                format!("cannot draw on the terminal: {error}"),
+            )
+        });
+    }
+    let mut watched = Watched::at(places(&options.run_dir));
     loop {
-        let now = match Patience::of(LONGEST_READING).read(&options.run_dir) {
-            Ok((file, denials)) => Look::Told(Box::new((file, denials))),
-            Err(error) => Look::Nothing(error.to_string()),
-        };
-        let at = rfc3339(clock::now());
-        for event in events(last.as_ref(), &now, &places) {
-            if !write(&style.line(&at, &event))? {
+        let now = look(options);
+        let seconds = clock::now();
+        let at = rfc3339(seconds);
+        for event in watched.events(&now, seconds) {
+            if !write(&line(options.json, &at, &event))? {
                 return Ok(());
             }
         }
-        last = Some(now);
+        watched.last = Some(now);
         std::thread::sleep(LOOK_INTERVAL * 5);
     }
 }
 
+/// Shows what is true until it is interrupted.
+fn draw(options: &WatchOptions) -> io::Result<()> {
+    let mut screen = Screen::open()?;
+    let places = places(&options.run_dir);
+    let mut watched = Watched::at(places.clone());
+    let mut happened = VecDeque::new();
+    loop {
+        let now = look(options);
+        let seconds = clock::now();
+        for event in watched.events(&now, seconds) {
+            // The picture has each of those once.
+            if !matches!(event.kind, "refused" | "cut") {
+                happened.push_back((rfc3339(seconds), event));
+            }
+        }
+        while happened.len() > KEPT {
+            happened.pop_front();
+        }
+        let shown = |size| picture(&now, &happened, &places, seconds, size);
+        match screen.show(shown, LOOK_INTERVAL * 5)? {
+            Heard::Nothing => watched.last = Some(now),
+            Heard::End(signal) => return screen.end_by(signal),
+        }
+    }
+}
+
+fn look(options: &WatchOptions) -> Look {
+    match Patience::of(LONGEST_READING).read(&options.run_dir) {
+        Ok((file, denials)) => Look::Told(Box::new((file, denials))),
+        Err(error) => Look::Nothing(error.to_string()),
+    }
+}
+
+/// What was seen, for what is new.
+#[derive(Default)]
+struct Watched {
+    /// What a command has to be told where the files are not where they usually are.
+    places: String,
+    last: Option<Look>,
+    /// The run that was seen last: there may have been nothing to see in between.
+    run: Option<String>,
+    /// The run of which the grants are told, and those of its newest manifest in force.
+    grants: Option<(String, Vec<Granted>)>,
+}
+
+impl Watched {
+    fn at(places: String) -> Self {
+        Self {
+            places,
+            ..Self::default()
+        }
+    }
+
+    /// What happened since the last look; `now` is the time of this one, in seconds since 1970.
+    fn events(&mut self, look: &Look, now: u64) -> Vec<Happening> {
+        let mut events = events(self.last.as_ref(), look, &self.places);
+        let Look::Told(told) = look else {
+            return events;
+        };
+        let status = &told.0.status;
+        let away = matches!(self.last, Some(Look::Nothing(_)));
+        let known = self.run.replace(status.boot_id.clone());
+        if away && known.is_some_and(|known| known != status.boot_id) {
+            events.insert(0, Happening::new("started", STARTED));
+        }
+        // Until then what is granted is asked for, and not so yet; nor is what is over.
+        let config = &status.config;
+        if config.generation == 0 || config.applied_generation < config.generation {
+            return events;
+        }
+        let known = self.grants.take();
+        let known = known.filter(|(run, _)| *run == status.boot_id);
+        let known = known.map_or_else(Vec::new, |(_, grants)| grants);
+        // One that is told of no more may be among those for which there was no room.
+        let all = status.grants_more == 0;
+        events.extend(of_grants(&known, &status.grants, all, now));
+        self.grants = Some((status.boot_id.clone(), status.grants.clone()));
+        events
+    }
+}
+
+/// What became of grants: that one began, has another end, has ended, or was taken back.
+fn of_grants(before: &[Granted], now: &[Granted], all: bool, time: u64) -> Vec<Happening> {
+    fn of<'a>(host: &str, grants: &'a [Granted]) -> Option<&'a Granted> {
+        grants.iter().find(|it| it.in_force && it.host == host)
+    }
+    let tell = |what: &str, grant: &Granted, end: String| Happening {
+        host: Some(grant.host.clone()),
+        ..Happening::new("grant", format!("{what}: {}, {end}", grant.host))
+    };
+    let until = |grant: &Granted| {
+        let unscanned = if grant.passthrough {
+            "; not scanned"
+        } else {
+            ""
+        };
+        format!("until {}{unscanned}", grant.until)
+    };
+    let mut events = Vec::new();
+    for grant in now.iter().filter(|it| it.in_force) {
+        match of(&grant.host, before) {
+            None => events.push(tell("begun", grant, until(grant))),
+            Some(known) if known != grant => events.push(tell("changed", grant, until(grant))),
+            Some(_) => {}
+        }
+    }
+    for grant in before.iter().filter(|it| it.in_force) {
+        let told = now.iter().find(|it| it.host == grant.host);
+        if of(&grant.host, now).is_some() || (told.is_none() && !all) {
+            continue;
+        }
+        // Its end may have been moved to where it is over.
+        let grant = told.unwrap_or(grant);
+        let end = grants::time(&grant.until, time).unwrap_or(u64::MAX);
+        events.push(if end <= time {
+            tell("ended", grant, format!("at {}", grant.until))
+        } else {
+            tell(
+                "revoked",
+                grant,
+                format!("before its end at {}", grant.until),
+            )
+        });
+    }
+    events
+}
+
 /// What one look found.
-enum Look {
+pub(super) enum Look {
     /// A status, and what was refused.
     Told(Box<(StatusFile, Option<Tally>)>),
     /// None, and why.
@@ -55,11 +192,11 @@ enum Look {
 
 /// Something that happened between two looks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Happening {
+pub(super) struct Happening {
     #[serde(rename = "event")]
-    kind: &'static str,
-    text: String,
-    /// Of what was refused: the host, and how many times by now.
+    pub(super) kind: &'static str,
+    pub(super) text: String,
+    /// Of what was refused or granted: the host; of the former how many times by now.
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +207,7 @@ struct Happening {
 }
 
 impl Happening {
-    fn new(kind: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn new(kind: &'static str, text: impl Into<String>) -> Self {
         Self {
             kind,
             text: text.into(),
@@ -120,7 +257,7 @@ fn events(before: Option<&Look>, now: &Look, places: &str) -> Vec<Happening> {
     if let Some((known, _)) = last
         && known.status.boot_id != file.status.boot_id
     {
-        events.push(Happening::new("started", "sidecar-init was started again"));
+        events.push(Happening::new("started", STARTED));
         last = None;
     }
     let before = last.map(|(file, _)| file);
@@ -283,52 +420,27 @@ fn of_denials(before: Option<&[Denial]>, tally: &Tally, places: &str) -> Vec<Hap
     events
 }
 
-/// How an event looks.
-enum Style {
-    Plain,
-    Coloured,
-    Json,
-}
-
-impl Style {
-    fn of(json: bool) -> Self {
-        let plain = !io::stdout().is_terminal() || environment::NO_COLOR.value().is_some();
-        match (json, plain) {
-            (true, _) => Self::Json,
-            (false, true) => Self::Plain,
-            (false, false) => Self::Coloured,
-        }
+/// An event as it is told where it is read from above: as an object, or in words.
+fn line(json: bool, at: &str, event: &Happening) -> String {
+    #[derive(Serialize)]
+    struct Dated<'a> {
+        at: &'a str,
+        #[serde(flatten)]
+        event: &'a Happening,
     }
-
-    fn line(&self, at: &str, event: &Happening) -> String {
-        #[derive(Serialize)]
-        struct Dated<'a> {
-            at: &'a str,
-            #[serde(flatten)]
-            event: &'a Happening,
-        }
-        const INDENT: &str = "                                ";
-        if matches!(self, Self::Json) {
-            let dated = Dated { at, event };
-            return format!("{}\n", plain::json(&dated, 256));
-        }
-        let mut text = below(&plain::lines(&event.text), INDENT);
-        if let Some(advice) = &event.advice {
-            text.push_str(&format!(
-                "\n{INDENT}{}",
-                below(&plain::lines(advice), INDENT)
-            ));
-        }
-        let (begin, end) = match (self, event.kind) {
-            (Self::Coloured, "refused" | "cut" | "error" | "nothing") => {
-                ("\u{1b}[31m", "\u{1b}[0m")
-            }
-            (Self::Coloured, "warning" | "revoked" | "daemon") => ("\u{1b}[33m", "\u{1b}[0m"),
-            (Self::Coloured, "state" | "started" | "manifest") => ("\u{1b}[32m", "\u{1b}[0m"),
-            _ => ("", ""),
-        };
-        format!("{at}  {begin}{:<9}{end} {text}\n", event.kind)
+    const INDENT: &str = "                                ";
+    if json {
+        let dated = Dated { at, event };
+        return format!("{}\n", plain::json(&dated, 256));
     }
+    let mut text = below(&plain::lines(&event.text), INDENT);
+    if let Some(advice) = &event.advice {
+        text.push_str(&format!(
+            "\n{INDENT}{}",
+            below(&plain::lines(advice), INDENT)
+        ));
+    }
+    format!("{at}  {:<9} {text}\n", event.kind)
 }
 
 #[cfg(test)]
@@ -522,15 +634,92 @@ mod tests {
     }
 
     #[test]
+    fn another_run_is_told_of_whatever_there_was_to_see_in_between() {
+        let Look::Told(mut other) = look(READY, &[]) else {
+            unreachable!()
+        };
+        other.0.status.boot_id = "two".to_owned();
+        let (mut watched, mut kinds) = (Watched::default(), Vec::new());
+        for now in [
+            look(READY, &[]),
+            Look::Nothing("away".to_owned()),
+            look(READY, &[]),
+            Look::Nothing("away".to_owned()),
+            Look::Told(other),
+        ] {
+            kinds.push(watched.events(&now, 0).first().map(|event| event.kind));
+            watched.last = Some(now);
+        }
+        let kinds: Vec<_> = kinds.into_iter().flatten().collect();
+        assert_eq!(kinds, ["state", "nothing", "state", "nothing", "started"]);
+    }
+
+    #[test]
+    fn a_grant_is_told_when_it_begins_changes_ends_or_is_taken_back() {
+        /// 2026-11-26T12:00:00Z.
+        const NOW: u64 = 1_795_694_400;
+        let soon = r#"{"host":"a.example","until":"2026-11-26T12:00:05Z","passthrough":false,"in_force":true}"#;
+        let later = r#"{"host":"b.example","until":"2026-11-26T13:00:00Z","passthrough":true,"in_force":true}"#;
+        let longer = soon.replace("12:00:05", "12:00:09");
+        let over = longer.replace("true", "false");
+        let status = |grants: &[&str], generation: u64, applied: u64, more: u64| {
+            look(
+                &format!(
+                    r#""state":"ready","grants":[{}],"grants_more":{more},
+                    "config":{{"generation":{generation},"applied_generation":{applied}}}"#,
+                    grants.join(",")
+                ),
+                &[],
+            )
+        };
+        let mut watched = Watched::default();
+        let mut told = |look: Look, now: u64| -> Vec<String> {
+            let events = watched.events(&look, now).into_iter();
+            let told = events.filter(|event| event.kind == "grant");
+            told.map(|event| event.text).collect()
+        };
+        let nothing: [&str; 0] = [];
+        assert_eq!(told(status(&[], 1, 1, 0), NOW), nothing);
+        // Asked for, and not in force yet.
+        assert_eq!(told(status(&[soon, later], 2, 1, 0), NOW), nothing);
+        assert_eq!(
+            told(status(&[soon, later], 2, 2, 0), NOW),
+            [
+                "begun: a.example, until 2026-11-26T12:00:05Z",
+                "begun: b.example, until 2026-11-26T13:00:00Z; not scanned"
+            ]
+        );
+        assert_eq!(told(status(&[soon, later], 2, 2, 0), NOW), nothing);
+        assert_eq!(
+            told(status(&[&longer, later], 3, 3, 0), NOW),
+            ["changed: a.example, until 2026-11-26T12:00:09Z"]
+        );
+        assert_eq!(told(status(&[&over, later], 4, 3, 0), NOW + 9), nothing);
+        // What it has come to is told, whatever it was to be.
+        let over = over.replace("12:00:09", "12:00:07");
+        assert_eq!(
+            told(status(&[&over, later], 4, 4, 0), NOW + 10),
+            ["ended: a.example, at 2026-11-26T12:00:07Z"]
+        );
+        // No room for it is no revocation.
+        assert_eq!(told(status(&[&over], 4, 4, 1), NOW + 10), nothing);
+        assert_eq!(told(status(&[later], 4, 4, 0), NOW + 10).len(), 1);
+        assert_eq!(
+            told(status(&[], 5, 5, 0), NOW + 20),
+            ["revoked: b.example, before its end at 2026-11-26T13:00:00Z"]
+        );
+    }
+
+    #[test]
     fn an_event_is_one_object_or_lines_that_stand_under_each_other() {
         let denial = look(READY, &[("a.example", 2)]);
         let event = events(None, &denial, "").pop().unwrap();
         assert_eq!(
-            Style::Json.line("now", &event),
+            line(true, "now", &event),
             "{\"at\":\"now\",\"event\":\"refused\",\"text\":\"2 × a.example: not in the allowlist\",\
              \"host\":\"a.example\",\"count\":2,\"advice\":\"allow a.example\"}\n"
         );
-        let plain = Style::Plain.line("2026-01-01T00:00:00Z", &event);
+        let plain = line(false, "2026-01-01T00:00:00Z", &event);
         let (first, second) = plain.trim_end().split_once('\n').unwrap();
         assert_eq!(
             first,
@@ -541,11 +730,6 @@ mod tests {
         assert_eq!(
             second.len() - second.trim_start().len(),
             first.find("2 ×").unwrap()
-        );
-        assert!(
-            Style::Coloured
-                .line("now", &event)
-                .contains("\u{1b}[31mrefused")
         );
     }
 }

@@ -373,21 +373,28 @@ pub fn explain(denial: &Denial) -> String {
     format!("{} × {host}: {}", denial.count, denial.means)
 }
 
-/// What to do about one if it was wanted, a line each: what the manifest has to have, and the
-/// command that has it so for a time, where there is one. `places`: what that has to be told where
-/// the files are not where they usually are.
-pub fn remedies(denial: &Denial, places: &str) -> impl Iterator<Item = String> {
-    let advice = denial.advice.clone();
+/// The command that allows it for a time, where there is one. `places`: what that has to be told
+/// where the files are not where they usually are.
+#[must_use]
+pub fn command(denial: &Denial, places: &str) -> Option<String> {
+    let advice = denial.advice.as_ref();
     let kind = denial.kind.as_ref();
-    let is_new = advice
-        .as_ref()
-        .is_some_and(|it| it.contains(refusals::ASKS));
+    let is_new = advice.is_some_and(|it| it.contains(refusals::ASKS));
     let host = denial.host.as_ref().filter(|host| {
         // Whose labels are not told would be granted with all that is beside it.
         is_new && kind == Some(&Word::Known(Kind::NotAllowed)) && !host.starts_with("*.")
     });
-    let command =
-        host.map(|host| format!("or for half an hour: sidecar-init grant {host}{places}"));
+    host.map(|host| format!("sidecar-init grant {host}{places}"))
+}
+
+/// What to do about one if it was wanted, a line each: what the manifest has to have, and the
+/// command that has it so for a time, where there is one that is not named there; `places`: as of
+/// [`command`].
+pub fn remedies(denial: &Denial, places: &str) -> impl Iterator<Item = String> {
+    let advice = denial.advice.clone();
+    let is_named = |command: &String| advice.as_ref().is_some_and(|it| it.contains(command));
+    let command = command(denial, places).filter(|command| !is_named(command));
+    let command = command.map(|command| format!("or for half an hour: {command}"));
     advice.into_iter().chain(command)
 }
 

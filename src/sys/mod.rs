@@ -20,3 +20,4 @@ pub mod reach;
 pub mod reaper;
 pub mod signals;
 pub mod steps;
+pub mod terminal;

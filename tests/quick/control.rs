@@ -2,13 +2,24 @@
 //! `watch`: what happens, as it happens.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::support::{Bed, Init, Place, init_program, namespace_arguments, skipped};
+use sidecar_init::ca::rfc3339;
+
+use crate::support::{Bed, Init, Place, init_program, namespace_arguments, open_terminal, skipped};
+
+/// In seconds since 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap().as_secs()
+}
 
 /// What a command answered: its code, and what it printed, an error's words where it failed.
 fn answer(output: &Output) -> (Option<i32>, String) {
@@ -274,6 +285,24 @@ fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
     hears("revoked   a.example");
     // The daemon was restarted for it, and says its line again.
     hears("refused   2 × pypi.example");
+    let until = rfc3339(now() + 3600);
+    let granted = format!("grants: [{{host: g.example, until: {until}}}]");
+    let text = init.bed.manifest_text(&["b.example"], &granted);
+    init.bed.replace_manifest(&text);
+    hears(&format!("grant     begun: g.example, until {until}"));
+    let longer = rfc3339(now() + 7200);
+    init.bed.replace_manifest(&text.replace(&until, &longer));
+    hears(&format!("grant     changed: g.example, until {longer}"));
+    let soon = rfc3339(now() + 3);
+    init.bed.replace_manifest(&text.replace(&until, &soon));
+    hears(&format!("grant     ended: g.example, at {soon}"));
+    init.bed
+        .replace_manifest(&text.replace("g.example", "h.example"));
+    hears(&format!("grant     begun: h.example, until {until}"));
+    init.bed.allow(&["b.example"]);
+    hears(&format!(
+        "grant     revoked: h.example, before its end at {until}"
+    ));
     init.kill_daemon();
     hears("daemon    pipelock ended: was killed by signal 9");
     assert_eq!(answer(&init.bed.run(&["halt"])).0, Some(0));
@@ -290,6 +319,201 @@ fn whoever_watches_hears_of_everything_once_over_a_restart_too() {
         let times = lines.iter().filter(|line| line.starts_with(once)).count();
         assert_eq!(times, 1, "{once}: {lines:#?}");
     }
+    assert_eq!(init.stop().0.code, 0);
+}
+
+/// A `watch` on a terminal of its own, and all that was written there.
+struct Seen {
+    process: Watching,
+    user: File,
+    text: Arc<Mutex<Vec<u8>>>,
+}
+
+const ENTERED: &str = "\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l";
+const LEFT: &str = "\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l";
+
+impl Seen {
+    fn begin(bed: &Bed, options: &[&str], term: &str) -> Self {
+        let (user, line) = open_terminal();
+        sized(&line, "24", "80");
+        let process = Command::new(init_program())
+            .arg("watch")
+            .args(options)
+            .arg("--run-dir")
+            .arg(bed.path("run"))
+            .current_dir(bed.path(""))
+            .env("TERM", term)
+            .env_remove("NO_COLOR")
+            .stdin(line.try_clone().unwrap())
+            .stdout(line)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let (mut reader, all) = (user.try_clone().unwrap(), Arc::clone(&text));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // EIO: nobody holds its line any more.
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                all.lock().unwrap().extend(&bytes[..count]);
+            }
+        });
+        Self {
+            process: Watching(process),
+            user,
+            text,
+        }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    }
+
+    /// The lines of the newest picture that is whole.
+    fn picture(&self) -> Vec<String> {
+        let text = self.text();
+        let whole = text.rsplit("\u{1b}[H").find(|it| it.contains("\u{1b}[J"));
+        let whole = whole.unwrap_or_default().split("\u{1b}[J").next().unwrap();
+        // The terminal adds a return of its own.
+        let lines = whole.split("\n").map(|line| line.trim_end_matches('\r'));
+        let lines = lines.map(|line| {
+            let colours = ["[K", "[0m", "[1m", "[31m", "[32m", "[33m"];
+            colours.iter().fold(line.to_owned(), |line, code| {
+                line.replace(&format!("\u{1b}{code}"), "")
+            })
+        });
+        lines.collect()
+    }
+
+    fn wait(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !wanted(self) {
+            let lines = self.picture();
+            assert!(Instant::now() < deadline, "{what}: {lines:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn shows(&self, words: &str) {
+        let has = |line: &String| line.contains(words);
+        self.wait(words, |seen| seen.picture().iter().any(has));
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.0.id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// How it ends, once the terminal has all of it.
+    fn ends(mut self) -> (std::process::ExitStatus, String) {
+        let status = self.process.0.wait().unwrap();
+        self.wait("it is left", |seen| seen.text().ends_with(LEFT));
+        (status, self.text())
+    }
+}
+
+/// Gives a terminal its size.
+fn sized(line: &File, rows: &str, columns: &str) {
+    let status = Command::new("stty")
+        .args(["rows", rows, "cols", columns])
+        .stdin(line.try_clone().unwrap())
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn on_a_terminal_one_picture_shows_what_is_true_and_is_drawn_anew_when_that_changes() {
+    let refused = r#"{"event":"blocked","method":"CONNECT","target":"pypi.example:443","scanner":"allowlist","reason":"domain not in allowlist: pypi.example"}"#;
+    let bed = Bed::new().with_lines(&format!("{refused}\n"));
+    let until = rfc3339(now() + 3570);
+    let granted = format!("grants: [{{host: g.example, until: {until}}}]");
+    bed.replace_manifest(&bed.manifest_text(&["a.example"], &granted));
+    let seen = Seen::begin(&bed, &[], "xterm");
+    seen.shows("cannot read ");
+    let init = bed.start(Place::Child);
+    seen.shows(": ready; what is not allowed is refused");
+    seen.shows(&format!("  proxy         {}", init.bed.address()));
+    seen.shows("  hosts         2 allowed, by generation 1 of the manifest");
+    seen.shows("  granted       g.example, ends in 59 min, until ");
+    seen.shows("  refused       1 × pypi.example: not in the allowlist");
+    seen.shows("                sidecar-init grant pypi.example");
+    seen.shows("  grant     begun: g.example, until ");
+    // Another count is no second refusal.
+    init.kill_daemon();
+    seen.shows("  refused       2 × pypi.example: not in the allowlist");
+    let lines = seen.picture();
+    let times = lines.iter().filter(|line| line.contains("× pypi.example"));
+    assert_eq!(times.count(), 1, "{lines:#?}");
+    assert!(seen.text().contains("\u{1b}[31m"), "colours");
+
+    let (_, line) = (&seen.user, seen.user.try_clone().unwrap());
+    sized(&line, "9", "30");
+    seen.signal(Signal::SIGWINCH);
+    seen.wait("it fits", |seen| {
+        let lines = seen.picture();
+        let fits = |line: &String| line.chars().count() <= 30;
+        (2..=9).contains(&lines.len()) && lines.iter().all(fits)
+    });
+    sized(&line, "50", "120");
+    seen.signal(Signal::SIGWINCH);
+    seen.shows("  granted       g.example, ends in 59 min, until ");
+
+    // Somebody else's page, while it is away.
+    seen.signal(Signal::SIGTSTP);
+    seen.wait("it is left", |seen| seen.text().ends_with(LEFT));
+    seen.signal(Signal::SIGCONT);
+    seen.wait("it is back", |seen| {
+        seen.text().matches(ENTERED).count() == 2
+    });
+
+    assert_eq!(answer(&init.bed.run(&["halt"])).0, Some(0));
+    seen.shows(": halted; nothing gets through until it is resumed");
+    let (end, _) = init.stop();
+    seen.shows(": stopped; nothing gets through");
+    let init = end.bed.start(Place::Child);
+    seen.shows("  started   sidecar-init was started again");
+    seen.shows(": ready; what is not allowed is refused");
+    seen.signal(Signal::SIGTERM);
+    let (status, text) = seen.ends();
+    assert_eq!(status.signal(), Some(15));
+    assert_eq!(text.matches(ENTERED).count(), text.matches(LEFT).count());
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn whatever_ends_it_the_terminal_is_as_it_was() {
+    let init = ready();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let seen = Seen::begin(&init.bed, &[], "xterm");
+        seen.shows(": ready; ");
+        seen.signal(signal);
+        let (status, text) = seen.ends();
+        assert_eq!(status.signal(), Some(signal as i32));
+        assert_eq!(text.matches(LEFT).count(), 1, "{text:?}");
+    }
+    // One that was stopped by ^S takes nothing, and holds nobody.
+    let mut seen = Seen::begin(&init.bed, &[], "xterm");
+    seen.shows(": ready; ");
+    (&seen.user).write_all(b"\x13").unwrap();
+    assert_eq!(answer(&init.bed.run(&["halt"])).0, Some(0));
+    seen.signal(Signal::SIGTERM);
+    assert_eq!(seen.process.0.wait().unwrap().signal(), Some(15));
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
+fn a_terminal_that_is_not_to_be_drawn_on_has_lines() {
+    let init = ready();
+    let seen = Seen::begin(&init.bed, &["--json"], "xterm");
+    seen.wait("an object", |seen| {
+        seen.text().contains(r#""event":"state","text":"ready;"#)
+    });
+    assert!(!seen.text().contains('\u{1b}'), "{}", seen.text());
+    let seen = Seen::begin(&init.bed, &[], "dumb");
+    seen.wait("a line", |seen| {
+        seen.text().contains("Z  state     ready; ")
+    });
+    assert!(!seen.text().contains('\u{1b}'), "{}", seen.text());
     assert_eq!(init.stop().0.code, 0);
 }
 

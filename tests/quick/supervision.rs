@@ -644,6 +644,21 @@ fn status_waits_for_a_generation_and_says_when_it_does_not_come() {
     assert_eq!(late.status.code(), Some(69));
     let text = String::from_utf8_lossy(&late.stderr);
     assert!(text.contains("generation 3 is not in force"), "{text}");
+    assert!(!text.contains("it does not come any more"), "{text}");
+
+    // Nobody waits for one that cannot come, and it is said why.
+    let bed = init.kill();
+    let wait = || bed.run(&["status", "--wait-generation", "3", "--timeout", "600"]);
+    let text = String::from_utf8(wait().stderr).unwrap();
+    let why = "it does not come any more: killed, and its pipelock with it";
+    assert!(text.contains(why), "{text}");
+    let (end, _) = ready(Bed::new()).stop();
+    let over = end
+        .bed
+        .run(&["status", "--wait-generation", "3", "--timeout", "600"]);
+    let text = String::from_utf8(over.stderr).unwrap();
+    let why = "it does not come any more: stopped; nothing gets through";
+    assert!(text.contains(why), "{text}");
 }
 
 #[test]

@@ -690,7 +690,7 @@ impl Drop for Init {
 
 /// A terminal: what its user holds, and its line.
 #[allow(unsafe_code)]
-fn open_terminal() -> (File, File) {
+pub fn open_terminal() -> (File, File) {
     let (mut user, mut line) = (-1, -1);
     let none = std::ptr::null_mut();
     // SAFETY: both are places for a descriptor; nothing else is asked for.

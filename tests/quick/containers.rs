@@ -1,6 +1,8 @@
 //! The image under a container engine, as an operator runs it: started, asked, stopped,
 //! broken. With PIPELOCK_BIN in the image, all of it on pipelock itself.
 
+mod day;
+
 use std::fs;
 use std::time::{Duration, Instant};
 

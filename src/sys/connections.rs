@@ -4,8 +4,8 @@
 //! `pipelock_active_tunnels` leaves intercepted tunnels out: it is 0 while an agent is
 //! in the middle of a response, so draining by it alone would cut that response off.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -22,7 +22,6 @@ use super::signals;
 use crate::plain;
 
 use super::process::sees_processes;
-use crate::sys::files::read_kernel_file;
 
 /// Socket states as `/proc/net/tcp` writes them (proc_net_tcp.txt).
 const ESTABLISHED: &str = "01";
@@ -254,8 +253,13 @@ fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
 /// well where that cannot be told.
 #[must_use]
 pub fn is_another_users(listen: SocketAddr, uid: u32) -> bool {
-    let rows = rows(listen, LISTENING);
-    !rows.is_empty() && rows.iter().all(|row| row.uid != Some(uid))
+    let (mut anybody, mut this_user) = (false, false);
+    each_row(listen, LISTENING, |row| {
+        anybody = true;
+        this_user = row.uid == Some(uid);
+        !this_user
+    });
+    anybody && !this_user
 }
 
 /// The inodes of the sockets with this local address and state, of both families, each once:
@@ -278,14 +282,18 @@ struct Entry {
 }
 
 fn rows(listen: SocketAddr, state: &str) -> Vec<Entry> {
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|table| read_kernel_file(table).ok())
-        .flat_map(|table| matching(&table, listen, state))
-        .collect()
+    let mut rows = Vec::new();
+    each_row(listen, state, |row| {
+        rows.push(row);
+        true
+    });
+    rows
 }
 
-fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<Entry> {
+/// Shows `take` each socket with this local address and state, until it has enough. No more of
+/// a table is held than a piece, and no more read than is asked for: every connection of the
+/// last minute is in it, and the kernel looks for the next one through every bucket there is.
+fn each_row(listen: SocketAddr, state: &str, mut take: impl FnMut(Entry) -> bool) {
     let port = format!(":{:04X}", listen.port());
     // Only a wildcard listener has clients on several of our addresses.
     let address = match listen.ip() {
@@ -293,21 +301,57 @@ fn matching(table: &str, listen: SocketAddr, state: &str) -> Vec<Entry> {
         IpAddr::V4(ip) => native_words(&ip.octets()),
         IpAddr::V6(ip) => native_words(&ip.octets()),
     };
-    let row = |line: &str| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let local = fields.next()?;
-        let matches =
-            local.ends_with(&port) && local.starts_with(&address) && fields.nth(1) == Some(state);
-        // After the state: queues, timer, retransmissions, uid, timeout, inode.
-        let queues = fields.next().filter(|_| matches)?;
-        let waiting = queues.split_once(':').map_or("0", |(_, received)| received);
-        Some(Entry {
-            waiting: u64::from_str_radix(waiting, 16).unwrap_or(0),
-            uid: fields.nth(2).and_then(|uid| uid.parse().ok()),
-            inode: fields.nth(1).unwrap_or_default().to_owned(),
-        })
-    };
-    table.lines().skip(1).filter_map(row).collect()
+    let piece = if state == LISTENING { ROW } else { PIECE };
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(table) = File::open(table) else {
+            continue;
+        };
+        let mut table = BufReader::with_capacity(piece, table);
+        let (mut line, mut is_head) = (String::new(), true);
+        while table.read_line(&mut line).is_ok_and(|length| length > 0) {
+            match row(&line, &address, &port, state) {
+                Row::Wanted(entry) => {
+                    if !take(entry) {
+                        return;
+                    }
+                }
+                // Those that listen come first (proc_net_tcp.rst).
+                Row::Another(it) if state == LISTENING && it != LISTENING && !is_head => break,
+                Row::Another(_) => {}
+            }
+            is_head = false;
+            line.clear();
+        }
+    }
+}
+
+/// What is asked for of those that listen, in bytes: a line of `/proc/net/tcp` has 150.
+const ROW: usize = 256;
+/// And of all others.
+const PIECE: usize = 16 * 1024;
+
+/// A line of a table: one that is looked for, or one in that state.
+enum Row<'a> {
+    Wanted(Entry),
+    Another(&'a str),
+}
+
+fn row<'a>(line: &'a str, address: &str, port: &str, wanted: &str) -> Row<'a> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next().unwrap_or_default();
+    let state = fields.nth(1).unwrap_or_default();
+    // After the state: queues, timer, retransmissions, uid, timeout, inode.
+    match fields.next() {
+        Some(queues) if state == wanted && local.ends_with(port) && local.starts_with(address) => {
+            let waiting = queues.split_once(':').map_or("0", |(_, received)| received);
+            Row::Wanted(Entry {
+                waiting: u64::from_str_radix(waiting, 16).unwrap_or(0),
+                uid: fields.nth(2).and_then(|uid| uid.parse().ok()),
+                inode: fields.nth(1).unwrap_or_default().to_owned(),
+            })
+        }
+        _ => Row::Another(state),
+    }
 }
 
 /// An address as the kernel prints it: words of 32 bits in the machine's byte order.
@@ -385,6 +429,37 @@ mod tests {
         let found = look_at_port(listen);
         assert_eq!(found, Reach::Unknown(Errno::ETIMEDOUT.desc().to_owned()));
         drop(waiting);
+    }
+
+    #[test]
+    fn who_listens_is_told_without_reading_of_all_the_connections_there_were() {
+        const CONNECTIONS: usize = 2000;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = listener.local_addr().unwrap();
+        for _ in 0..CONNECTIONS {
+            // Closed by its client first: it stays in the table for a minute.
+            drop(TcpStream::connect(listen).unwrap());
+            listener.accept().unwrap();
+        }
+        let user = nix::unistd::getuid().as_raw();
+        let read = || -> usize {
+            let counts = fs::read_to_string("/proc/thread-self/io").unwrap();
+            let line = counts.lines().find_map(|line| line.strip_prefix("rchar: "));
+            line.unwrap().parse().unwrap()
+        };
+        let asked = |ask: &dyn Fn()| {
+            let before = read();
+            ask();
+            read() - before
+        };
+        let whole = fs::read_to_string("/proc/net/tcp").unwrap().len();
+        assert!(whole > CONNECTIONS * 150, "{whole}");
+        for (what, took) in [
+            ("whose", asked(&|| assert!(!is_another_users(listen, user)))),
+            ("how many wait", asked(&|| assert_eq!(waiting(listen), 0))),
+        ] {
+            assert!(took < whole / 4, "{what}: {took} of {whole} bytes");
+        }
     }
 
     #[test]

@@ -948,9 +948,7 @@ fn without_descriptors_nobody_else_is_said_to_have_changed_or_silenced_anything(
     // A probe would need a descriptor, too.
     let mut init = ready(Bed::new().with_supervisor("grace_seconds: 1, probe_seconds: 600"));
     limit(&[], init.pid(), "--nofile=4:");
-    let looker = support::children(init.pid())
-        .into_iter()
-        .find(|pid| proc_field(*pid, "Name").as_deref() == Some("sidecar-looker"));
+    let looker = support::looker(init.pid());
     kill(Pid::from_raw(looker.unwrap()), Signal::SIGKILL).unwrap();
     let console = init.wait_until("it is told", |init| {
         let console = init.console();

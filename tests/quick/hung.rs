@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use sidecar_init::ca::rfc3339;
 
 use crate::support::share::{Host, Share};
-use crate::support::{Bed, End, Init, Place, children, others, pipelock, skipped};
+use crate::support::{Bed, End, Init, Place, looker, pipelock, skipped};
 
 /// A bed whose manifest is on a share, and the share: its files are those of `host`.
 fn shared_bed(hosts: &[&str]) -> Option<(Bed, Share)> {
@@ -168,11 +168,7 @@ fn whoever_looks_at_the_manifest_is_replaced() {
     let mut hosts = vec!["a.example"];
     for (generation, host) in [(2, "b.example"), (3, "c.example")] {
         init.wait_ready();
-        let looker = init.wait_until("somebody looks", |init| {
-            let found = children(init.pid()).into_iter();
-            let mut found = found.filter(|pid| !others(init.pid()).contains(pid));
-            found.next()
-        });
+        let looker = init.wait_until("somebody looks", |init| looker(init.pid()));
         kill(Pid::from_raw(looker), Signal::SIGKILL).unwrap();
         hosts.push(host);
         init.bed.allow(&hosts);

@@ -80,7 +80,7 @@ impl Bottle {
     /// Another, which differs in one thing or a few; what that is, in words.
     pub fn change(&mut self, random: &mut Random) -> String {
         let host = HOSTS[random.below(HOSTS.len())];
-        match random.below(20) {
+        match random.below(22) {
             0..=4 => {
                 self.hosts.remove(host);
                 format!("without {host}")
@@ -96,16 +96,16 @@ impl Bottle {
                 self.wildcard = !self.wildcard;
                 format!("the wildcard: {}", self.wildcard)
             }
-            16 => {
+            16..=18 => {
                 self.daemons = random.below(3);
                 format!("{} daemons beside pipelock", self.daemons)
             }
-            17 => {
+            19 => {
                 self.drain = random.below(2);
                 self.rate += 1;
                 format!("{} requests a minute, drained {} s", self.rate, self.drain)
             }
-            18 => "the same again".to_owned(),
+            20 => "the same again".to_owned(),
             _ => {
                 let gone: Vec<&str> = self.hosts.keys().copied().collect();
                 self.hosts.retain(|_, _| random.below(3) == 0);

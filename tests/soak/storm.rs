@@ -20,7 +20,10 @@ use super::traffic::{self, Halt, World};
 use super::watcher::{Newest, Told, Watcher, sample, told_processes};
 use super::{Broken, Plan, say};
 use crate::support::random::Random;
-use crate::support::{Bed, Console, Init, PATIENCE, Place, child_known_as, pipelock, sha256};
+use crate::support::{
+    Bed, Console, Init, PATIENCE, Place, child_known_as, looker, pipelock, proc_field,
+    processor_ticks, sha256,
+};
 
 /// Five failures of a daemon within a minute end the bundle, as they should: fewer are caused.
 const MOST_FAILURES: usize = 3;
@@ -261,6 +264,13 @@ impl Storm {
             }
             // Long enough for what was removed to be judged.
             90..=93 => self.wait(LIMIT),
+            94..=95 => {
+                if let Some(looker) = looker(self.init.pid()) {
+                    self.ledger().note("who looks at the manifest is killed");
+                    self.ledger().count("lookers killed");
+                    let _ = kill(Pid::from_raw(looker), Signal::SIGKILL);
+                }
+            }
             _ => {}
         }
     }
@@ -476,6 +486,11 @@ impl Storm {
         let status = self.init.status();
         let world = Arc::clone(&self.world);
         let mut table = format!("| seconds | {} |\n", took.as_secs());
+        if proc_field(self.init.pid(), "VmRSS").is_some() {
+            let ticks = processor_ticks(self.init.pid());
+            let (seconds, hundredths) = (ticks / 100, ticks % 100);
+            table += &format!("| processor time of PID 1 | {seconds}.{hundredths:02} s |\n");
+        }
         for what in ["restarts", "failures", "reaped"] {
             table += &format!("| {what}, told | {} |\n", status[what]);
         }

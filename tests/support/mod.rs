@@ -783,8 +783,17 @@ pub fn child_known_as(parent: i32, inside: i64) -> Option<i32> {
 /// Of an init, those but the one who looks at its manifest for it.
 pub fn others(pid: i32) -> Vec<i32> {
     let mut others = children(pid);
-    others.retain(|child| proc_field(*child, "Name").as_deref() != Some("sidecar-looker"));
+    others.retain(|child| !looks(*child));
     others
+}
+
+/// Of an init, the one who looks at its manifest for it.
+pub fn looker(pid: i32) -> Option<i32> {
+    children(pid).into_iter().find(|child| looks(*child))
+}
+
+fn looks(child: i32) -> bool {
+    proc_field(child, "Name").as_deref() == Some("sidecar-looker")
 }
 
 /// A field of `/proc/<pid>/status`.

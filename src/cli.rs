@@ -625,12 +625,29 @@ fn duration(text: &str) -> Result<u64, UsageError> {
     }
 }
 
+/// What other programs call what a command does.
+const ELSEWHERE: [(&[&str], &str); 8] = [
+    (&["start", "up", "serve"], "run"),
+    (&["validate", "verify", "lint", "test"], "check"),
+    (&["allow", "permit", "unblock"], "grant HOST"),
+    (&["revoke", "deny", "block"], "grant --revoke HOST"),
+    (&["denials", "denied", "refused", "ps", "info"], "status"),
+    (&["log", "logs", "tail", "follow", "events"], "watch"),
+    (&["down", "kill", "quit", "exit", "shutdown"], "stop"),
+    (&["unhalt", "unpause", "continue"], "resume"),
+];
+
 /// The command of this name, if there is one.
 fn known(name: String) -> Result<String, UsageError> {
     if COMMANDS.contains(&name.as_str()) {
         return Ok(name);
     }
-    let meant = match nearest(&name, COMMANDS.into_iter()) {
+    let mut elsewhere = ELSEWHERE.iter();
+    let elsewhere = elsewhere.find(|(names, _)| names.contains(&name.as_str()));
+    let near = elsewhere
+        .map(|(_, command)| *command)
+        .or_else(|| nearest(&name, COMMANDS.into_iter()));
+    let meant = match near {
         Some(near) => format!("did you mean {near}?"),
         None => format!("there are {}", COMMANDS.join(", ")),
     };
@@ -661,6 +678,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, U
         let option = match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
+            // As everybody types it, and not far from a command that stops everything.
+            Value(word) if command.is_none() && word == "help" => return Ok(Command::Help),
+            Value(word) if command.is_none() && word == "version" => return Ok(Command::Version),
             Value(value) if command.is_none() => {
                 command = Some(known(value.string()?)?);
                 continue;
@@ -753,6 +773,31 @@ mod tests {
         assert_eq!(words("check - --strict"), Ok(wanted.clone()));
         assert_eq!(words("check --strict --manifest -"), Ok(wanted.clone()));
         assert_eq!(words("--manifest=- check --strict"), Ok(wanted));
+    }
+
+    #[test]
+    fn help_and_version_are_words_too_whatever_follows() {
+        for line in ["help", "help grant", "--strict help", "-h", "grant --help"] {
+            assert_eq!(words(line), Ok(Command::Help), "{line}");
+        }
+        assert_eq!(words("version"), Ok(Command::Version));
+        // Behind a command it is what that takes.
+        assert!(matches!(words("grant help"), Ok(Command::Grant(_))));
+        assert!(words("halt help").is_err());
+    }
+
+    #[test]
+    fn a_name_that_others_have_for_a_command_is_told_as_that() {
+        for (names, command) in ELSEWHERE {
+            let (word, _) = command.split_once(' ').unwrap_or((command, ""));
+            assert!(COMMANDS.contains(&word), "{command}");
+            for name in names {
+                assert!(!COMMANDS.contains(name), "{name}");
+                let why = words(name).unwrap_err().to_string();
+                let wanted = format!("\"{name}\" is not a command; did you mean {command}?\n");
+                assert!(why.starts_with(&wanted), "{why}");
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{granted, print, print_as_it_is};
+use super::{granted, missing, print, print_as_it_is};
 use crate::boot::clock;
 use crate::bottle::{credentials, trust};
 use crate::exit::{ExitCode, StartError};
@@ -185,12 +185,13 @@ pub(super) fn judge(manifest: &Path, strict: bool) -> Result<(Judgement, String)
 }
 
 pub(super) fn read(manifest: &Path) -> Result<(Vec<u8>, String), StartError> {
-    let missing = |error: String| StartError::new(ExitCode::ManifestMissing, error);
+    let failed = |error: String| StartError::new(ExitCode::ManifestMissing, error);
     if manifest == Path::new("-") {
         let bytes = read_up_to(io::stdin().lock(), MAX_BYTES)
-            .map_err(|error| missing(format!("cannot read standard input: {error}")))?;
+            .map_err(|error| failed(format!("cannot read standard input: {error}")))?;
         return Ok((bytes, "<stdin>".to_owned()));
     }
-    let bytes = read_bounded(manifest, MAX_BYTES).map_err(|error| missing(error.to_string()))?;
+    let bytes =
+        read_bounded(manifest, MAX_BYTES).map_err(|error| failed(missing(manifest, &error)))?;
     Ok((bytes, manifest.display().to_string()))
 }

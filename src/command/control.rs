@@ -171,7 +171,8 @@ fn reloaded(now: &StatusFile, before: &StatusFile) -> Option<Outcome> {
 fn reachable(file: &StatusFile) -> Result<Holder, &'static str> {
     let holder = file.claim.holder.ok_or(
         "nobody is known to run with it\n\
-         hint: give --run-dir the run directory itself: an export has no lock, and the lock is for its owner alone",
+         hint: give --run-dir the run directory itself: an export has no lock, and the lock is for its owner alone; \
+         what runs in a container or machine is asked in there, as with docker exec",
     )?;
     if pid_namespace() != Some(holder.namespace) {
         return Err("it runs in another PID namespace\n\

@@ -23,6 +23,7 @@ use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
 use crate::plain;
 use crate::status::export;
+use crate::sys::files::FileError;
 
 pub use ca::generate_or_check_ca;
 pub use check::{check, check_as_json};
@@ -46,6 +47,15 @@ fn places(run_dir: &Path) -> String {
     let run_dir = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
     let run_dir = export::quoted(&run_dir.to_string_lossy());
     format!(" --manifest FILE --run-dir {run_dir}")
+}
+
+/// Why a manifest cannot be had. Where none was named, and none is in the usual place, that is
+/// what it takes.
+fn missing(manifest: &Path, error: &FileError) -> String {
+    if error.is_missing() && manifest == Paths::default().manifest {
+        return format!("{error}\nhint: name the manifest with --manifest FILE");
+    }
+    error.to_string()
 }
 
 /// A text of several lines, each but the first after this.

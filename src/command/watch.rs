@@ -294,10 +294,16 @@ fn of_status(before: Option<&StatusFile>, file: &StatusFile) -> Vec<Happening> {
     let in_force = |generation: u64| {
         (generation > 0).then(|| format!("generation {generation} of the manifest is in force"))
     };
+    let settled = status.config.applied_generation == status.config.generation;
+    let is_good_again = settled
+        && status.manifest_error.is_none()
+        && last.is_some_and(|last| last.manifest_error.is_some());
     tell(
         "manifest",
         in_force(status.config.applied_generation),
-        last.and_then(|last| in_force(last.config.applied_generation)),
+        // What was said last is that the newest is not used.
+        last.filter(|_| !is_good_again)
+            .and_then(|last| in_force(last.config.applied_generation)),
     );
     let not_used = |error: &Option<String>| {
         let error = error.as_ref()?;
@@ -561,6 +567,18 @@ mod tests {
                 [(event, text.to_owned())]
             );
         }
+        // A mistake that is taken back.
+        let config = r#""config":{"generation":1,"applied_generation":1}"#;
+        let refused = format!(r#""state":"ready","manifest_error":"m:1: why",{config}"#);
+        let good = format!(r#""state":"ready",{config}"#);
+        assert_eq!(
+            told(Some(&look(&refused, &[])), &look(&good, &[])),
+            [(
+                "manifest",
+                "generation 1 of the manifest is in force".to_owned()
+            )]
+        );
+        assert_eq!(told(Some(&look(&refused, &[])), &look(&refused, &[])), []);
         let revoking = look(r#""state":"ready","revocation":{"hosts":["a"]}"#, &[]);
         assert_eq!(told(Some(&before), &revoking), [], "it is not done");
         let Look::Told(mut other) = look(READY, &[]) else {

@@ -34,7 +34,8 @@ impl fmt::Display for StatusError {
         match self {
             Self::File(error) if error.is_missing() => write!(
                 f,
-                "{error}\nhint: no sidecar-init runs with this run directory; name another with --run-dir"
+                "{error}\nhint: no sidecar-init runs with this run directory; name another with --run-dir, \
+                 for status and watch an export will do"
             ),
             Self::File(error) => error.fmt(f),
             Self::Content(path, error) => write!(f, "cannot read {}: {error}", path.display()),

@@ -95,6 +95,9 @@ fn what_cannot_be_imported_is_said_with_its_exit_code_and_prints_no_manifest() {
     let scratch = ScratchDir::new().unwrap();
     fs::write(scratch.join("prose"), "Dear all,\nthe hosts are below.\n").unwrap();
     fs::write(scratch.join("list"), "a.example\n").unwrap();
+    fs::write(scratch.join("nothing"), "\n").unwrap();
+    let manifest = "slug: a\nbottle: {egress: {routes: [{host: a.example}]}}\n";
+    fs::write(scratch.join("manifest.yaml"), manifest).unwrap();
     for (line, code, said) in [
         (&["import", "gone"][..], 66, "gone"),
         (&["import", "/dev/zero"], 66, "/dev/zero"),
@@ -102,6 +105,12 @@ fn what_cannot_be_imported_is_said_with_its_exit_code_and_prints_no_manifest() {
             &["import", "prose"],
             65,
             "prose: nothing in it is an allowlist that is known\nhint: looked for ",
+        ),
+        (&["import", "nothing"], 65, "nothing: it is empty\n"),
+        (
+            &["import", "manifest.yaml"],
+            65,
+            "manifest.yaml: it is a manifest already\nhint: sidecar-init check judges it",
         ),
         (
             &["import", "list", "--from", "openshell"],

@@ -146,7 +146,7 @@ fn show(options: &Options) -> Result<bool, Error> {
     let proxy = machine.forwarded(port)?;
     // Another proxy has no health to tell; that it refused the canary is in the status.
     let health = match egress {
-        None => Some(get(proxy, "/health")?),
+        None => Some(ask_health(proxy, &status)?),
         Some(_) => None,
     };
     let fingerprint = status
@@ -163,7 +163,7 @@ fn show(options: &Options) -> Result<bool, Error> {
     println!("export       {}", export.path().display());
     println!(
         "manifest     {}   (edit it: the machine follows)",
-        manifest.display()
+        manifest.canonicalize().unwrap_or(manifest).display()
     );
     let url = format!("http://{UPSTREAM_NAME}:{}/", upstream.port());
     println!("\nTry it:");
@@ -216,7 +216,21 @@ fn tell_end(machine: &Running) {
     if !console.trim().is_empty() {
         println!("Its console ends with:\n\n{console}\n");
     }
-    println!("{}", machine.qemu_in_words());
+    // The last word is why it ended, where it said so.
+    match machine.wait_for_result(Duration::ZERO) {
+        Ok(result) => println!("{}", outcome(&result)),
+        Err(_) => println!("{}", machine.qemu_in_words()),
+    }
+}
+
+/// What a result says, in a line or a few.
+fn outcome(result: &Value) -> String {
+    let word = |name: &str| result.get(name).and_then(Value::as_str);
+    let outcome = word("outcome").unwrap_or("ended");
+    match word("error") {
+        Some(error) => format!("The sidecar {outcome}: {error}"),
+        None => format!("The sidecar {outcome}."),
+    }
 }
 
 /// Asks for what the example allows, by this port of the upstream, and for what nobody does;
@@ -251,6 +265,30 @@ fn is_in(file: &Path, directory: &Path) -> bool {
     let parent = file.canonicalize();
     let parent = parent.ok().and_then(|it| it.parent().map(Path::to_owned));
     parent.is_some() && parent == directory.canonicalize().ok()
+}
+
+/// pipelock's health; what is amiss where it cannot be asked from here, and the status knows why.
+fn ask_health(proxy: SocketAddr, status: &Value) -> Result<Response, Error> {
+    get(proxy, "/health").inspect_err(|_| {
+        if is_loopback(status) {
+            eprintln!(
+                "\nIn the machine pipelock listens on {}, where nobody outside of it gets: leave pipelock.listen \
+                 out of the manifest, or have one of its daemons be the agent_proxy.",
+                listen(status)
+            );
+        }
+    })
+}
+
+/// Where the status says that pipelock listens.
+fn listen(status: &Value) -> &str {
+    let listen = status.get("listen").and_then(Value::as_str);
+    listen.unwrap_or_default()
+}
+
+fn is_loopback(status: &Value) -> bool {
+    let address = listen(status).parse::<SocketAddr>();
+    address.is_ok_and(|address| address.ip().is_loopback())
 }
 
 /// The port that a manifest has as `agent_proxy`, written as a line of its own or in braces.
@@ -377,8 +415,14 @@ fn verdict(request: &str, response: &Response, wanted: u16) -> bool {
     right
 }
 
+/// The last lines, none of them longer than a person reads.
 fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
+    const LONGEST: usize = 400;
+    let cut = |line: &str| match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", line.split_at(end).0),
+        None => line.to_owned(),
+    };
+    let lines: Vec<String> = text.lines().map(cut).collect();
     lines
         .get(lines.len().saturating_sub(count)..)
         .unwrap_or_default()
@@ -387,7 +431,34 @@ fn last_lines(text: &str, count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::agent_proxy;
+    use serde_json::json;
+
+    use super::{agent_proxy, is_loopback, last_lines, outcome};
+
+    #[test]
+    fn says_why_it_ended_in_a_sentence_and_cuts_what_nobody_reads() {
+        let failed = json!({"outcome": "failed at ready", "error": "egress: no such file"});
+        assert_eq!(
+            outcome(&failed),
+            "The sidecar failed at ready: egress: no such file"
+        );
+        let stopped = json!({"outcome": "stopped", "error": null});
+        assert_eq!(outcome(&stopped), "The sidecar stopped.");
+        let long = format!("one\ntwo\n{}", "ä".repeat(401));
+        assert_eq!(last_lines(&long, 2), format!("two\n{}…", "ä".repeat(400)));
+    }
+
+    #[test]
+    fn knows_a_proxy_that_nobody_outside_of_the_machine_reaches() {
+        for (listen, wanted) in [
+            ("127.0.0.1:8888", true),
+            ("[::1]:8888", true),
+            ("0.0.0.0:8888", false),
+            ("", false),
+        ] {
+            assert_eq!(is_loopback(&json!({"listen": listen})), wanted, "{listen}");
+        }
+    }
 
     #[test]
     fn finds_the_port_of_the_agents_proxy_however_it_is_written() {

@@ -236,6 +236,19 @@ fn unlimited(daemons: &[Daemon], mode: Mode) -> Option<String> {
     })
 }
 
+/// What is told where no agent gets to its proxy. What shares a container's network has its
+/// loopback as well, and so has a child's host; nobody shares a machine's.
+fn out_of_reach(policy: &Policy, mode: Mode) -> Option<String> {
+    let has_other = policy.daemons.iter().any(|it| it.agent_proxy.is_some());
+    let listen = policy.listen;
+    (mode == Mode::Machine && listen.ip().is_loopback() && !has_other).then(|| {
+        format!(
+            "pipelock listens on {listen}, this machine's own loopback, where no agent outside gets\nhint: leave \
+             pipelock.listen out of the manifest, or have a daemon be the agent_proxy"
+        )
+    })
+}
+
 /// Judges what was read; the warnings are the manifest's.
 pub fn judge(
     paths: &Paths,
@@ -295,6 +308,7 @@ pub fn judge(
     warnings.extend(credentials::strangers(given, &judgement.policy.daemons));
     warnings.extend(out_of_place(&judgement.policy.network, mode));
     warnings.extend(unlimited(&judgement.policy.daemons, mode));
+    warnings.extend(out_of_reach(&judgement.policy, mode));
     let trust = (kind == ROOTS).then(|| roots.into());
     let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));
     let mut desired = Desired {
@@ -317,6 +331,29 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_machine_whose_proxy_nobody_reaches_says_so() {
+        let policy = |more: &str| {
+            let text = format!("slug: x\nbottle: {{}}\n{more}");
+            policy::read(text.as_bytes(), true, 0).unwrap().policy
+        };
+        let alone = policy("pipelock: {listen: \"127.0.0.1:8888\"}\n");
+        let said = out_of_reach(&alone, Mode::Machine).unwrap();
+        assert!(
+            said.contains("pipelock listens on 127.0.0.1:8888"),
+            "{said}"
+        );
+        // Who shares a network reaches its loopback.
+        assert_eq!(out_of_reach(&alone, Mode::Container), None);
+        assert_eq!(out_of_reach(&alone, Mode::Child), None);
+        assert_eq!(out_of_reach(&policy(""), Mode::Machine), None);
+        let behind = policy(
+            "pipelock: {listen: \"127.0.0.1:8888\"}\ndaemons: {a: {exec: [/bin/a], listen: [8080], \
+             agent_proxy: 8080}}\n",
+        );
+        assert_eq!(out_of_reach(&behind, Mode::Machine), None);
+    }
 
     #[test]
     fn a_key_that_does_nothing_here_is_said_to_do_nothing() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::difference::difference;
 use super::patience::Patience;
 use super::status::condition;
-use super::{LOOK_INTERVAL, below, granted, print};
+use super::{LOOK_INTERVAL, below, granted, missing, print};
 use crate::boot::clock;
 use crate::bottle::alone;
 use crate::ca::rfc3339;
@@ -92,7 +92,7 @@ fn work(options: &GrantOptions) -> Result<String, Refusal> {
         }
         wait.look_at(&place)?;
         if patience.is_over() {
-            return Err(wait.too_long(&found, options.timeout_seconds));
+            return Err(wait.too_long(&found, options.timeout_seconds, &place.shown));
         }
         std::thread::sleep(LOOK_INTERVAL);
     }
@@ -340,7 +340,7 @@ impl Place {
         }
         let directory = path.parent().unwrap_or(Path::new("/"));
         let room = Room::open(directory)
-            .map_err(|error| (ExitCode::ManifestMissing, error.to_string()))?;
+            .map_err(|error| (ExitCode::ManifestMissing, missing(path, &error)))?;
         Ok(Self {
             path: path.to_owned(),
             room,
@@ -547,14 +547,22 @@ impl<'a> Wait<'a> {
     }
 
     /// Why it is given up.
-    fn too_long(&self, found: &Result<StatusFile, StatusError>, seconds: u64) -> Refusal {
+    fn too_long(
+        &self,
+        found: &Result<StatusFile, StatusError>,
+        seconds: u64,
+        shown: &str,
+    ) -> Refusal {
         let why = match found {
             Err(error) => return (ExitCode::DaemonUnavailable, written_but(&error.to_string())),
             Ok(file) if file.status.config.manifest_sha256.is_none() => {
                 "its status does not say which manifest it uses".to_owned()
             }
             Ok(file) if self.is_so(file.status.config.manifest_sha256.as_ref()) => condition(file),
-            Ok(file) => format!("{}; it has not read that manifest", condition(file)),
+            Ok(file) => format!(
+                "{}; it has not read that manifest\nhint: is {shown} the one it follows? what was written stays there",
+                condition(file)
+            ),
         };
         let why = format!("written, and not in force within {seconds} s: {why}");
         (ExitCode::NotInForce, why)

@@ -259,19 +259,18 @@ fn read(source: &Source, from: Option<Kind>) -> Result<(Kind, Found), ImportErro
         (None, _) if smolvm::is(text) => Some(Kind::Smolvm),
         (None, _) => Some(Kind::List),
     };
-    if text.trim().is_empty() {
-        return Err(unknown("it is empty"));
-    }
     let is_manifest = matches!(&tree, Ok(tree) if tree::get(tree, &["bottle"]).is_some());
+    let (why, hint) = match (text.trim(), is_manifest) {
+        ("", _) => (": it is empty", ""),
+        (_, true) => (
+            ": it is a manifest already",
+            "sidecar-init check judges it, and more hosts go below its bottle.egress.routes; ",
+        ),
+        (_, false) => ("", ""),
+    };
     let nothing = || {
-        if is_manifest {
-            return unknown(
-                "it is a manifest already\nhint: sidecar-init check judges it; more hosts go below its \
-                 bottle.egress.routes",
-            );
-        }
         unknown(&format!(
-            "nothing in it is an allowlist that is known\nhint: looked for {}; --from says which it is",
+            "nothing in it is an allowlist that is known{why}\nhint: {hint}looked for {}; --from says which it is",
             looked_for()
         ))
     };

@@ -233,6 +233,14 @@ fn claim_run_directory(
             reporter.warn(error.to_string());
             Ok(None)
         }
+        Err(ClaimError::Occupied(directory)) => Err(StartError::new(
+            ExitCode::CannotWrite,
+            format!(
+                "cannot lock {}: it is a directory, and there is something in it\nhint: name a directory of its \
+                 own with --run-dir: it is made where there is none",
+                directory.display()
+            ),
+        )),
         Err(ClaimError::Taken(directory)) => Err(StartError::new(
             ExitCode::CannotWrite,
             format!(

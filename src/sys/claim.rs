@@ -36,6 +36,8 @@ pub enum ClaimError {
     Taken(PathBuf),
     /// The file cannot be made, or the file system has no locks.
     Unlocked(FileError),
+    /// A directory has its name, with something in it.
+    Occupied(PathBuf),
 }
 
 /// The init that has a run directory, as it wrote itself into the lock.
@@ -57,7 +59,8 @@ pub struct Claim {
 }
 
 /// Claims `run_dir`, opened as `room`. The file is its owner's alone: whoever can open it
-/// can lock it. One that others could open, or that is no file of ours, is replaced.
+/// can lock it. One that others could open, or that is no file of ours, is replaced;
+/// but a directory that has something in it is somebody's, and not ours to move.
 pub fn claim(run_dir: &Path, room: &Room) -> Result<Claim, ClaimError> {
     let path = run_dir.join(FILE);
     let unlocked = |source| ClaimError::Unlocked(FileError::new("lock", &path, source));
@@ -71,6 +74,9 @@ pub fn claim(run_dir: &Path, room: &Room) -> Result<Claim, ClaimError> {
             Err(Errno::EAGAIN | Errno::EACCES) => replace(room).map_err(unlocked)?,
             Err(errno) => return Err(unlocked(errno.into())),
         },
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory && has_entries(&path) => {
+            return Err(ClaimError::Occupied(path));
+        }
         // Another's file, a link, a pipe, a directory.
         _ => replace(room).map_err(unlocked)?,
     };
@@ -183,6 +189,11 @@ fn life(file: &File) -> Option<Life> {
         Some(silent) if silent >= HUNG_AFTER => Life::Hangs(silent),
         _ => Life::Lives,
     })
+}
+
+/// Whether a directory has something in it.
+fn has_entries(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Whether nobody else could have opened the file, once its mode is right; and that it has

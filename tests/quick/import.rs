@@ -106,11 +106,15 @@ fn what_cannot_be_imported_is_said_with_its_exit_code_and_prints_no_manifest() {
             65,
             "prose: nothing in it is an allowlist that is known\nhint: looked for ",
         ),
-        (&["import", "nothing"], 65, "nothing: it is empty\n"),
+        (
+            &["import", "nothing"],
+            65,
+            "nothing: nothing in it is an allowlist that is known: it is empty\n",
+        ),
         (
             &["import", "manifest.yaml"],
             65,
-            "manifest.yaml: it is a manifest already\nhint: sidecar-init check judges it",
+            "an allowlist that is known: it is a manifest already\nhint: sidecar-init check judges it",
         ),
         (
             &["import", "list", "--from", "openshell"],

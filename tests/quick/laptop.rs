@@ -132,6 +132,21 @@ fn is_warned_of_a_port_that_others_reach_too() {
 }
 
 #[test]
+fn a_directory_of_somebodys_that_has_the_locks_name_is_left_where_it_is() {
+    let bed = laptop("{}", "run");
+    fs::create_dir_all(bed.path("run/lock/theirs")).unwrap();
+    let end = bed.start(Place::Child).without_status().wait_end();
+    let console = end.console_text();
+    assert_eq!(end.code, 73, "{console}");
+    assert!(
+        console.contains("run/lock: it is a directory, and there is something in it\n")
+            && console.contains("hint: name a directory of its own with --run-dir"),
+        "{console}"
+    );
+    assert!(end.bed.path("run/lock/theirs").exists());
+}
+
+#[test]
 fn a_person_reads_a_sentence_at_the_end_and_whoever_asks_for_it_json() {
     let mut init = laptop("{}", "run").start_on(Place::Child, Console::Person);
     invited(&mut init);

@@ -2,6 +2,7 @@
 //! with each and with all of them together. Pure.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::super::{Judge, integer, judge_bool, text_or_quotes};
 use super::order::{all_before, order};
@@ -14,6 +15,7 @@ use super::{Daemon, FIRST_USER, LEAST_MIB, NEEDED_MIB, PIPELOCK, Ready, credenti
 use crate::manifest::{
     self, Kind, Name, Position, Probe, Rejection, Scalar, Section, WordOr, nearest, quoted,
 };
+use crate::sandbox::landlock::PROGRAMS;
 
 /// The most bytes that the arguments and the environment of one daemon have together: a
 /// quarter of what execve(2) takes with the smallest stack that is allowed.
@@ -564,6 +566,19 @@ impl Judge {
                     .hint(format!("write ready: {{tcp: {port}}}"))
                 });
             }
+            if let Some((index, script)) = script(&one.daemon.exec)
+                && let Some(scalar) = one.keys.exec.get(index)
+                && !is_read(Path::new(script), &one.daemon)
+            {
+                let field = item(one.section, "exec", index);
+                self.note(scalar.at, field, || {
+                    Rejection::new(format!(
+                        "{} is not among what it may read: an argument lets nobody read a file",
+                        quoted(script)
+                    ))
+                    .hint(format!("add {script} to {}", one.section.key("files")))
+                });
+            }
             for entry in &one.connect {
                 let listens = |it: &Given| it.daemon.listen.contains(&entry.value);
                 let whose_port = all.iter().position(listens).filter(|it| *it != index);
@@ -619,6 +634,30 @@ impl Judge {
     fn note(&mut self, at: Position, field: String, note: impl FnOnce() -> Rejection) {
         self.notes.add(|| note().at(Some(at), field));
     }
+}
+
+/// Of a command whose program is an interpreter what that is to run, if it is a path from the
+/// root on, and the number of that argument.
+fn script(exec: &[String]) -> Option<(usize, &str)> {
+    const INTERPRETERS: [&str; 9] = [
+        "python", "pypy", "sh", "bash", "dash", "node", "perl", "ruby", "php",
+    ];
+    let program = exec.first()?.rsplit('/').next()?;
+    let name = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if !INTERPRETERS.contains(&name) {
+        return None;
+    }
+    let mut arguments = exec.iter().enumerate().skip(1);
+    let (index, first) = arguments.find(|(_, argument)| !argument.starts_with('-'))?;
+    first.starts_with('/').then_some((index, first.as_str()))
+}
+
+/// Whether a daemon that is not static reads what is at this path.
+fn is_read(path: &Path, daemon: &Daemon) -> bool {
+    let own = Path::new("/run/sidecar").join(&daemon.name);
+    let programs = PROGRAMS.iter().map(Path::new);
+    let mut places = programs.chain(daemon.files.iter().map(PathBuf::as_path));
+    path.starts_with(own) || places.any(|place| path.starts_with(place))
 }
 
 fn pipelock_port(listen: Option<SocketAddr>) -> Option<u16> {
@@ -1279,6 +1318,53 @@ mod tests {
                  what it asks for is refused\nhint: add pipelock to after, or write proxy: false",
             ]
         );
+    }
+
+    #[test]
+    fn a_script_that_its_daemon_cannot_read_is_told() {
+        for (keys, wanted) in [
+            (
+                "exec: [/usr/bin/python3, -u, /srv/gate.py, \"9000\"]",
+                Some("exec[2]: \"/srv/gate.py\""),
+            ),
+            (
+                "exec: [/usr/bin/python3.11, /srv/gate.py]",
+                Some("exec[1]: \"/srv/gate.py\""),
+            ),
+            (
+                "exec: [/bin/sh, /srv/tick.sh]",
+                Some("exec[1]: \"/srv/tick.sh\""),
+            ),
+            ("exec: [/bin/sh, /srv/tick.sh], files: [/srv]", None),
+            (
+                "exec: [/bin/sh, /srvs/tick.sh], files: [/srv]",
+                Some("exec[1]"),
+            ),
+            ("exec: [/bin/sh, /usr/lib/own/tick.sh]", None),
+            ("exec: [/bin/sh, /run/sidecar/a/made.sh]", None),
+            ("exec: [/bin/sh, -c, /srv/tick.sh]", Some("exec[2]")),
+            (
+                "exec: [/usr/bin/python3, -m, http.server, --directory, /srv]",
+                None,
+            ),
+            // Its own business: a path may be of a request, or of a file that it makes.
+            ("exec: [/usr/bin/gate, /srv/x]", None),
+        ] {
+            let (_, notes) = told(&manifest(&format!("  a: {{{keys}}}\n")));
+            match wanted {
+                None => assert!(notes.is_empty(), "{keys}: {notes:?}"),
+                Some(field) => {
+                    let [note] = &notes[..] else {
+                        panic!("{keys}: {notes:?}")
+                    };
+                    assert!(
+                        note.starts_with(&format!("m:5: daemons.a.{field}")),
+                        "{note}"
+                    );
+                    assert!(note.contains(" to daemons.a.files"), "{note}");
+                }
+            }
+        }
     }
 
     /// A small generator with a fixed seed (xorshift64): the same manifests every time.

@@ -60,6 +60,8 @@ pub const KEPT: &[&str] = &[
     "/etc/sidecar",
     "/etc/pipelock-ca-key.pem",
     "/var/lib/sidecar",
+    // `/var/run` is another name of `/run`.
+    "/var/run/sidecar",
 ];
 
 /// One of the bundle's other daemons, as its manifest wants it.
@@ -356,6 +358,9 @@ mod tests {
             ("/run", Some("/run/sidecar")),
             ("/run/sidecar/status.json", Some("/run/sidecar")),
             ("/var", Some("/var/lib/sidecar")),
+            ("/var/run", Some("/var/run/sidecar")),
+            ("/var/run/sidecar/x", Some("/var/run/sidecar")),
+            ("/var/runner", None),
             ("/etc/pipelock-ca-key.pem", Some("/etc/pipelock-ca-key.pem")),
         ] {
             let found = kept_from(Path::new(path), places());

@@ -55,7 +55,12 @@ pub(super) enum LaunchError {
     /// There is not the memory that it was promised.
     Memory(Overpromised),
     /// It is to read what no daemon may: a secret, or what holds others' files.
-    Kept(PathBuf, PathBuf),
+    Kept {
+        path: PathBuf,
+        /// What it leads to, where that is another path.
+        real: PathBuf,
+        kept: PathBuf,
+    },
     /// There is no socket on which it could say that it is ready.
     Notice(PathBuf, io::Error),
     /// What it was to be given cannot be.
@@ -95,12 +100,17 @@ impl fmt::Display for LaunchError {
             Self::Spawn(error) => error.fmt(f),
             Self::Group(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
-            Self::Kept(path, kept) => write!(
-                f,
-                "cannot let a daemon read {}: {} is for no daemon\nhint: take it out of its files",
-                path.display(),
-                kept.display()
-            ),
+            Self::Kept { path, real, kept } => {
+                write!(f, "cannot let a daemon read {}", path.display())?;
+                if real != path {
+                    write!(f, ", which is {}", real.display())?;
+                }
+                write!(
+                    f,
+                    ": {} is for no daemon\nhint: take it out of its files",
+                    kept.display()
+                )
+            }
             Self::Notice(path, error) => {
                 write!(f, "cannot listen on {}: {error}", path.display())
             }
@@ -335,20 +345,34 @@ fn variables(
 }
 
 /// Nobody reads the CA's key, the manifest, the credentials beside it or the run directory by
-/// `files`, wherever the command line has put them; where they usually are the manifest's judge
-/// knows.
+/// `files`, wherever the command line has put them, and whatever link leads there; where they
+/// usually are the manifest's judge knows.
 fn keep_secrets(wanted: &Daemon, around: &Context) -> Result<(), LaunchError> {
     let setup = around.setup;
-    let run_dir = setup.config.parent().unwrap_or(Path::new("/"));
+    let run_dir = setup.run_room.path();
     let credentials = setup.manifest.with_file_name(credentials::DIRECTORY);
+    // Of the places this one alone is asked where it leads: the others may be on a share that does
+    // not answer.
+    let really = real(run_dir);
     let key = setup.custody.paths.key.as_path();
-    let places = [run_dir, setup.manifest, &credentials, key];
+    let places = [run_dir, &really, setup.manifest, &credentials, key];
     for path in &wanted.files {
-        if let Some(kept) = kept_from(path, places) {
-            return Err(LaunchError::Kept(path.clone(), kept.to_owned()));
+        for shown in [path.clone(), real(path)] {
+            if let Some(kept) = kept_from(&shown, places) {
+                return Err(LaunchError::Kept {
+                    path: path.clone(),
+                    kept: kept.to_owned(),
+                    real: shown,
+                });
+            }
         }
     }
     Ok(())
+}
+
+/// Where a path leads; where nobody tells, or nothing is there, it is taken at its word.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Its own user, control group and filter.

@@ -655,6 +655,43 @@ fn no_line_of_one_passes_for_another_s_or_for_the_init_s() {
     stop(init, None);
 }
 
+/// Through a link as well, which no manifest shows: `/srv/data` may be anything.
+#[test]
+fn no_link_among_its_files_leads_a_daemon_to_the_run_directory() {
+    let bed = Bed::new();
+    std::os::unix::fs::symlink(bed.path("run"), bed.path("inside")).unwrap();
+    std::os::unix::fs::symlink(bed.path(""), bed.path("around")).unwrap();
+    let one = |name: &str, files: &str| {
+        let files = bed.path(files);
+        format!(
+            "  {name}: {{exec: [@, {name}], files: [{}], essential: false}}\n",
+            files.display()
+        )
+    };
+    let daemons = one("inside", "inside") + &one("around", "around") + &one("key", "inside/ca.key");
+    set(&bed, &daemons);
+    let mut init = bed.start(Place::Child);
+    let run = init.bed.path("run");
+    for (name, path) in [
+        ("inside", "inside"),
+        ("around", "around"),
+        ("key", "inside/ca.key"),
+    ] {
+        let status = init.wait_for("it is told why", |status| {
+            daemon(status, name)["state"] == "failed"
+        });
+        let error = daemon(&status, name)["error"].as_str().unwrap().to_owned();
+        let path = init.bed.path(path);
+        for part in [
+            format!("cannot let a daemon read {}, which is ", path.display()),
+            format!(": {} is for no daemon", run.display()),
+        ] {
+            assert!(error.contains(&part), "{error}");
+        }
+    }
+    stop(init, None);
+}
+
 #[test]
 fn whoever_was_told_of_pipelock_is_restarted_where_that_changes_and_nobody_else() {
     let [agent] = ports();

@@ -31,3 +31,13 @@ install_pebble() {
         github.com/canonical/pebble/cmd/pebble) ||
         say "NOT MEASURED: pebble: it cannot be built, see above"
 }
+
+# Not in every Debian; one that is on PATH is measured as well.
+install_s6_rc() {
+    ! command -v s6-rc >/dev/null 2>&1 || return 0
+    if has_package s6-rc; then
+        install_packages s6-rc:s6-rc
+    else
+        say "NOT MEASURED: s6-rc: this Debian has no package of it"
+    fi
+}

@@ -7,11 +7,14 @@
  *   null                 nothing at all: what starting any program costs
  *   await ADDRESS PORT [canary]   wait until GET /health answers 200, and then until
  *                        CONNECT canary.invalid:443 is refused with 403; tells when, each
+ *   await-all PORT…      wait until each of these answers so on 127.0.0.1; tells when the last did
  *   sink                 read standard input to its end; tells how much and how fast
  *   orphans PID          leave 10,000 orphans to the PID 1 of that one's namespace; tells how
  *                        many it has reaped, and in what time
  *   daemon-stamp         a daemon that tells when it was executed, and then waits
  *   daemon-plain, daemon-events   ones that write 64 MiB of lines
+ *   daemon-small NAME PORT [FD]   one of a bundle: answers 200 to whatever it is asked there, and
+ *                        says that it does by NOTIFY_SOCKET, or by a line to that descriptor
  *
  * A daemon is started like pipelock, "run --config FILE --listen ADDRESS:PORT", and tells
  * by a datagram to that address: inside our init's sandbox a socket is all it has.
@@ -24,12 +27,14 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -139,6 +144,20 @@ static int await_answer(const struct sockaddr_in *address, const char *request, 
     while (!answers(address, request, status)) {
         if (now() > end) return 1;
         nap(200000);
+    }
+    printf("%lld\n", now());
+    return 0;
+}
+
+/* One after the other is as good as all at once: what is ready stays so, and the last one is told. */
+static int await_all(char **ports) {
+    for (; *ports != NULL; ports++) {
+        struct sockaddr_in address = address_of("127.0.0.1", *ports);
+        long long end = now() + 30000000000LL;
+        while (!answers(&address, HEALTH, "200")) {
+            if (now() > end) return 1;
+            nap(200000);
+        }
     }
     printf("%lld\n", now());
     return 0;
@@ -272,6 +291,43 @@ static void write_lines(const char *listen, const char *line) {
     tell(listen, "written");
 }
 
+/* systemd's word for readiness, where the init has an ear for it. */
+static void notify_ready(void) {
+    const char *path = getenv("NOTIFY_SOCKET");
+    if (path == NULL) return;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = strlen(path);
+    if (length >= sizeof address.sun_path) fail("NOTIFY_SOCKET");
+    memcpy(address.sun_path, path, length);
+    /* An abstract name. */
+    if (path[0] == '@') address.sun_path[0] = 0;
+    int speaker = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
+    if (sendto(speaker, "READY=1", 7, 0, (struct sockaddr *)&address, size) < 0) fail("notify");
+    close(speaker);
+}
+
+static _Noreturn void be_small_daemon(const char *port, const char *told) {
+    static const char ANSWER[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+    char request[4096];
+    int on = 1;
+    struct sockaddr_in address = address_of("127.0.0.1", port);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) < 0) fail("bind");
+    if (listen(listener, 64) < 0) fail("listen");
+    notify_ready();
+    if (told != NULL && write(atoi(told), "\n", 1) != 1) fail("tell of readiness");
+    for (;;) {
+        int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (connection < 0) continue;
+        /* Who only tries whether it listens says nothing and is gone. */
+        if (recv(connection, request, sizeof request, 0) > 0)
+            send(connection, ANSWER, sizeof ANSWER - 1, MSG_NOSIGNAL);
+        close(connection);
+    }
+}
+
 static _Noreturn void be_daemon(const char *name, char **arguments, long long began) {
     const char *listen = NULL;
     for (char **argument = arguments; argument[0] != NULL && argument[1] != NULL; argument++)
@@ -292,6 +348,7 @@ int main(int count, char **arguments) {
     long long began = now();
     const char *slash = strrchr(arguments[0], '/');
     const char *name = slash == NULL ? arguments[0] : slash + 1;
+    if (count >= 3 && strcmp(name, "daemon-small") == 0) be_small_daemon(arguments[2], count > 3 ? arguments[3] : NULL);
     if (strncmp(name, "daemon-", 7) == 0) be_daemon(name, arguments, began);
     if (count >= 4 && strcmp(arguments[1], "launch") == 0) return launch(atoi(arguments[2]), arguments + 3);
     if (count >= 3 && strcmp(arguments[1], "null-init") == 0) return null_init(arguments + 2);
@@ -299,9 +356,11 @@ int main(int count, char **arguments) {
     if (count == 4 && strcmp(arguments[1], "await") == 0) return await_daemon(arguments[2], arguments[3], 0);
     if (count == 5 && strcmp(arguments[1], "await") == 0 && strcmp(arguments[4], "canary") == 0)
         return await_daemon(arguments[2], arguments[3], 1);
+    if (count >= 3 && strcmp(arguments[1], "await-all") == 0) return await_all(arguments + 2);
     if (count == 2 && strcmp(arguments[1], "sink") == 0) return sink();
     if (count == 3 && strcmp(arguments[1], "orphans") == 0) return orphans_of(arguments[2]);
     fprintf(stderr,
-            "usage: probe launch FD PROGRAM… | null-init PROGRAM… | null | await ADDRESS PORT [canary] | sink | orphans PID\n");
+            "usage: probe launch FD PROGRAM… | null-init PROGRAM… | null | await ADDRESS PORT [canary] | await-all PORT… |\n"
+            "       sink | orphans PID\n");
     return 64;
 }

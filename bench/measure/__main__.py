@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import machine, manifests, peers, report, running, starting
+from . import bundle, machine, manifests, peers, report, running, starting
 from .lab import Lab
 
 
@@ -44,6 +44,7 @@ def measure(lab, here, wanted):
         "9": lambda: [manifests.scaling(lab)],
         "10": lambda: [*vm(machine.times), *([] if lab.quick else [vm(machine.least_memory)])],
         "11": lambda: [manifests.instructions(lab, here)],
+        "14": lambda: bundle.measure(lab),
     }
     unknown = set(wanted or []) - set(plan)
     if unknown:
@@ -59,12 +60,13 @@ def measure(lab, here, wanted):
             lines.append(line)
             print(report.details(line), flush=True)
         print(f"-- line {number}: {time.monotonic() - began:.0f} s\n", flush=True)
-    return sorted(lines, key=lambda line: (int(line.number.rstrip("bcd")), line.number))
+    return sorted(lines, key=lambda line: (int(line.number.rstrip("bcdef")), line.number))
 
 
 def main():
     options = arguments()
     here, missing = peers.find()
+    missing += [name for name in bundle.missing() if name not in missing]
     real = "stand-in" not in options.daemon_name
     lab = Lab(options.root, options.init, options.probe, options.daemon, options.daemon_name, options.quick)
     try:
@@ -79,10 +81,12 @@ def main():
     report.write_json(lines, described, missing, directory, suffix)
     written, pictures = report.write_report(lines, described, missing, directory, suffix)
     print(report.summary(lines))
+    for told in report.sections(lines).values():
+        print(report.section(told))
     print(f"{written}: every figure and picture of this run")
     if options.document:
         document = Path(options.document)
-        report.renew_document(document, lines, described, missing, pictures, real)
+        report.renew_document(document, lines, described, missing, pictures, real, wanted is None or real and set(wanted) >= report.WITH_PIPELOCK)
         print(f"{document}: what it tells of such a run is this one's")
 
 

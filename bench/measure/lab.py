@@ -64,7 +64,7 @@ class Lab:
         self.programs = self.root / "target/bench/programs"
         shutil.rmtree(self.programs, ignore_errors=True)
         self.programs.mkdir(parents=True)
-        for name in ("daemon-stamp", "daemon-plain", "daemon-events"):
+        for name in ("daemon-stamp", "daemon-plain", "daemon-events", "daemon-small"):
             shutil.copy(self.probe, self.programs / name)
         shutil.copy(self.daemon, self.programs / "pipelock")
         self.directory = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir="/dev/shm"))

@@ -1,11 +1,12 @@
 """What a run leaves behind: JSON for programs, a report with every figure and picture, and the
-one table and three pictures of docs/benchmarks.md."""
+tables and pictures of docs/benchmarks.md."""
 
 import json
 import os
 import platform
 import re
 import shutil
+import statistics
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,8 @@ from .result import spread
 WITH_PIPELOCK = {"1", "2", "3", "5", "6", "10"}
 # What it shows besides: line, and the picture's name there.
 SHOWN = {"2b": "ready.svg", "3": "recovery.svg", "6": "memory.svg"}
+# Lines that have a table of their own there, by its name: who is in them is in no other line.
+SECTIONS = {"14": "bundle"}
 
 
 def number(value):
@@ -73,8 +76,28 @@ def verdicts(line):
     )
 
 
+def number_of(line):
+    return re.match(r"\d+", line.number).group()
+
+
+def section(lines):
+    """The table of lines that only its contestants are in: one row each, a column for each line,
+    what is read first before what depends on the machine."""
+
+    def cell(line, name):
+        if name not in line.samples:
+            return "failed" if name in line.failures else ""
+        times = None if name == peers.OURS or peers.OURS not in line.samples else line.ratio(name, peers.OURS)
+        return ("" if times is None else f"{number(times)} × · ") + number(line.median(name))
+
+    names = list(dict.fromkeys(name for line in lines for name in line.samples))
+    header = ["", *(f"{line.short or line.title}, {line.unit}" for line in lines)]
+    return table(header, [[name, *(cell(line, name) for line in lines)] for name in reversed(names)])
+
+
 def summary(lines):
     """One table: every line, ours, every peer, the floor, who is in one line alone, the budgets."""
+    lines = [line for line in lines if number_of(line) not in SECTIONS]
     names = [peer.name for peer in peers.PEERS if peer.program is not None]
     rows = [
         # What a line is held to is said once, in its first row.
@@ -124,6 +147,9 @@ def details(line):
     return text + "".join(f"\n{note}\n" for note in line.notes)
 
 
+OURS_COLOUR, FLOOR_COLOUR = "#3b82c4", "#d9963b"
+
+
 def draw(lines, directory):
     """A picture for each line that compares; text stays text, and any background will do."""
     import matplotlib
@@ -147,19 +173,7 @@ def draw(lines, directory):
         if line.number == "9":
             figure = draw_growth(line, pyplot)
         else:
-            figure, axes = pyplot.subplots(figsize=(7.5, 0.6 + 0.24 * len(names)))
-            middles, lows, highs = zip(*(spread(line.samples[name]) for name in names), strict=True)
-            colours = ["#3b82c4" if name.startswith(peers.OURS) else "#b0b7bf" for name in names]
-            errors = [
-                [middle - low for middle, low in zip(middles, lows, strict=True)],
-                [high - middle for middle, high in zip(middles, highs, strict=True)],
-            ]
-            axes.barh(names, middles, color=colours, xerr=errors, error_kw={"ecolor": "#777777", "elinewidth": 1})
-            if max(middles) > 20 * max(min(middles), 1e-9):
-                axes.set_xscale("log")
-            axes.invert_yaxis()
-            axes.set_xlabel(f"{line.unit}: median and quartiles" + (", more is better" if line.more_is_better else ""))
-            axes.set_title(line.title, loc="left", fontsize=9, color="#777777")
+            figure = draw_bars(line, names, pyplot)
         name = f"{line.number}.svg"
         figure.savefig(directory / name, bbox_inches="tight", transparent=True, metadata={"Date": None})
         pyplot.close(figure)
@@ -168,6 +182,31 @@ def draw(lines, directory):
         (directory / name).write_text("\n".join(text_line.rstrip() for text_line in text.splitlines()) + "\n")
         drawn[line.number] = name
     return drawn
+
+
+def draw_bars(line, names, pyplot):
+    """A bar each on a linear axis. One that would make all others too short to be compared is cut
+    off, and says how long it is."""
+    figure, axes = pyplot.subplots(figsize=(7.5, 0.6 + 0.24 * len(names)))
+    middles, lows, highs = zip(*(spread(line.samples[name]) for name in names), strict=True)
+    usual = 8 * statistics.median(middles)
+    inside = [high for high in highs if high <= usual] or list(highs)
+    limit = max(inside) * 1.05
+    colours = [OURS_COLOUR if name.startswith(peers.OURS) else FLOOR_COLOUR if name == line.floor else "#b0b7bf" for name in names]
+    shown = [min(middle, limit) for middle in middles]
+    errors = [
+        [0 if middle > limit else middle - low for middle, low in zip(middles, lows, strict=True)],
+        [0 if middle > limit else min(high, limit) - middle for middle, high in zip(middles, highs, strict=True)],
+    ]
+    axes.barh(names, shown, color=colours, xerr=errors, error_kw={"ecolor": "#777777", "elinewidth": 1})
+    for row, (middle, high) in enumerate(zip(middles, highs, strict=True)):
+        text = f" {number(middle)}" + (" …" if middle > limit else "")
+        axes.text(min(high, limit), row, text, va="center", color="#777777")
+    axes.set_xlim(0, limit * 1.12 or 1)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{line.unit}: median and quartiles" + (", more is better" if line.more_is_better else ""))
+    axes.set_title(line.title, loc="left", fontsize=9, color="#777777")
+    return figure
 
 
 def draw_growth(line, pyplot):
@@ -180,7 +219,7 @@ def draw_growth(line, pyplot):
         who, size = name.rsplit(", ", 1)
         series.setdefault(who, []).append((int(size.split()[0].replace(",", "")), line.median(name)))
     for who, points in series.items():
-        colour = "#3b82c4" if who == peers.OURS else None
+        colour = OURS_COLOUR if who == peers.OURS else None
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=who, color=colour)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -205,6 +244,7 @@ def write_report(lines, machine, missing, directory, suffix):
     pictures = directory / f"report{suffix}"
     drawn = draw(lines, pictures)
     parts = [f"# Report\n\n{in_words(machine, missing)}", summary(lines)]
+    parts += [section(told) for told in sections(lines).values()]
     for line in lines:
         parts.append(details(line))
         if line.number in drawn:
@@ -248,11 +288,24 @@ def renewed(table_there, lines, real):
     return "\n".join([header, rule, *sorted(kept + told, key=line_of)])
 
 
-def renew_document(document, lines, machine, missing, pictures, real):
+def sections(lines):
+    """The lines that have tables of their own, by the names of these."""
+    return {
+        name: told for number, name in SECTIONS.items() if (told := [line for line in lines if number_of(line) == number])
+    }
+
+
+def renew_document(document, lines, machine, missing, pictures, real, whole):
+    """Of a run of some lines only the tables that tell when they were measured themselves."""
     text = document.read_text()
-    text = replace_block(text, "pipelock" if real else "stand-in", lambda _: in_words(machine, missing))
-    text = replace_block(text, "table", lambda there: renewed(there, lines, real))
+    if whole:
+        text = replace_block(text, "pipelock" if real else "stand-in", lambda _: in_words(machine, missing))
+        text = replace_block(text, "table", lambda there: renewed(there, lines, real))
+    for name, told in sections(lines).items():
+        if real:
+            made = f"{section(told)}\n{in_words(machine, missing)}"
+            text = replace_block(text, name, lambda _, made=made: made)
     document.write_text(text)
-    if real:
+    if real and whole:
         for line, name in SHOWN.items():
             shutil.copy(pictures / f"{line}.svg", document.with_suffix("") / name)

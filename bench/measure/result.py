@@ -50,6 +50,8 @@ class Line:
     unit: str
     floor: str | None = None
     work: str = ""
+    # Its title above a column, where it has one.
+    short: str = ""
     # For figures of which more is better.
     more_is_better: bool = False
     # What the ratio is to, where that is no floor but another contestant.

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import bundle, machine, manifests, peers, report, running, starting
+from . import bundle, machine, manifests, many, peers, report, running, starting
 from .lab import Lab
 
 
@@ -44,7 +44,9 @@ def measure(lab, here, wanted):
         "9": lambda: [manifests.scaling(lab)],
         "10": lambda: [*vm(machine.times), *([] if lab.quick else [vm(machine.least_memory)])],
         "11": lambda: [manifests.instructions(lab, here)],
+        "13": lambda: many.tunnels(lab),
         "14": lambda: bundle.measure(lab),
+        "15": lambda: many.sidecars(lab),
     }
     unknown = set(wanted or []) - set(plan)
     if unknown:

@@ -19,7 +19,7 @@ WITH_PIPELOCK = {"1", "2", "3", "5", "6", "10"}
 # What it shows besides: line, and the picture's name there.
 SHOWN = {"2b": "ready.svg", "3": "recovery.svg", "6": "memory.svg"}
 # Lines that have a table of their own there, by its name: who is in them is in no other line.
-SECTIONS = {"14": "bundle"}
+SECTIONS = {"13": "tunnels", "14": "bundle", "15": "many"}
 
 
 def number(value):
@@ -87,12 +87,15 @@ def section(lines):
     def cell(line, name):
         if name not in line.samples:
             return "failed" if name in line.failures else ""
-        times = None if name == peers.OURS or peers.OURS not in line.samples else line.ratio(name, peers.OURS)
+        alone = name == peers.OURS or name in line.apart or peers.OURS not in line.samples
+        times = None if alone else line.ratio(name, peers.OURS)
         return ("" if times is None else f"{number(times)} × · ") + number(line.median(name))
 
-    names = list(dict.fromkeys(name for line in lines for name in line.samples))
-    header = ["", *(f"{line.short or line.title}, {line.unit}" for line in lines)]
-    return table(header, [[name, *(cell(line, name) for line in lines)] for name in reversed(names)])
+    names = dict.fromkeys(name for line in lines for name in line.samples)
+    ordered = [*(name for name in (peers.OURS,) if name in names), *(name for name in names if name != peers.OURS)]
+    header = ["", *(f"{line.short}, {line.unit}" for line in lines)]
+    notes = "".join(f"\n{note}\n" for line in lines for note in line.notes)
+    return table(header, [[name, *(cell(line, name) for line in lines)] for name in ordered]) + notes
 
 
 def summary(lines):

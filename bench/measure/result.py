@@ -52,6 +52,8 @@ class Line:
     work: str = ""
     # Its title above a column, where it has one.
     short: str = ""
+    # Figures that stand beside ours and are not compared with it.
+    apart: tuple = ()
     # For figures of which more is better.
     more_is_better: bool = False
     # What the ratio is to, where that is no floor but another contestant.

@@ -114,7 +114,7 @@ def exec_to_exec(lab, here, cold):
     count = lab.rounds(3, 1) if cold else lab.rounds(10, 5)
     each_round(line, count, contestants(lab, here, "daemon-stamp"), measure, slow_from=0.9)
     if not cold:
-        line.budget("exec of the init to exec of the daemon", peers.OURS, 3.0)
+        line.budget("exec to exec, times tini, sh and openssl", peers.OURS, 0.25, times=SHELL.format("tini"))
     return line
 
 

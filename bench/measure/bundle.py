@@ -270,12 +270,11 @@ def measure(lab):
     each_round(start, lab.rounds(5, 2), whom, start_and_kill, slow_from=12)
     again.arrange([name for name, _ in whom])
     idle(lab, whom, lines[2:])
-    for one in (start, again):
-        one.note("Rounds alternate. Whoever else is on the machine delays all of them: read the ratios.")
+    start.note("Rounds alternate. Whoever else is on the machine delays all of them: read the ratios.")
     resident.note("One round, all of them beside one another: what is counted does not vary with load.")
     wakes.note(
         f"Counted for {IDLE_SECONDS} s, voluntary switches of context. Ours asks pipelock every 5 s whether it still "
-        f"answers, in the row of that name the seven as well, and looks at the manifest every 2 s; the others ask "
+        f"answers, in the row of that name the seven as well, and watches the manifest; the others ask "
         f"nobody, and notice no daemon that is deaf."
     )
     return lines

@@ -306,7 +306,7 @@ def renew_document(document, lines, machine, missing, pictures, real, whole):
         text = replace_block(text, "table", lambda there: renewed(there, lines, real))
     for name, told in sections(lines).items():
         if real:
-            made = f"{section(told)}\n{in_words(machine, missing)}"
+            made = f"{section(told)}\n{in_words(machine, [])}"
             text = replace_block(text, name, lambda _, made=made: made)
     document.write_text(text)
     if real and whole:

@@ -127,7 +127,7 @@ mod tests {
             ("another written", false, &|| write("other")),
             ("another renamed", false, &|| rename("other", "new")),
             ("renamed into place", true, &|| {
-                rename("new", "manifest.yaml")
+                rename("new", "manifest.yaml");
             }),
             ("written where that was", true, &|| write("manifest.yaml")),
             ("inside", true, &|| write("trust/root.pem")),
@@ -139,7 +139,7 @@ mod tests {
             }),
             ("one that comes", true, &|| write("comes")),
             ("one that goes", true, &|| {
-                fs::remove_file(at("manifest.yaml")).unwrap()
+                fs::remove_file(at("manifest.yaml")).unwrap();
             }),
         ];
         for (what, is_told, change) in changes {

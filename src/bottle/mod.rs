@@ -278,14 +278,10 @@ pub fn judge(
         .unwrap_or_default()
         .to_string_lossy();
     let now = clock::now();
-    let mut judged = policy::read(bytes, false, now);
-    let has_others = judged
-        .as_ref()
-        .is_ok_and(|it| !it.policy.daemons.is_empty());
-    if has_others && mode == Mode::Machine {
-        // Only then: who asks for the machine's memory at a start waits for that.
-        judged = policy::read_within(bytes, false, now, memory::machine_total());
-    }
+    let judged = policy::read_within(bytes, false, now, move || match mode {
+        Mode::Machine => memory::machine_total(),
+        Mode::Container | Mode::Child => None,
+    });
     let judgement = judged.map_err(|refused| invalid(refused.in_words(&name)))?;
     let mut warnings: Vec<String> = judgement
         .warnings

@@ -186,11 +186,11 @@ impl Refused {
 /// All problems, in the order of the file; see [`manifest::MAX_REPORTED`]. None of them comes
 /// about by time that passes.
 pub fn read(bytes: &[u8], strict: bool, now: u64) -> Result<Judgement, Refused> {
-    read_within(bytes, strict, now, None)
+    read_within(bytes, strict, now, || None)
 }
 
-/// As [`read`], for a machine with so many bytes of memory: what the daemons may have must fit
-/// into it.
+/// As [`read`], for a machine with so many bytes of memory, asked for where daemons were promised
+/// some: it must fit into that.
 ///
 /// # Errors
 /// As [`read`].
@@ -198,7 +198,7 @@ pub fn read_within(
     bytes: &[u8],
     strict: bool,
     now: u64,
-    memory: Option<u64>,
+    memory: impl Fn() -> Option<u64> + 'static,
 ) -> Result<Judgement, Refused> {
     let Reading {
         manifest,
@@ -208,7 +208,7 @@ pub fn read_within(
     } = manifest::parse(bytes, advise);
     let mut judge = Judge {
         now,
-        memory,
+        memory: Box::new(memory),
         complete,
         problems,
         warnings: Problems::default(),
@@ -250,8 +250,8 @@ pub fn read_within(
 struct Judge {
     /// In seconds since 1970.
     now: u64,
-    /// The machine's memory in bytes, where it is known.
-    memory: Option<u64>,
+    /// Says the machine's memory in bytes, where it is known.
+    memory: Box<dyn Fn() -> Option<u64>>,
     /// Whether what is missing is missing, and not merely unread.
     complete: bool,
     problems: Problems,

@@ -262,9 +262,10 @@ pub(super) fn prepare_companion(
         Ready::Notify => Some(listen_for_notice(&wanted.name, run, owner)?),
         Ready::Exec | Ready::Tcp(_) | Ready::Http { .. } => None,
     };
-    let client = match wanted.proxy {
-        true => Some(install_trust(run, around)?),
-        false => None,
+    let client = if wanted.proxy {
+        Some(install_trust(run, around)?)
+    } else {
+        None
     };
     let credentials = given.then(|| credentials_of(&wanted.name, around));
     if given {

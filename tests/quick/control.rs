@@ -375,7 +375,7 @@ impl Seen {
         let whole = text.rsplit("\u{1b}[H").find(|it| it.contains("\u{1b}[J"));
         let whole = whole.unwrap_or_default().split("\u{1b}[J").next().unwrap();
         // The terminal adds a return of its own.
-        let lines = whole.split("\n").map(|line| line.trim_end_matches('\r'));
+        let lines = whole.split('\n').map(|line| line.trim_end_matches('\r'));
         let lines = lines.map(|line| {
             let colours = ["[K", "[0m", "[1m", "[31m", "[32m", "[33m"];
             colours.iter().fold(line.to_owned(), |line, code| {

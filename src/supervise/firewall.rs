@@ -239,9 +239,15 @@ impl Firewall {
         }
     }
 
-    /// Takes over what a changed manifest says of timing.
-    pub(super) fn set_timing(&mut self, policy: &Policy) {
+    /// Takes over what a changed manifest says of timing; and where others speak from now on, its
+    /// lines say whose they are.
+    pub(super) fn follow(&mut self, policy: &Policy) {
         self.life.machine.set_timing(timing(policy));
+        if let Some(child) = &mut self.child
+            && !policy.daemons.is_empty()
+        {
+            child.process.set_speaker(&Speaker::pipelock(true));
+        }
     }
 
     /// The manifest of this generation asks for the configuration that it has already.

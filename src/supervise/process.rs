@@ -49,6 +49,13 @@ impl Process {
             .chain(self.exec_report.as_ref().map(AsFd::as_fd))
     }
 
+    /// Puts this name before its lines from now on.
+    pub(super) fn set_speaker(&mut self, speaker: &Speaker) {
+        for relay in [&mut self.output, &mut self.error] {
+            relay.set_speaker(speaker.clone());
+        }
+    }
+
     /// Carries what it says, and shows `see` each line of its standard output.
     pub(super) fn carry(&mut self, last: &mut LastLines, see: &mut dyn FnMut(&[u8])) {
         self.error.carry(last, &mut |_| {});

@@ -325,6 +325,11 @@ impl Relay {
         }
     }
 
+    /// Who says it, from its next line on.
+    pub fn set_speaker(&mut self, speaker: Speaker) {
+        self.lines.speaker = speaker;
+    }
+
     /// Readable when there is something to carry; `None` once the stream has ended.
     #[must_use]
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {

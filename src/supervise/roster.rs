@@ -103,7 +103,7 @@ impl Roster {
     /// Takes over what a changed manifest wants: those that it has no more or has otherwise
     /// leave, and new ones begin in their time. The others are not touched.
     pub(super) fn follow(&mut self, policy: &Policy) {
-        self.firewall.set_timing(policy);
+        self.firewall.follow(policy);
         for companion in &mut self.companions {
             companion.set_timing(policy);
             if !companion.is_leaving() && !policy.daemons.contains(companion.wanted()) {

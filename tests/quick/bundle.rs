@@ -655,6 +655,32 @@ fn no_line_of_one_passes_for_another_s_or_for_the_init_s() {
     stop(init, None);
 }
 
+#[test]
+fn pipelock_s_lines_bear_its_name_once_others_speak_beside_it() {
+    let mut init = Bed::new().start(Place::Child);
+    init.wait_ready();
+    let line = |init: &Init, event: &str| {
+        let said = init.console() + &init.output();
+        let mut lines = said.lines().filter(|it| it.contains(event));
+        lines.next().map(str::to_owned)
+    };
+    let alone = init.wait_until("it has begun", |init| line(init, "\"startup\""));
+    assert!(alone.starts_with('{'), "{alone}");
+    let before = init.daemon();
+    let program = worker().to_str().unwrap();
+    let daemons = format!("daemons:\n  beside: {{exec: [{program}, beside], proxy: false}}\n");
+    // It says so when its own configuration changes meanwhile.
+    let text = init
+        .bed
+        .manifest_text(&["a.example", "b.example"], &daemons);
+    init.bed.replace_manifest(&text);
+    let among = init.wait_until("it has reloaded", |init| line(init, "\"config_reload\""));
+    assert!(among.starts_with("pipelock: {"), "{among}");
+    wait_all_ready(&mut init);
+    assert_eq!(init.daemon(), before);
+    stop(init, None);
+}
+
 /// Through a link as well, which no manifest shows: `/srv/data` may be anything.
 #[test]
 fn no_link_among_its_files_leads_a_daemon_to_the_run_directory() {

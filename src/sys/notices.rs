@@ -45,15 +45,17 @@ impl Notices {
     /// nothing.
     pub fn listen(&mut self) {
         self.inside.clear();
+        let mut last = None;
         for path in &self.paths {
-            if let Some(parent) = path.parent() {
+            let parent = path.parent();
+            if let Some(parent) = parent.filter(|_| parent != last) {
                 self.add(parent);
             }
-            let inside = self.add(path);
-            if !path.is_dir() {
+            last = parent;
+            let Some(inside) = self.add(path).filter(|_| path.is_dir()) else {
                 continue;
-            }
-            self.inside.extend(inside);
+            };
+            self.inside.push(inside);
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
             let directories = entries.map(|entry| entry.path()).filter(|it| it.is_dir());
             for directory in directories.take(MOST_DIRECTORIES) {

@@ -101,14 +101,15 @@ impl Roster {
     }
 
     /// Takes over what a changed manifest wants: those that it has no more or has otherwise
-    /// leave, and new ones begin in their time. The others are not touched.
+    /// leave, and new ones begin in their time. The others are not touched. Once all are stopped
+    /// nobody comes any more, and so nobody can be after one that has been asked to end.
     pub(super) fn follow(&mut self, policy: &Policy) {
         self.firewall.follow(policy);
         for companion in &mut self.companions {
             companion.set_timing(policy);
             if !companion.is_leaving() && !policy.daemons.contains(companion.wanted()) {
                 let name = &companion.wanted().name;
-                if policy.daemons.iter().any(|it| it.name == *name) {
+                if self.stop.is_none() && policy.daemons.iter().any(|it| it.name == *name) {
                     log::info!("{name} changed: another takes its place");
                 } else {
                     log::info!("{name} is not wanted any more");
@@ -117,7 +118,12 @@ impl Roster {
             }
         }
         let halted = self.firewall.life().machine.is_halted();
-        for wanted in &policy.daemons {
+        let coming = if self.stop.is_none() {
+            policy.daemons.as_slice()
+        } else {
+            &[]
+        };
+        for wanted in coming {
             let mut stay = self.companions.iter().filter(|it| !it.is_leaving());
             if !stay.any(|it| it.wanted() == wanted) {
                 let mut new = Companion::new(wanted, policy);

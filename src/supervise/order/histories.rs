@@ -137,7 +137,9 @@ impl World {
         for unit in self.units.iter_mut().skip(1) {
             unit.leaves |= !wanted.contains(&unit.wanted);
         }
-        for wanted in wanted {
+        // As in the roster: nobody comes once all are stopped.
+        let coming = if self.stop.is_none() { wanted } else { &[] };
+        for wanted in coming {
             if !self
                 .units
                 .iter()
@@ -287,24 +289,30 @@ impl World {
         })
     }
 
+    /// Whether `later` came after `earlier`: among those of one manifest, for who has taken another's
+    /// place is not the one that those before knew by its name.
+    fn came_after(&self, later: usize, earlier: usize) -> bool {
+        let (later, earlier) = (&self.units[later], &self.units[earlier]);
+        let name = earlier.wanted.name;
+        let leaves = |it: &Unit| it.wanted.name == name && it.leaves;
+        let knew = earlier.leaves || !self.units.iter().any(leaves);
+        later.wanted.after.contains(&name) && if later.leaves { knew } else { !earlier.leaves }
+    }
+
     /// At any remove: who is after somebody that has ended already is after this one as well.
     fn nobody_is_after(&self, index: usize) -> bool {
-        let name = self.units[index].wanted.name;
-        let mut reached = vec![name];
+        let mut reached = vec![index];
         let mut seen = 0;
-        while let Some(name) = reached.get(seen).copied() {
+        while let Some(earlier) = reached.get(seen).copied() {
             seen += 1;
-            for unit in self
-                .units
-                .iter()
-                .filter(|it| it.wanted.after.contains(&name))
-            {
-                if !unit.has_ended() {
+            for later in 0..self.units.len() {
+                if !self.came_after(later, earlier) || reached.contains(&later) {
+                    continue;
+                }
+                if !self.units[later].has_ended() {
                     return false;
                 }
-                if !reached.contains(&unit.wanted.name) {
-                    reached.push(unit.wanted.name);
-                }
+                reached.push(later);
             }
         }
         true

@@ -59,8 +59,21 @@ enum Use {
 pub(super) fn read(text: &str) -> Found {
     let joined = text.replace("\\\n", "  ").replace("\\\r\n", "   ");
     let joined = joined.as_str();
-    let (acls, accesses) = lines(text, joined);
+    let Lines {
+        acls,
+        accesses,
+        others: left,
+    } = lines(text, joined);
     let mut found = Found::default();
+    if let Some((first, word)) = left.first() {
+        let word = quoted(word);
+        found.head.push(Said::Note(match left.len() - 1 {
+            0 => format!("line {first}, {word}, is no list of hosts and no rule of access: left out"),
+            more => format!(
+                "line {first}, {word}, and {more} more are no lists of hosts and no rules of access: left out"
+            ),
+        }));
+    }
     if accesses.is_empty() {
         found.head.push(Said::Note(
             "no http_access line is there: its lists are taken for what is allowed".to_owned(),
@@ -70,15 +83,23 @@ pub(super) fn read(text: &str) -> Found {
         let uses = uses(&acl, &accesses);
         if OF_OTHERS.contains(&acl.kind) {
             others(&acl, &uses, &mut found);
-        } else if OF_NAMES.contains(&acl.kind) {
+        } else {
             names(acl, &uses, &mut found);
         }
     }
     found
 }
 
-fn lines<'a>(text: &str, joined: &'a str) -> (Vec<Acl<'a>>, Vec<Access<'a>>) {
-    let (mut acls, mut accesses) = (Vec::new(), Vec::new());
+/// The lines of a configuration.
+struct Lines<'a> {
+    acls: Vec<Acl<'a>>,
+    accesses: Vec<Access<'a>>,
+    /// Whatever else there is: the number and the first word of each.
+    others: Vec<(usize, &'a str)>,
+}
+
+fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
+    let (mut acls, mut accesses, mut others) = (Vec::new(), Vec::new(), Vec::new());
     let mut above = Vec::new();
     // A line that goes on takes as many of the text's as it has.
     let mut numbers = 0_usize;
@@ -101,8 +122,14 @@ fn lines<'a>(text: &str, joined: &'a str) -> (Vec<Acl<'a>>, Vec<Access<'a>>) {
             }
             Some("acl") => {
                 let (Some(name), Some(kind)) = (words.next(), words.next()) else {
+                    others.push((number, "acl"));
                     continue;
                 };
+                if !OF_NAMES.contains(&kind) && !OF_OTHERS.contains(&kind) {
+                    others.push((number, "acl"));
+                    above.clear();
+                    continue;
+                }
                 let is_option = |word: &&str| word.starts_with(['-', '+']);
                 let values = words.skip_while(is_option).collect();
                 let place = Place {
@@ -121,16 +148,23 @@ fn lines<'a>(text: &str, joined: &'a str) -> (Vec<Acl<'a>>, Vec<Access<'a>>) {
                 let allows = match words.next() {
                     Some("allow") => true,
                     Some("deny") => false,
-                    _ => continue,
+                    _ => {
+                        others.push((number, "http_access"));
+                        continue;
+                    }
                 };
                 let names = words.filter(|name| *name != "all").collect();
                 accesses.push(Access { allows, names });
             }
-            Some(_) => {}
+            Some(word) => others.push((number, word)),
         }
         above.clear();
     }
-    (acls, accesses)
+    Lines {
+        acls,
+        accesses,
+        others,
+    }
 }
 
 /// What the `http_access` lines make of a list; without any it is allowed.

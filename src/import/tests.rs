@@ -201,6 +201,32 @@ fn the_first_rule_decides_where_it_does_there() {
 }
 
 #[test]
+fn lines_of_squids_that_are_no_lists_are_told_to_be_left_out() {
+    let told = |text: &str| {
+        let written = manifest(text);
+        let mut lines = written.lines().filter(|line| line.contains("left out"));
+        let line = lines.next().map(str::to_owned);
+        assert_eq!(lines.next(), None, "{written}");
+        line
+    };
+    let list = "acl l dstdomain a.x\nhttp_access allow l\nhttp_access deny all\n";
+    assert_eq!(told(list), None);
+    let line = told(&format!("{list}http_port 3128\n")).unwrap();
+    assert!(
+        line.contains("line 4, \"http_port\", is no list of hosts"),
+        "{line}"
+    );
+    let line = told(&format!(
+        "acl ports port 443\n{list}http_port 3128\nhttp_access\nacl x\ncache \\\n deny all\n"
+    ));
+    let line = line.unwrap();
+    assert!(
+        line.contains("line 1, \"acl\", and 4 more are no lists"),
+        "{line}"
+    );
+}
+
+#[test]
 fn a_list_of_squids_is_what_its_access_lines_make_of_it() {
     let acl = "acl l dstdomain a.x\nacl other dstdomain b.y\n";
     for (access, wanted) in [

@@ -155,7 +155,7 @@ fn starts_in_no_more_instructions_than_it_may() {
 /// group around the init, one for each status that is told, to know it again, some forty
 /// to have the manifest read by a process of its own, and twenty to judge whether the daemon's
 /// user can enter every directory on the way to what it lives on. Waits come on top, as many as
-/// the machine's mood asks for.
+/// the machine's mood asks for: of three starts the one with the fewest counts.
 const START_CALLS: u64 = 920;
 /// For each orphan that ends by itself, after the one before was reaped: the poll, the
 /// signal's way (the handler's write, its return, two reads), the wait that finds it and the
@@ -168,6 +168,11 @@ fn starts_with_no_more_system_calls_than_it_may() {
     if !has("strace") {
         return;
     }
+    let calls = (0..3).map(|_| system_calls_of_a_start()).min().unwrap();
+    within("system calls of a start", calls, START_CALLS);
+}
+
+fn system_calls_of_a_start() -> u64 {
     let bed = shipped();
     let out = bed.path("strace");
     let line = ["strace", "-D", "-f", "-qq", "-e", "signal=none", "-o"];
@@ -181,7 +186,7 @@ fn starts_with_no_more_system_calls_than_it_may() {
     let executed = format!("execve(\"{}\"", daemon.display());
     let calls = calls.take_while(|line| !line.contains(&executed)).count();
     assert!(calls > 200, "that is no start:\n{text}");
-    within("system calls of a start", calls as u64, START_CALLS);
+    calls as u64
 }
 
 #[test]

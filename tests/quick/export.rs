@@ -389,7 +389,7 @@ fn whatever_stands_in_the_locks_place_is_replaced_and_hangs_nobody() {
         &|path| mkfifo(path, Mode::S_IRWXU).unwrap(),
         &|path| symlink("victim", path).unwrap(),
         &|path| fs::hard_link(path.with_file_name("victim"), path).unwrap(),
-        &|path| fs::create_dir_all(path.join("not/empty")).unwrap(),
+        &|path| fs::create_dir(path).unwrap(),
     ];
     for plant in plants {
         let bed = new_bed();

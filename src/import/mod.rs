@@ -284,6 +284,8 @@ fn read(source: &Source, from: Option<Kind>) -> Result<(Kind, Found), ImportErro
     // Prose is no list, and neither is one of which most is something else.
     let (hosts, others) = found.hosts();
     let is_one = match kind {
+        // Its rules may come to nothing.
+        Kind::Squid if squid::has_names(text) => true,
         Kind::List | Kind::Squid | Kind::Smolvm => {
             hosts > 0 && (hosts >= others || from.is_some() || kind != Kind::List)
         }

@@ -1,6 +1,8 @@
 //! Squid's configuration: `acl NAME dstdomain …` lines are lists, and `http_access` lines say
 //! whether one is of what is allowed. `.name` stands for `name` and all below it.
 
+use std::collections::BTreeMap;
+
 use crate::manifest::{escaped, quoted};
 
 use super::found::{Entry, Found, Item, Said};
@@ -18,8 +20,20 @@ const OF_OTHERS: [&str; 6] = [
     "dst",
     "dstdomain_regex",
 ];
+/// Addresses that every client has.
+const EVERYTHING: [&str; 5] = ["all", "0.0.0.0/0", "0.0.0.0/0.0.0.0", "::/0", "0/0"];
 /// Words in the name of a list of what is to be kept out.
 const KEEPS_OUT: [&str; 6] = ["block", "black", "deny", "denied", "bad", "malware"];
+
+/// Whether a list of hosts' names is in it.
+pub(super) fn has_names(text: &str) -> bool {
+    let kind = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next().filter(|word| *word == "acl")?;
+        words.nth(1).map(|kind| OF_NAMES.contains(&kind))
+    };
+    text.lines().any(|line| kind(line) == Some(true))
+}
 
 pub(super) fn is(text: &str) -> bool {
     text.lines().any(|line| {
@@ -42,8 +56,9 @@ struct Acl<'a> {
     place: Place,
 }
 
-/// One `http_access` line.
+/// One `http_access` line: the first whose names all hold decides.
 struct Access<'a> {
+    line: usize,
     allows: bool,
     names: Vec<&'a str>,
 }
@@ -54,6 +69,8 @@ enum Use {
     /// Allowed, together with these others.
     Allow(Vec<String>),
     Deny,
+    /// Allowed less than it names, which no manifest can say: why.
+    Less(String),
 }
 
 pub(super) fn read(text: &str) -> Found {
@@ -62,6 +79,7 @@ pub(super) fn read(text: &str) -> Found {
     let Lines {
         acls,
         accesses,
+        wide,
         others: left,
     } = lines(text, joined);
     let mut found = Found::default();
@@ -79,27 +97,204 @@ pub(super) fn read(text: &str) -> Found {
             "no http_access line is there: its lists are taken for what is allowed".to_owned(),
         ));
     }
+    let mut rules = Rules::of(&acls, &wide);
+    rules.follow(&accesses);
+    found.head.append(&mut rules.said);
     for acl in acls {
-        let uses = uses(&acl, &accesses);
-        if OF_OTHERS.contains(&acl.kind) {
-            others(&acl, &uses, &mut found);
+        let uses = if accesses.is_empty() {
+            &[Use::Allow(Vec::new())]
         } else {
-            names(acl, &uses, &mut found);
+            rules.uses.get(acl.name).map_or(&[][..], Vec::as_slice)
+        };
+        if OF_OTHERS.contains(&acl.kind) {
+            others(&acl, uses, &mut found);
+        } else {
+            names(acl, uses, &mut found);
         }
     }
     found
+}
+
+/// What the `http_access` lines come to, one after the other.
+struct Rules<'a> {
+    /// The lists that a line can name: whether it is of hosts' names.
+    lists: BTreeMap<&'a str, bool>,
+    /// Lists that everything is in.
+    wide: &'a [&'a str],
+    uses: BTreeMap<&'a str, Vec<Use>>,
+    /// What is in none of these is denied by now.
+    within: Vec<&'a str>,
+    /// The line that denies everything that comes to it.
+    end: Option<usize>,
+    said: Vec<Said>,
+}
+
+/// The names of one line, by what they are.
+#[derive(Default)]
+struct Names<'a> {
+    hosts: Vec<&'a str>,
+    not_hosts: Vec<&'a str>,
+    conditions: Vec<&'a str>,
+}
+
+impl<'a> Rules<'a> {
+    fn of(acls: &[Acl<'a>], wide: &'a [&'a str]) -> Self {
+        let lists = acls
+            .iter()
+            .map(|acl| (acl.name, OF_NAMES.contains(&acl.kind)));
+        Self {
+            lists: lists.collect(),
+            wide,
+            uses: BTreeMap::new(),
+            within: Vec::new(),
+            end: None,
+            said: Vec::new(),
+        }
+    }
+
+    fn follow(&mut self, accesses: &[Access<'a>]) {
+        for access in accesses {
+            let names = self.names(access);
+            if let Some(end) = self.end {
+                if access.allows {
+                    let why = format!("line {end} has denied everything before it is allowed");
+                    self.each(&names.hosts, &Use::Less(why));
+                }
+            } else if access.allows {
+                self.allow(access, &names);
+            } else {
+                self.deny(access, &names);
+            }
+        }
+        // What no line decides is the contrary of the last.
+        if let Some(last) = accesses.last().filter(|it| !it.allows)
+            && self.end.is_none()
+        {
+            let rest = Access {
+                line: last.line,
+                allows: true,
+                names: Vec::new(),
+            };
+            self.allow(&rest, &Names::default());
+        }
+    }
+
+    fn is_wide(&self, name: &str) -> bool {
+        name == "all" || self.wide.contains(&name)
+    }
+
+    fn names(&self, access: &Access<'a>) -> Names<'a> {
+        let mut names = Names::default();
+        for name in access
+            .names
+            .iter()
+            .copied()
+            .filter(|name| !self.is_wide(name))
+        {
+            let list = name.trim_start_matches('!');
+            match (self.lists.get(list) == Some(&true), name == list) {
+                (true, true) => names.hosts.push(list),
+                (true, false) => names.not_hosts.push(list),
+                (false, _) => names.conditions.push(name),
+            }
+        }
+        names
+    }
+
+    fn each(&mut self, lists: &[&'a str], usage: &Use) {
+        for list in lists {
+            let uses = self.uses.entry(list).or_default();
+            // Said once.
+            if !uses.contains(usage) {
+                uses.push(usage.clone());
+            }
+        }
+    }
+
+    fn allow(&mut self, access: &Access<'a>, names: &Names<'a>) {
+        // A list of something else is told of where it is, as one that is allowed.
+        let others = |name: &&&str| self.lists.get(name.trim_start_matches('!')) == Some(&false);
+        let told: Vec<&str> = names.conditions.iter().filter(others).copied().collect();
+        self.each(&told, &Use::Allow(Vec::new()));
+        self.each(&names.not_hosts, &Use::Deny);
+        let lists = if names.hosts.is_empty() {
+            self.within.clone()
+        } else {
+            names.hosts.clone()
+        };
+        let mut together: Vec<&str> = lists.iter().chain(&self.within).copied().collect();
+        together.sort_unstable();
+        together.dedup();
+        match together[..] {
+            [] if told.is_empty() && names.not_hosts.is_empty() => {
+                self.said.push(Said::Note(format!(
+                    "line {} allows every host: not carried over",
+                    access.line
+                )));
+            }
+            [] => {}
+            [list] => {
+                let conditions = access.names.iter().filter(|it| **it != list);
+                let conditions = conditions.filter(|it| !self.is_wide(it));
+                let conditions = conditions.map(|it| escaped(it)).collect();
+                self.each(&[list], &Use::Allow(conditions));
+            }
+            _ => {
+                let all: Vec<String> = together.iter().map(|it| escaped(it)).collect();
+                let why = format!(
+                    "line {} allows what is in {} together, and a manifest has no such thing",
+                    access.line,
+                    all.join(" and ")
+                );
+                self.each(&lists, &Use::Less(why));
+            }
+        }
+    }
+
+    fn deny(&mut self, access: &Access<'a>, names: &Names<'a>) {
+        match (
+            &names.hosts[..],
+            &names.not_hosts[..],
+            &names.conditions[..],
+        ) {
+            ([], [], []) => self.end = Some(access.line),
+            // `deny !list` is how an allowlist is written.
+            ([], [list], []) => self.within.push(list),
+            ([], _, conditions) => {
+                let told = conditions.iter().map(|it| it.trim_start_matches('!'));
+                let told: Vec<&str> = told.filter(|it| self.lists.contains_key(it)).collect();
+                self.each(&told, &Use::Deny);
+                if told.len() < conditions.len() || !names.not_hosts.is_empty() {
+                    let all: Vec<String> = access.names.iter().map(|it| escaped(it)).collect();
+                    self.said.push(Said::Note(format!(
+                        "not carried over: the denial of {} (line {}), because a host is allowed for \
+                         everybody, at all times",
+                        all.join(" "),
+                        access.line
+                    )));
+                }
+            }
+            (hosts, ..) => {
+                let hosts = hosts.to_vec();
+                self.each(&hosts, &Use::Deny);
+            }
+        }
+    }
 }
 
 /// The lines of a configuration.
 struct Lines<'a> {
     acls: Vec<Acl<'a>>,
     accesses: Vec<Access<'a>>,
+    /// Names of lists that everything is in.
+    wide: Vec<&'a str>,
     /// Whatever else there is: the number and the first word of each.
     others: Vec<(usize, &'a str)>,
 }
 
 fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
-    let (mut acls, mut accesses, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut acls, mut accesses) = (Vec::new(), Vec::new());
+    let (mut wide, mut others) = (Vec::new(), Vec::new());
     let mut above = Vec::new();
     // A line that goes on takes as many of the text's as it has.
     let mut numbers = 0_usize;
@@ -125,6 +320,9 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                     others.push((number, "acl"));
                     continue;
                 };
+                if words.clone().any(|value| EVERYTHING.contains(&value)) && kind == "src" {
+                    wide.push(name);
+                }
                 if !OF_NAMES.contains(&kind) && !OF_OTHERS.contains(&kind) {
                     others.push((number, "acl"));
                     above.clear();
@@ -153,8 +351,11 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                         continue;
                     }
                 };
-                let names = words.filter(|name| *name != "all").collect();
-                accesses.push(Access { allows, names });
+                accesses.push(Access {
+                    line: number,
+                    allows,
+                    names: words.collect(),
+                });
             }
             Some(word) => others.push((number, word)),
         }
@@ -163,44 +364,9 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
     Lines {
         acls,
         accesses,
+        wide,
         others,
     }
-}
-
-/// What the `http_access` lines make of a list; without any it is allowed.
-fn uses(acl: &Acl, accesses: &[Access]) -> Vec<Use> {
-    if accesses.is_empty() {
-        return vec![Use::Allow(Vec::new())];
-    }
-    let mut uses = Vec::new();
-    for access in accesses {
-        for name in &access.names {
-            let (name, is_negated) = match name.strip_prefix('!') {
-                Some(name) => (name, true),
-                None => (*name, false),
-            };
-            if name != acl.name {
-                continue;
-            }
-            // `deny !list` is how an allowlist is written, and `allow !list` its contrary.
-            uses.push(if access.allows == is_negated {
-                Use::Deny
-            } else {
-                let others = access.names.iter().map(|other| escaped(other));
-                let others = others.filter(|other| other.trim_start_matches('!') != name);
-                Use::Allow(others.collect())
-            });
-            if access.allows != is_negated && !access.allows {
-                // A denial of all else says nothing of the others.
-                if let Some(Use::Allow(others)) = uses.last_mut() {
-                    others.clear();
-                }
-            }
-        }
-    }
-    // Said once.
-    uses.dedup();
-    uses
 }
 
 /// A list that names no hosts.
@@ -255,6 +421,7 @@ fn names(acl: Acl, uses: &[Use], found: &mut Found) {
             let place = here.clone();
             match usage {
                 Use::Deny => found.deny(value, place, Stars::WithName),
+                Use::Less(why) => found.leave(value, &place, why),
                 Use::Allow(_) if is_kept_out => {
                     let why = format!("by its name, {} is what is kept out", quoted(name));
                     found.leave(value, &place, &why);

@@ -90,7 +90,6 @@ fn where_nothing_is_known_it_is_said_what_was_looked_for() {
         "Dear all,\nplease find the hosts attached.\nRegards\n",
         "{\"permissions\": {\"allow\": [\"Bash(ls)\"]}}",
         "acl localnet port 443\n",
-        "acl l dstdomain a.x\nhttp_access allow all\n",
         "42",
     ] {
         let error = of(text).unwrap_err().to_string();
@@ -237,9 +236,57 @@ fn a_list_of_squids_is_what_its_access_lines_make_of_it() {
         ("http_access allow !l\nhttp_access allow other\n", &["b.y"]),
         ("http_access allow l\nhttp_access deny l\n", &[]),
         ("http_access allow localnet l\n", &["a.x"]),
+        // The first line that holds decides.
+        ("http_access deny all\nhttp_access allow l\n", &[]),
+        (
+            "acl any src 0.0.0.0/0\nhttp_access deny any\nhttp_access allow l\n",
+            &[],
+        ),
+        ("http_access deny !l\nhttp_access deny all\n", &[]),
+        (
+            "http_access deny !l\nhttp_access allow localnet\nhttp_access deny all\n",
+            &["a.x"],
+        ),
+        (
+            "http_access deny !l\nhttp_access allow other\nhttp_access deny all\n",
+            &[],
+        ),
+        (
+            "http_access deny !l\nhttp_access allow l\nhttp_access deny all\n",
+            &["a.x"],
+        ),
+        (
+            "http_access deny !l\nhttp_access deny !other\nhttp_access allow all\n",
+            &[],
+        ),
+        ("http_access allow l other\nhttp_access deny all\n", &[]),
+        (
+            "http_access allow l !other\nhttp_access deny all\n",
+            &["a.x"],
+        ),
+        ("http_access allow l\nhttp_access allow all\n", &["a.x"]),
     ] {
         let text = format!("{acl}{access}");
         assert_eq!(hosts(&text), wanted, "{text}\n{}", manifest(&text));
+    }
+    for (access, said) in [
+        (
+            "http_access deny all\nhttp_access allow l\n",
+            "line 3 has denied everything",
+        ),
+        (
+            "http_access allow l other\n",
+            "what is in l and other together",
+        ),
+        (
+            "http_access deny !worktime\nhttp_access allow l\n",
+            "the denial of !worktime (line 3)",
+        ),
+        ("http_access allow localnet\n", "line 3 allows every host"),
+        ("http_access allow all\n", "no http_access line uses \"l\""),
+    ] {
+        let made = manifest(&format!("{acl}{access}"));
+        assert!(made.contains(said), "{access}\n{made}");
     }
     assert_eq!(
         hosts("acl blocked_sites dstdomain a.x\nacl l dstdomain b.y\n"),

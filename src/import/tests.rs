@@ -200,6 +200,38 @@ fn the_first_rule_decides_where_it_does_there() {
 }
 
 #[test]
+fn what_would_take_a_parser_minutes_or_gigabytes_is_refused_before() {
+    let deep = format!(
+        "api_allowlist: {}{}\n",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let json = format!(
+        "{{\"sandbox\": {}{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let wide = format!(
+        "a: &a {}\napi_allowlist: [{}]\n",
+        "x".repeat(1_000_000),
+        ["*a"; 20_000].join(",")
+    );
+    let dashes = format!("api_allowlist:\n  {}x\n", "- ".repeat(100_000));
+    for (text, why) in [
+        (deep, "nested"),
+        (json, "nested"),
+        (dashes, "nested"),
+        (wide, "aliases"),
+    ] {
+        let error = of(&text).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    // A list of as many wildcards is a list.
+    let list = "*.a.example\n".repeat(20_000);
+    assert_eq!(hosts(&list), ["*.a.example"]);
+}
+
+#[test]
 fn lines_of_squids_that_are_no_lists_are_told_to_be_left_out() {
     let told = |text: &str| {
         let written = manifest(text);

@@ -7,8 +7,47 @@ use super::found::{Entry, Found};
 use super::host::Stars;
 use super::place::{Lines, Place};
 
+/// So many brackets within each other: more than any format has, and few enough for a parser
+/// that takes longer for each the deeper it is.
+const DEEPEST: usize = 256;
+/// What aliases may repeat, in bytes, were each of all there is before it.
+const MOST_REPEATED: usize = 64 << 20;
+
+/// Why a text is not given to the parser, which would take minutes or gigabytes for it.
+fn too_much(text: &str) -> Option<&'static str> {
+    let (mut depth, mut deepest, mut aliases) = (0_usize, 0, 0_usize);
+    let mut before = b' ';
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'*' if matches!(before, b' ' | b'\n' | b'[' | b',' | b'{') => aliases += 1,
+            _ => {}
+        }
+        before = byte;
+    }
+    let entries = |line: &str| {
+        line.trim_start()
+            .split_whitespace()
+            .take_while(|word| matches!(*word, "-" | "?"))
+            .count()
+    };
+    let deepest = deepest.max(text.lines().map(entries).max().unwrap_or(0));
+    if deepest > DEEPEST {
+        return Some("brackets are nested too deep");
+    }
+    let repeats = text.contains('&') && aliases.saturating_mul(text.len()) > MOST_REPEATED;
+    repeats.then_some("aliases repeat too much of it")
+}
+
 /// The document; else why it is none.
 pub(super) fn parse(text: &str) -> Result<Value, String> {
+    if let Some(why) = too_much(text) {
+        return Err(why.to_owned());
+    }
     let not_yaml = |error: serde_yaml::Error| format!("not YAML: {error}");
     let mut tree: Value = serde_yaml::from_str(text).map_err(not_yaml)?;
     tree.apply_merge().map_err(not_yaml)?;

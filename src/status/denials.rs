@@ -12,6 +12,7 @@ use crate::daemon::pipelock::redact::may_be_a_key;
 use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::{self, Advice, Asked, InForce, Kind, Met, Row};
 use crate::plain;
+use crate::policy;
 use crate::status::schema::Word;
 use crate::sys::files::Room;
 
@@ -381,8 +382,12 @@ pub fn command(denial: &Denial, places: &str) -> Option<String> {
     let kind = denial.kind.as_ref();
     let is_new = advice.is_some_and(|it| it.contains(refusals::ASKS));
     let host = denial.host.as_ref().filter(|host| {
-        // Whose labels are not told would be granted with all that is beside it.
-        is_new && kind == Some(&Word::Known(Kind::NotAllowed)) && !host.starts_with("*.")
+        // Whose labels are not told would be granted with all that is beside it. And the file may be
+        // another's: what is no host is no word to paste into a shell.
+        is_new
+            && kind == Some(&Word::Known(Kind::NotAllowed))
+            && !host.starts_with("*.")
+            && policy::normalize(host).is_ok()
     });
     host.map(|host| format!("sidecar-init grant {host}{places}"))
 }
@@ -1001,5 +1006,34 @@ mod tests {
         );
         let served = br#"{"event":"forward_http","method":"GET","url":"http://a.example/x","status_code":200,"size_bytes":7,"duration_ms":1.5}"#;
         assert!(parse(served).is_none());
+    }
+
+    #[test]
+    fn what_is_no_host_is_in_no_command_to_paste() {
+        let denial = |host: &str| Denial {
+            host: Some(host.to_owned()),
+            scanner: "allowlist".to_owned(),
+            reason: String::new(),
+            count: 1,
+            first_seen: String::new(),
+            last_seen: String::new(),
+            kind: Some(Word::Known(Kind::NotAllowed)),
+            verb: Cow::Borrowed("refused"),
+            means: String::new(),
+            advice: Some("was it meant? write a line".to_owned()),
+        };
+        let wanted = "sidecar-init grant a.example";
+        assert_eq!(command(&denial("a.example"), "").as_deref(), Some(wanted));
+        for host in [
+            "a.example; touch /tmp/x #",
+            "$(touch x)",
+            "`id`",
+            "--manifest=/etc/x",
+            "a.example\nreboot",
+            "*.example",
+            "",
+        ] {
+            assert_eq!(command(&denial(host), ""), None, "{host}");
+        }
     }
 }

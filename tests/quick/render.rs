@@ -273,9 +273,13 @@ proptest! {
 
     #[test]
     fn reads_yaml_as_another_reader_does(slug in "[a-z0-9+.xoe-]{1,6}") {
-        // A slug this reader takes for text is text to the other one too.
+        // A slug this reader takes for text is text to the other one too, but for binary numbers,
+        // which it alone has: YAML's core schema knows none.
         let manifest = format!("slug: {slug}\nbottle: {{}}\n");
-        if let Ok(judgement) = policy::read(manifest.as_bytes(), true, 0) {
+        let is_binary = slug.trim_start_matches(['+', '-']).starts_with("0b");
+        if let Ok(judgement) = policy::read(manifest.as_bytes(), true, 0)
+            && !is_binary
+        {
             let other: Value = serde_yaml::from_str(&manifest).unwrap();
             prop_assert_eq!(other["slug"].as_str(), Some(judgement.policy.slug.as_str()));
         }

@@ -214,7 +214,7 @@ fn what_would_take_a_parser_minutes_or_gigabytes_is_refused_before() {
     let wide = format!(
         "a: &a {}\napi_allowlist: [{}]\n",
         "x".repeat(1_000_000),
-        ["*a"; 20_000].join(",")
+        vec!["*a"; 20_000].join(",")
     );
     let dashes = format!("api_allowlist:\n  {}x\n", "- ".repeat(100_000));
     for (text, why) in [

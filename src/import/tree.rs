@@ -30,8 +30,7 @@ fn too_much(text: &str) -> Option<&'static str> {
         before = byte;
     }
     let entries = |line: &str| {
-        line.trim_start()
-            .split_whitespace()
+        line.split_whitespace()
             .take_while(|word| matches!(*word, "-" | "?"))
             .count()
     };

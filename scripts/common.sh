@@ -51,8 +51,9 @@ hint: install what your system calls these packages"
         fail "cannot install ${missing[*]}: apt-get failed, see above"
 }
 
-# Whether this Debian can install a package of that name; some are known and cannot.
-has_package() { apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'; }
+# Whether this Debian can install a package of that name; some are known and cannot. Not a pipe
+# into grep -q: that leaves early, and apt-cache fails for it.
+has_package() { [[ $(apt-cache policy "$1" 2>/dev/null) == *"  Candidate: "[!\(]* ]]; }
 
 # emulator ARCH: the file and the package of the QEMU that boots it.
 emulator() {

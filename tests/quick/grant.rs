@@ -1,19 +1,17 @@
 //! `grant`: a host is allowed for a time by an edit of the manifest that changes nothing else of
 //! it, and the command returns when that is in force.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::support::{Bed, Init, Place, init_program, skipped};
+use crate::support::{Bed, Init, Place, init_program, sha256, skipped};
 
 fn command(bed: &Bed, arguments: &[&str]) -> Command {
     let mut command = Command::new(init_program());
@@ -58,14 +56,6 @@ fn text(bed: &Bed) -> String {
     fs::read_to_string(bed.manifest()).unwrap()
 }
 
-fn sha256(path: PathBuf) -> String {
-    let mut hash = String::new();
-    for byte in Sha256::digest(fs::read(path).unwrap()) {
-        write!(hash, "{byte:02x}").unwrap();
-    }
-    hash
-}
-
 /// Whether what pipelock runs on has the host.
 fn allows(bed: &Bed, host: &str) -> bool {
     let config = fs::read_to_string(bed.path("run/pipelock.yaml")).unwrap();
@@ -97,7 +87,10 @@ fn a_grant_is_in_force_when_the_command_returns_and_gone_when_it_was_taken_back(
     );
     let status = init.status();
     assert_eq!(status["config"]["applied_generation"], 2);
-    assert_eq!(status["config"]["manifest_sha256"], sha256(bed.manifest()));
+    assert_eq!(
+        status["config"]["manifest_sha256"],
+        sha256(&fs::read(bed.manifest()).unwrap())
+    );
     assert_eq!(status["config"]["refused_sha256"], Value::Null);
     assert!(allows(bed, "new.example"));
     let after = text(bed);
@@ -278,7 +271,7 @@ fn another_start_that_reads_the_same_manifest_takes_it_up_as_well() {
     other.wait_for("the manifest with it is in force", |status| {
         let config = &status["config"];
         status["state"] == "ready"
-            && config["manifest_sha256"] == sha256(manifest.clone())
+            && config["manifest_sha256"] == sha256(&fs::read(&manifest).unwrap())
             && config["applied_generation"] == 1
     });
     assert!(allows(&other.bed, "b.example"));

@@ -255,7 +255,7 @@ pub struct Daemon {
     /// Whether the sandbox was read back from `/proc` and found as asked for.
     pub sandbox_verified: bool,
     /// What keeps a ready daemon from answering its probes as it should: busy,
-    /// overloaded, silent or not well, in a sentence.
+    /// overloaded, silent or not well, in a sentence; or from being ready, where that takes long.
     pub trouble: Option<String>,
     /// Since when it has used a quarter of a processor or more, as it does while it scans; RFC 3339.
     pub working_since: Option<String>,
@@ -286,7 +286,8 @@ pub struct Companion {
     pub failures: u64,
     /// Why it failed last, until it is ready again.
     pub error: Option<String>,
-    /// What keeps it from answering its probes as it should, while it is ready.
+    /// What keeps it from answering its probes as it should while it is ready, or from being
+    /// ready, where that takes long.
     pub trouble: Option<String>,
     /// Since when it has been ready without a break, RFC 3339.
     pub ready_since: Option<String>,

@@ -465,7 +465,11 @@ impl Companion {
         self.followed = None;
         match self.spawn(given, around) {
             Ok(()) => {
-                let nothing = Silence::because("it has not answered");
+                let nothing = Silence::because(if self.is_awaited() {
+                    "it has not said that it is ready"
+                } else {
+                    "it has not answered"
+                });
                 self.push(Event::Answered(Answer::Silent(nothing)));
                 // It announces nothing; what it is asked decides.
                 self.push(Event::Announced);

@@ -44,6 +44,10 @@ const READY_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two readiness probes before it has said so.
 const STARTING_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A start that takes longer is told why, and so often again: nobody waits for the deadline to
+/// learn of a wrong port.
+const SLOW_START: Duration = Duration::from_secs(10);
+
 /// The manifest's share of the timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
@@ -269,6 +273,9 @@ enum State {
         announced: bool,
         fit: bool,
         last: Silence,
+        /// When it is told next why it is not ready, and that, once it was.
+        tell_at: Instant,
+        trouble: Option<String>,
     },
     Ready {
         since: Instant,
@@ -538,10 +545,12 @@ impl Machine {
         )
     }
 
-    /// What keeps a ready daemon from answering as it should, in words.
+    /// What keeps a ready daemon from answering as it should, and one that takes its time from
+    /// being ready, in words.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
         match &self.state {
+            State::Starting { trouble, .. } => trouble.as_deref(),
             State::Ready { quiet, .. } => quiet.as_ref().map(|quiet| quiet.trouble.as_str()),
             _ => None,
         }
@@ -580,8 +589,9 @@ impl Machine {
             State::Starting {
                 deadline,
                 next_probe,
+                tell_at,
                 ..
-            } => earliest(Some(*deadline), *next_probe),
+            } => earliest(Some(*deadline.min(tell_at)), *next_probe),
             State::Ready {
                 next_probe, reload, ..
             } => match reload {
@@ -684,6 +694,8 @@ impl Machine {
             announced: false,
             fit: false,
             last: Silence::because("it has not announced itself"),
+            tell_at: now + SLOW_START,
+            trouble: None,
         };
         vec![Action::Spawn]
     }
@@ -951,6 +963,16 @@ impl Machine {
                     Some((failure, None)),
                     now,
                 )
+            }
+            State::Starting {
+                last,
+                tell_at,
+                trouble,
+                ..
+            } if now >= *tell_at => {
+                *tell_at = now + SLOW_START;
+                *trouble = Some(format!("not ready: {}", last.why));
+                vec![]
             }
             State::Starting { next_probe, .. } if next_probe.is_some_and(|at| now >= at) => {
                 *next_probe = None;

@@ -506,8 +506,32 @@ fn whoever_waits_for_one_that_never_becomes_ready_waits_and_a_stop_ends_them_all
     assert_eq!(daemon(&status, "notes")["state"], "waiting");
     assert_eq!(status["state"], "starting");
     assert_eq!(asked(agent, "http://canary.invalid/"), Some(403));
+    let trouble = trouble_of("gate", &mut init);
+    assert!(trouble.contains("Connection refused"), "{trouble}");
     let console = stop(init, Some(poller));
     assert!(!console.contains("notes begins"), "{console}");
+    assert!(console.contains(&format!("gate is {trouble}")), "{console}");
+}
+
+#[test]
+fn a_proxy_without_the_authority_it_promises_says_so_long_before_its_deadline() {
+    let [agent] = ports();
+    let daemons = egress(agent).replace("agent_proxy", "agent_ca: none.pem, agent_proxy");
+    let mut init = bed(&daemons).start(Place::Child);
+    let trouble = trouble_of("egress", &mut init);
+    assert!(trouble.contains("none.pem"), "{trouble}");
+    assert_eq!(init.status()["state"], "starting");
+    stop(init, None);
+}
+
+/// Why this one is not ready, once it is told.
+fn trouble_of(name: &str, init: &mut Init) -> String {
+    let status = init.wait_for("it is told why it is not ready", |status| {
+        daemon(status, name)["trouble"].is_string()
+    });
+    let trouble = daemon(&status, name)["trouble"].as_str().unwrap();
+    assert!(trouble.starts_with("not ready: "), "{trouble}");
+    trouble.to_owned()
 }
 
 #[test]

@@ -149,16 +149,22 @@ fn health_without_a_refused_canary_does_not_make_ready() {
 fn asks_again_until_the_start_deadline_and_then_replaces_the_daemon() {
     let mut bench = Bench::starting(TIMING);
     let begin = bench.now;
+    let mut told = 0;
     while bench.machine.phase() == Phase::Starting {
         let (_, actions) = bench.tick();
         if actions == [Action::ProbeFitness] {
             bench.step(Event::Answered(Answer::Silent(Silence::because(
                 "Connection refused",
             ))));
+        } else if actions.is_empty() {
+            told += 1;
+            assert_eq!(bench.now - begin, told * 10 * SECOND);
         } else {
             assert_eq!(actions, [Action::Terminate]);
         }
     }
+    // Why it is not ready, every ten seconds until then.
+    assert_eq!(told, 2);
     assert_eq!(bench.now - begin, START_DEADLINE);
     assert_eq!(bench.exit(), [Action::Spawn]);
     assert_eq!(
@@ -202,12 +208,17 @@ fn waits_longer_for_one_that_is_given_more_time_and_gives_that_up_after_five_tim
     for failures in 1..=5 {
         let begin = bench.now;
         while bench.machine.phase() == Phase::Starting {
+            // Ten seconds are long for a start: from then on it is told why.
+            let told = bench.now - begin >= 10 * SECOND;
+            let why = told.then_some("not ready: Connection refused");
+            assert_eq!(bench.machine.trouble(), why, "{:?}", bench.now - begin);
             let (_, actions) = bench.tick();
             if actions == [Action::ProbeFitness] {
                 let silence = Silence::because("Connection refused");
                 bench.step(Event::Answered(Answer::Silent(silence)));
             }
         }
+        assert_eq!(bench.machine.trouble(), None);
         assert_eq!(bench.now - begin, within);
         let mut actions = bench.exit();
         let why = Failure::NotReady(within, "Connection refused".to_owned());

@@ -277,6 +277,7 @@ fn more_names_than_there_are_users_share_none_at_any_time() {
     let [agent] = ports();
     let stays = egress(agent);
     let mut init = bed(&stays).start(Place::Child);
+    let poller = Poller::of(&init, Some(agent));
     let before = wait_all_ready(&mut init);
     let users = usize::try_from(FIRST_USER - LAST_USER + 1).unwrap();
     let mut given: HashSet<u64> = HashSet::new();
@@ -335,7 +336,7 @@ fn more_names_than_there_are_users_share_none_at_any_time() {
         });
         (left.count() == 7).then_some(())
     });
-    stop(init, None);
+    stop(init, Some(poller));
 }
 
 #[test]

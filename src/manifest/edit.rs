@@ -98,8 +98,12 @@ fn wanted(mut told: Vec<Told>, change: Change, is_meant: &dyn Fn(&str) -> bool) 
 /// Something to be written in the place of something.
 type Edit = (Range<usize>, String);
 
-fn apply(text: &str, mut edits: Vec<Edit>) -> Option<String> {
+fn put_in_order(edits: &mut [Edit]) {
     edits.sort_by_key(|(range, _)| (range.start, range.end));
+}
+
+fn apply(text: &str, mut edits: Vec<Edit>) -> Option<String> {
+    put_in_order(&mut edits);
     let mut after = String::with_capacity(text.len() + 256);
     let mut done = 0;
     for (range, new) in edits {
@@ -806,7 +810,7 @@ impl<'a> Page<'a> {
 
 /// Where two take away the same it is taken away once.
 fn merged(mut edits: Vec<Edit>) -> Vec<Edit> {
-    edits.sort_by_key(|(range, _)| (range.start, range.end));
+    put_in_order(&mut edits);
     let mut all: Vec<Edit> = Vec::with_capacity(edits.len());
     for (range, new) in edits {
         match all.last_mut() {

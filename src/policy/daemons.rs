@@ -169,7 +169,7 @@ impl Users {
     pub fn keep(&mut self, daemons: &mut [Daemon]) {
         // By the users that were given by its place in the file, a new one gets the next.
         let mut order: Vec<usize> = (0..daemons.len()).collect();
-        order.sort_by_key(|index| daemons.get(*index).map(|daemon| !daemon.user));
+        order.sort_unstable_by_key(|index| daemons.get(*index).map(|daemon| !daemon.user));
         let names: Vec<String> = daemons.iter().map(|daemon| daemon.name.clone()).collect();
         for index in order {
             if let Some(daemon) = daemons.get_mut(index) {

@@ -257,10 +257,9 @@ impl Filters {
     /// For this machine's architecture; a call by another one's numbers is fatal.
     pub fn compile(profile: Profile) -> Result<Self, FilterError> {
         let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
-        let mut by_arguments = BTreeMap::from([
-            (libc::SYS_prlimit64, limits_of_others()?),
-            (libc::SYS_clone, namespaces()?),
-        ]);
+        let mut by_arguments = BTreeMap::new();
+        by_arguments.insert(libc::SYS_prlimit64, limits_of_others()?);
+        by_arguments.insert(libc::SYS_clone, namespaces()?);
         by_arguments.extend(match profile {
             Profile::Pipelock => vec![
                 (libc::SYS_socket, foreign_sockets()?),

@@ -136,7 +136,7 @@ impl Roster {
         // In the order in which they begin; before it, those in whose places others come.
         let place = |it: &Companion| policy.daemons.iter().position(|new| new == it.wanted());
         self.companions
-            .sort_by_key(|it| place(it).filter(|_| !it.is_leaving()));
+            .sort_by_cached_key(|it| place(it).filter(|_| !it.is_leaving()));
     }
 
     /// From now on they are stopped, the last first. Asked again, whoever is stopping hears

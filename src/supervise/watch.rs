@@ -123,7 +123,7 @@ fn collect(path: &Path, levels: usize, marks: &mut Marks) {
     }
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.take(MOST_FILES).map(|it| it.path()).collect();
-    paths.sort();
+    paths.sort_unstable();
     for path in paths {
         if marks.len() < MOST_BELOW {
             collect(&path, levels - 1, marks);

@@ -18,19 +18,24 @@ install_horust() {
         say "NOT MEASURED: horust: it cannot be built, see above"
 }
 
-# Canonical's service manager; the Debian package of that name is a test server for ACME.
-install_pebble() {
-    [ ! -x "$tools/bin/pebble" ] || return 0
+# install_by_go NAME PACKAGE: what `bench/NAME` pins, built by Go.
+install_by_go() {
+    [ ! -x "$tools/bin/$1" ] || return 0
     if ! command -v go >/dev/null 2>&1; then
-        say "NOT MEASURED: pebble: it takes Go 1.22 or later to build, and there is no go"
+        say "NOT MEASURED: $1: it takes Go to build ($(sed -n 's/^go //p' "$root/bench/$1/go.mod") or later), and there is no go"
         return 0
     fi
-    say "building pebble"
+    say "building $1"
     mkdir -p "$tools/bin"
-    (cd "$root/bench/pebble" && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$tools/bin/pebble" \
-        github.com/canonical/pebble/cmd/pebble) ||
-        say "NOT MEASURED: pebble: it cannot be built, see above"
+    (cd "$root/bench/$1" && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o "$tools/bin/$1" "$2") ||
+        say "NOT MEASURED: $1: it cannot be built, see above"
 }
+
+# Canonical's service manager; the Debian package of that name is a test server for ACME.
+install_pebble() { install_by_go pebble github.com/canonical/pebble/cmd/pebble; }
+
+# Stripe's proxy for what goes out.
+install_smokescreen() { install_by_go smokescreen github.com/stripe/smokescreen; }
 
 # Not in every Debian; one that is on PATH is measured as well.
 install_s6_rc() {

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import bundle, machine, manifests, many, peers, report, running, starting
+from . import bundle, machine, manifests, many, peers, report, running, starting, traffic
 from .lab import Lab
 
 
@@ -44,6 +44,7 @@ def measure(lab, here, wanted):
         "9": lambda: [manifests.scaling(lab)],
         "10": lambda: [*vm(machine.times), *([] if lab.quick else [vm(machine.least_memory)])],
         "11": lambda: [manifests.instructions(lab, here)],
+        "12": lambda: traffic.measure(lab),
         "13": lambda: many.tunnels(lab),
         "14": lambda: bundle.measure(lab),
         "15": lambda: many.sidecars(lab),
@@ -62,7 +63,7 @@ def measure(lab, here, wanted):
             lines.append(line)
             print(report.details(line), flush=True)
         print(f"-- line {number}: {time.monotonic() - began:.0f} s\n", flush=True)
-    return sorted(lines, key=lambda line: (int(line.number.rstrip("bcdef")), line.number))
+    return sorted(lines, key=lambda line: report.place(line.number))
 
 
 def main():

@@ -242,7 +242,7 @@ def measure(lab):
     work = f"{lab.daemon_name} and seven small daemons, two chains that meet; configuration and CA lie there"
 
     def line(letter, title, short, unit):
-        return Line(f"14{letter}", title, unit, rival=S6, work=work, short=short)
+        return Line(f"14{letter}", title, unit, rival=S6, work=work, short=short, section="bundle")
 
     start = line("", "a bundle of eight daemons, exec of the init to the last one's first 200", "exec to all answering", "ms")
     again = line("b", "one of the eight killed to its next 200", "one killed to its next 200", "ms")

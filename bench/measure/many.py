@@ -116,6 +116,8 @@ def tunnels(lab):
     processor.short, wakes.short = "processor time of PID 1", "wake-ups of PID 1"
     daemon.short, memory.short = "processor time of pipelock", "resident memory of PID 1"
     lines = [processor, wakes, daemon, memory]
+    for line in lines:
+        line.section = "tunnels"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # pipelock has two descriptors to a tunnel, and others besides.
@@ -180,6 +182,7 @@ def sidecars(lab):
     shared.short, processor.short, wakes.short = "memory", "processor time, idle", "wake-ups, idle"
     lines = [shared, processor, wakes]
     for line in lines:
+        line.section = "many"
         line.apart = (f"{DAEMON}, under {peers.OURS}", f"{DAEMON}, under tini")
     tini = next((peer for peer in peers.PEERS if peer.name == "tini"), None)
     kinds = [(peers.OURS, None)]

@@ -18,14 +18,14 @@ from .result import spread
 WITH_PIPELOCK = {"1", "2", "3", "5", "6", "10"}
 # What it shows besides: line, and the picture's name there.
 SHOWN = {"2b": "ready.svg", "3": "recovery.svg", "6": "memory.svg"}
-# Lines that have a table of their own there, by its name: who is in them is in no other line.
-SECTIONS = {"13": "tunnels", "14": "bundle", "15": "many"}
 
 
 def number(value):
     """Three significant figures, and no more than that."""
     if value >= 100:
         return f"{value:,.0f}"
+    if 0 < value < 0.1:
+        return f"{value:.2g}"
     return f"{value:.3g}" if value >= 10 or value == int(value) else f"{value:.2f}"
 
 
@@ -76,8 +76,11 @@ def verdicts(line):
     )
 
 
-def number_of(line):
-    return re.match(r"\d+", line.number).group()
+def told_failure(line, name):
+    """What stands where a figure would."""
+    if name not in line.failures:
+        return ""
+    return "refused" if line.failures[name].startswith("refused") else "failed"
 
 
 def section(lines):
@@ -86,12 +89,12 @@ def section(lines):
 
     def cell(line, name):
         if name not in line.samples:
-            return "failed" if name in line.failures else ""
+            return told_failure(line, name)
         alone = name == peers.OURS or name in line.apart or peers.OURS not in line.samples
         times = None if alone else line.ratio(name, peers.OURS)
         return ("" if times is None else f"{number(times)} × · ") + number(line.median(name))
 
-    names = dict.fromkeys(name for line in lines for name in line.samples)
+    names = dict.fromkeys(name for line in lines for name in [*line.samples, *line.failures])
     ordered = [*(name for name in (peers.OURS,) if name in names), *(name for name in names if name != peers.OURS)]
     header = ["", *(f"{line.short}, {line.unit}" for line in lines)]
     notes = "".join(f"\n{note}\n" for line in lines for note in line.notes)
@@ -100,7 +103,7 @@ def section(lines):
 
 def summary(lines):
     """One table: every line, ours, every peer, the floor, who is in one line alone, the budgets."""
-    lines = [line for line in lines if number_of(line) not in SECTIONS]
+    lines = [line for line in lines if not line.section]
     names = [peer.name for peer in peers.PEERS if peer.program is not None]
     rows = [
         # What a line is held to is said once, in its first row.
@@ -268,6 +271,12 @@ def replace_block(document, name, replaced):
     return f"{before}{begin}\n{replaced(inside.strip()).strip()}\n{end}{after}"
 
 
+def place(number):
+    """Where a line stands among the others."""
+    digits, letter = re.fullmatch(r"(\d+)([a-z]?)", number).groups()
+    return int(digits), letter
+
+
 def line_of(row):
     """Where a row of the summary stands: the number of its line, and the letter."""
     found = re.match(r"\| (\d+)([a-z]?)\. ", row)
@@ -293,9 +302,11 @@ def renewed(table_there, lines, real):
 
 def sections(lines):
     """The lines that have tables of their own, by the names of these."""
-    return {
-        name: told for number, name in SECTIONS.items() if (told := [line for line in lines if number_of(line) == number])
-    }
+    told = {}
+    for line in lines:
+        if line.section:
+            told.setdefault(line.section, []).append(line)
+    return told
 
 
 def renew_document(document, lines, machine, missing, pictures, real, whole):

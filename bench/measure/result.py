@@ -52,6 +52,8 @@ class Line:
     work: str = ""
     # Its title above a column, where it has one.
     short: str = ""
+    # The table of its own in which it stands, where who is in it is in no other line.
+    section: str = ""
     # Figures that stand beside ours and are not compared with it.
     apart: tuple = ()
     # For figures of which more is better.

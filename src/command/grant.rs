@@ -665,7 +665,7 @@ impl<'a> Wait<'a> {
                     condition
                 } else {
                     let stays = match self.edit.nothing {
-                        None => "; what was written stays there",
+                        None => " what was written stays there",
                         Some(_) => "",
                     };
                     format!(

@@ -15,7 +15,6 @@ use std::rc::Rc;
 use self::trust::Extra;
 use crate::boot::clock;
 use crate::boot::mode::Mode;
-use crate::ca;
 use crate::cli::Paths;
 use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
@@ -23,7 +22,7 @@ use crate::manifest;
 use crate::policy::daemons::Daemon;
 use crate::policy::{self, Policy};
 use crate::sys::errand;
-use crate::sys::files::read_bounded_dated;
+use crate::sys::files::read_bounded;
 use crate::sys::memory;
 
 /// A configuration as the daemon is to run it.
@@ -115,8 +114,8 @@ pub fn without_marks(all: &[u8]) -> (&[u8], &[u8], &[u8]) {
 pub fn read(paths: &Paths) -> Vec<u8> {
     let available = memory::available();
     let limit = manifest::largest(available);
-    let (manifest, modified) = match read_bounded_dated(&paths.manifest, limit) {
-        Ok(read) => read,
+    let manifest = match read_bounded(&paths.manifest, limit) {
+        Ok(bytes) => bytes,
         Err(error) => {
             let why = match available {
                 Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
@@ -144,8 +143,6 @@ pub fn read(paths: &Paths) -> Vec<u8> {
     let given = credentials::names(&credentials::directory(&paths.manifest));
     errand::add_part(&mut read, given.join("\0").as_bytes());
     errand::add_part(&mut read, render::hash(&manifest).as_bytes());
-    let modified = ca::rfc3339_to_the_nanosecond(modified);
-    errand::add_part(&mut read, modified.as_bytes());
     read.extend(manifest);
     read
 }
@@ -169,9 +166,8 @@ struct Parts<'a> {
     warnings: &'a [u8],
     /// The names of those who are given credentials, in the same way.
     given: &'a [u8],
-    /// The manifest's SHA-256, and when it was changed last.
+    /// The manifest's SHA-256.
     sha256: &'a [u8],
-    modified: &'a [u8],
     manifest: &'a [u8],
 }
 
@@ -187,27 +183,22 @@ fn parts(read: &[u8]) -> Option<Parts<'_>> {
     let (roots, rest) = errand::first_part(rest)?;
     let (warnings, rest) = errand::first_part(rest)?;
     let (given, rest) = errand::first_part(rest)?;
-    let (sha256, rest) = errand::first_part(rest)?;
-    let (modified, manifest) = errand::first_part(rest)?;
+    let (sha256, manifest) = errand::first_part(rest)?;
     Some(Parts {
         kind,
         roots,
         warnings,
         given,
         sha256,
-        modified,
         manifest,
     })
 }
 
-/// The SHA-256 of the manifest that was read, and when it was changed last, where it was read.
+/// The SHA-256 of the manifest that was read, where it was.
 #[must_use]
-pub fn which_manifest(read: &[u8]) -> Option<(String, String)> {
-    let Parts {
-        sha256, modified, ..
-    } = parts(read)?;
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    (!sha256.is_empty()).then(|| (text(sha256), text(modified)))
+pub fn manifest_sha256(read: &[u8]) -> Option<String> {
+    let sha256 = parts(read)?.sha256;
+    (!sha256.is_empty()).then(|| String::from_utf8_lossy(sha256).into_owned())
 }
 
 /// What is told where keys of the manifest are for another place than this.

@@ -271,6 +271,7 @@ mod tests {
             crate::status::schema::FILE,
             crate::status::report::FILE,
             crate::status::denials::FILE,
+            crate::status::metrics::FILE,
             crate::daemon::pipelock::CONFIG,
         ] {
             assert!(name.contains('.'), "{name}");

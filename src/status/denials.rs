@@ -13,6 +13,7 @@ use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::{self, Advice, Asked, InForce, Kind, Met, Row};
 use crate::plain;
 use crate::policy;
+use crate::status::metrics::Refused;
 use crate::status::schema::Word;
 use crate::sys::files::Room;
 
@@ -120,6 +121,7 @@ pub struct Denials {
     /// Clients refuse what the CA signs, whatever they trust: its time is over.
     ca_is_over: bool,
     total: u64,
+    of_each_kind: Refused,
     /// Apart from the counters: what is searched for every denial lies together.
     hashes: Vec<u64>,
     counters: Vec<Counter>,
@@ -139,6 +141,8 @@ impl Denials {
             in_force: InForce::default(),
             ca_is_over: false,
             total: 0,
+            // The commonest is there from the start, at none: a rate begins there.
+            of_each_kind: vec![(Some(Kind::NotAllowed), 0)],
             hashes: Vec::new(),
             counters: Vec::new(),
             unwritten: false,
@@ -187,6 +191,12 @@ impl Denials {
         self.total += 1;
         self.unwritten = true;
         let (scanner, row) = (refusal.scanner(), refusal.row());
+        let of_kind = row.map(|row| row.kind);
+        let mut known = self.of_each_kind.iter_mut();
+        match known.find(|(kind, _)| *kind == of_kind) {
+            Some((_, count)) => *count += 1,
+            None => self.of_each_kind.push((of_kind, 1)),
+        }
         let reason = refusal.reason_by(row);
         let named = refusal.host();
         let host = named.and_then(|host| {
@@ -293,6 +303,12 @@ impl Denials {
                 _ => advice.as_ref().map(Advice::text),
             },
         }
+    }
+
+    /// How many there were of each kind, none forgotten.
+    #[must_use]
+    pub fn of_each_kind(&self) -> &Refused {
+        &self.of_each_kind
     }
 
     /// What the file says.

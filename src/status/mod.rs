@@ -9,6 +9,7 @@ pub mod denials;
 pub mod export;
 pub mod for_agents;
 mod last_words;
+pub mod metrics;
 pub mod notify;
 pub mod report;
 pub mod reporter;
@@ -20,6 +21,6 @@ pub mod told;
 pub use last_words::record_internal_error;
 pub use reporter::{Reporter, While};
 pub use schema::{
-    Ca, CaSource, Companion, Config, FILE, Granted, LastExit, Outcome, Port, Revocation, Stage,
-    State, Status, Validity, Word,
+    Ca, CaSource, Companion, FILE, Granted, LastExit, Outcome, Port, Revocation, Stage, State,
+    Status, Validity, Word,
 };

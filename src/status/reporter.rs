@@ -24,7 +24,7 @@ use crate::status::for_agents;
 use crate::status::notify::Notifier;
 use crate::status::schema::{FILE, Outcome, SCHEMA, Stage, StageTime, State, Status, Word};
 use crate::status::teller::{self, Teller};
-use crate::status::{last_words, report};
+use crate::status::{last_words, metrics, report};
 use crate::sys::claim::Claim;
 use crate::sys::console::console;
 use crate::sys::files::{Access, FileError, Mark, Room};
@@ -283,6 +283,9 @@ impl Reporter {
             .as_ref()
             .map(|run| teller::write(run, name, text.as_bytes()));
         if let Some(export) = &mut self.export {
+            let now = crate::boot::clock::now();
+            let numbers = metrics::text(&self.status, self.denials.of_each_kind(), now);
+            export.tell(metrics::FILE, Content::Text(numbers.into()));
             export.tell(name, Content::Text(text.into()));
         }
         let error = written.and_then(Result::err).map(|it| it.to_string());
@@ -654,7 +657,6 @@ mod tests {
             applied_generation: u64::MAX,
             reloads: u64::MAX,
             manifest_sha256: Some(sentence()),
-            manifest_modified: Some(sentence()),
             refused_sha256: Some(sentence()),
             desired_sha256: Some(sentence()),
             applied_sha256: Some(sentence()),

@@ -321,8 +321,6 @@ pub struct Config {
     pub manifest_sha256: Option<String>,
     /// SHA-256 of the one that was read after that, where it cannot be used.
     pub refused_sha256: Option<String>,
-    /// When the one of these that was read last had been changed, as its file system says.
-    pub manifest_modified: Option<String>,
     /// Times the manifest was read again because somebody asked.
     pub reloads: u64,
     /// SHA-256 of the configuration that is wanted.
@@ -332,11 +330,10 @@ pub struct Config {
 }
 
 impl Config {
-    fn texts(&mut self) -> [&mut Option<String>; 5] {
+    fn hashes(&mut self) -> [&mut Option<String>; 4] {
         [
             &mut self.manifest_sha256,
             &mut self.refused_sha256,
-            &mut self.manifest_modified,
             &mut self.desired_sha256,
             &mut self.applied_sha256,
         ]
@@ -775,7 +772,7 @@ impl Status {
         let port = port.iter_mut().flat_map(Port::texts);
         let known = [slug, listen, ready_since]
             .into_iter()
-            .chain(config.texts());
+            .chain(config.hashes());
         known
             .flatten()
             .chain(warnings)

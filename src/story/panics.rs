@@ -48,7 +48,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
     use std::process::Command;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use serde_json::Value;
 
@@ -58,6 +58,7 @@ mod tests {
     use crate::sys::files::Room;
 
     const DIRECTORY: &str = "SIDECAR_PANICS_IN";
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Not a test: what the one below executes.
     #[test]
@@ -72,14 +73,21 @@ mod tests {
         reporter.tell_in(&room, None).unwrap();
         reporter.finish_stages();
         reporter.state_reached(status::State::Ready, false);
-        reporter.publish();
+        assert!(reporter.tell_export());
+        let numbers = Path::new(&directory).join("export/metrics.prom");
+        let end = Instant::now() + PATIENCE;
+        while !numbers.is_file() {
+            assert!(Instant::now() < end, "nobody tells the export");
+            reporter.tick(Instant::now());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         panic!("of all things");
     }
 
     #[test]
     fn a_panic_takes_back_what_the_status_said() {
         let directory = std::env::temp_dir().join(format!("sidecar-panic-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        fs::create_dir_all(directory.join("export")).unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -90,8 +98,18 @@ mod tests {
             .output()
             .unwrap();
         let told = fs::read(directory.join(status::FILE)).unwrap();
+        // Told by a process of its own, which is not waited for for ever.
+        let numbers = directory.join("export/metrics.prom");
+        let end = Instant::now() + PATIENCE;
+        while numbers.exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let numbers = numbers.exists();
+        let exported = fs::read(directory.join("export/status.json"));
         fs::remove_dir_all(&directory).unwrap();
         assert_eq!(output.status.code(), Some(70), "{output:?}");
+        assert_eq!(exported.unwrap(), told);
+        assert!(!numbers, "they say that it is ready");
         let told: Value = serde_json::from_slice(&told).unwrap();
         assert_eq!(told["state"], "failed");
         assert_eq!(told["outcome"], "failed");

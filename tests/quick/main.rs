@@ -44,6 +44,7 @@ mod line;
 mod lockdown;
 mod machine;
 mod manifest;
+mod metrics;
 mod mounted;
 mod names;
 mod operator;

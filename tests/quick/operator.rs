@@ -138,7 +138,8 @@ fn an_extra_root_is_in_the_bundle_and_a_changed_manifest_changes_the_files() {
 
 #[test]
 fn nothing_of_an_earlier_start_stays_in_the_export() {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
+        "metrics.prom",
         "pipelock-ca.pem",
         "ca-bundle.pem",
         "client.env",
@@ -157,7 +158,8 @@ fn nothing_of_an_earlier_start_stays_in_the_export() {
     for name in NAMES {
         let left = fs::read_to_string(end.bed.path("run/export").join(name)).unwrap_or_default();
         assert_ne!(left, "stale", "{name}");
-        let written = ["status.json", "report.json", "denials.json"].contains(&name);
+        let written =
+            ["status.json", "report.json", "denials.json", "metrics.prom"].contains(&name);
         assert!(left.is_empty() || written, "{name}: {left}");
     }
 }

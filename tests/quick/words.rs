@@ -48,7 +48,7 @@ fn assert_secretive(name: &str, text: &[u8]) {
 fn told(bed: &Bed) -> Vec<(String, Vec<u8>)> {
     let mut told = Vec::new();
     for place in ["run", "run/export"] {
-        for file in ["status.json", "denials.json", "report.json"] {
+        for file in ["status.json", "denials.json", "report.json", "metrics.prom"] {
             let name = format!("{place}/{file}");
             told.extend(fs::read(bed.path(&name)).map(|text| (name, text)));
         }

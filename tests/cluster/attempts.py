@@ -1,5 +1,6 @@
 """Tries each of the attempts in its argument, a JSON list of [name, kind, address, port], all at
-once, and prints what came of each as a JSON object: "answered: …" or why not.
+once, and prints what came of each as a JSON object: "answered: …" or why not. Without an argument
+it tries what it reads, one in a line and one after the other, and prints of each a line.
 
 Kinds: tcp (connects), udp (sends, waits for an answer), dns (a query, over UDP), dns-tcp, icmp (an
 echo, by an unprivileged socket). A socket that cannot be had at all is "NOT TRIED: …".
@@ -53,14 +54,22 @@ def attempt(kind, address, port):
         return f"answered: {len(it.recv(2048))} bytes"
 
 
+def outcome(kind, address, port):
+    try:
+        return attempt(kind, address, port)
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def main():
+    if len(sys.argv) == 1:
+        for line in sys.stdin:
+            print(outcome(*json.loads(line)[1:]), flush=True)
+        return
     results = {}
 
     def run(name, kind, address, port):
-        try:
-            results[name] = attempt(kind, address, port)
-        except OSError as error:
-            results[name] = f"{type(error).__name__}: {error}"
+        results[name] = outcome(kind, address, port)
 
     threads = [threading.Thread(target=run, args=each) for each in json.loads(sys.argv[1])]
     for thread in threads:

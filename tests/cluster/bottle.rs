@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use microvm::ScratchDir;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine: the kubelet's period is a minute or two.
@@ -108,6 +109,11 @@ impl Bottle {
 
     /// Its directory alone.
     pub fn make(slug: &str, manifest: &str) -> Self {
+        Self::make_of(slug, manifest, |text| text)
+    }
+
+    /// The same, with what is common to all bottles edited.
+    pub fn make_of(slug: &str, manifest: &str, edit: impl Fn(String) -> String) -> Self {
         let scratch = ScratchDir::new().unwrap();
         let objects = scratch.join("bottles");
         let copied = Command::new("cp")
@@ -121,6 +127,7 @@ impl Bottle {
             .unwrap()
             .replace("registry.example/sidecar-init", "localhost/sidecar-init")
             .replace("registry.example/my-agent", "localhost/agent");
+        let text = edit(text);
         // What an agent may not do without root, but may be allowed to: else ICMP is not tried.
         let patched = format!(
             "{text}patches:
@@ -250,6 +257,11 @@ impl Bottle {
         }
     }
 
+    /// The process of this name in the one Pod of a component.
+    pub fn process(&self, component: &str, name: &str) -> Pid {
+        process(&self.pod(component), name)
+    }
+
     /// What the sidecar reports.
     pub fn status(&self) -> Value {
         let said = self.try_kubectl(&[
@@ -262,6 +274,37 @@ impl Bottle {
         ]);
         serde_json::from_slice(&said.stdout).unwrap_or_else(|_| panic!("{}", both(&said)))
     }
+}
+
+/// Whether this process is in the Pod's one container.
+pub fn is_in(pod: &Value, pid: Pid) -> bool {
+    let container = pod["status"]["containerStatuses"][0]["containerID"]
+        .as_str()
+        .unwrap();
+    let container = container.rsplit('/').next().unwrap();
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|group| group.contains(container))
+}
+
+/// The process on the node that has this name and is in the Pod.
+pub fn process(pod: &Value, name: &str) -> Pid {
+    find_process(pod, name, "comm", |comm| comm.trim() == name)
+}
+
+/// The one with this in its arguments.
+pub fn process_of(pod: &Value, argument: &str) -> Pid {
+    find_process(pod, argument, "cmdline", |line| line.contains(argument))
+}
+
+fn find_process(pod: &Value, what: &str, file: &str, is_it: impl Fn(&str) -> bool) -> Pid {
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let pid = Pid::from_raw(pid);
+        (is_it(&text) && is_in(pod, pid)).then_some(pid)
+    });
+    let found: Vec<Pid> = all.collect();
+    assert_eq!(found.len(), 1, "{what}: {found:?}");
+    found[0]
 }
 
 /// What an agent saw while something was done to its bottle: requests one after the other, from

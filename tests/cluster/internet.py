@@ -2,7 +2,8 @@
 ports 80 and 8080, the same over TLS on 443, an echo on UDP 53 and 9999 and TCP 53.
 
 Usage: internet.py DIRECTORY, where the CA of its certificate is (ca.pem, ca.key). Each
-answer is the server's own address and the client's; each is told on standard output.
+answer is the server's own address, and the host and the authorization that it was asked with; each is told
+on standard output.
 """
 
 import http.server
@@ -20,7 +21,7 @@ class Page(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         here = self.connection.getsockname()
-        body = f"internet {here[0]}:{here[1]} {self.headers['Host']}\n".encode()
+        body = f"internet {here[0]}:{here[1]} {self.headers['Host']} {self.headers['Authorization']}\n".encode()
         if self.path == "/stream":
             # A stream that ends when its reader does.
             self.send_response(200)

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::bottle::{
-    Bottle, MANIFEST, Watch, both, cluster, kubectl, longest_gap, path, say, try_kubectl, wait_for,
+    Bottle, MANIFEST, Watch, both, cluster, kubectl, longest_gap, path, process, say, try_kubectl,
+    wait_for,
 };
 
 /// The manifest with another host allowed, or without the first.
@@ -21,24 +21,6 @@ const LESS: &str = "version: 1
 slug: @
 bottle: {egress: {routes: [{host: other.test}]}}
 ";
-
-/// The process on the node that has this name and is in the Pod.
-fn process(pod: &Value, name: &str) -> Pid {
-    let container = pod["status"]["containerStatuses"][0]["containerID"]
-        .as_str()
-        .unwrap();
-    let container = container.rsplit('/').next().unwrap();
-    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let place = format!("/proc/{pid}");
-        let comm = fs::read_to_string(format!("{place}/comm")).ok()?;
-        let group = fs::read_to_string(format!("{place}/cgroup")).ok()?;
-        (comm.trim() == name && group.contains(container)).then_some(pid)
-    });
-    let found: Vec<i32> = all.collect();
-    assert_eq!(found.len(), 1, "{name}: {found:?}");
-    Pid::from_raw(found[0])
-}
 
 fn restarts(pod: &Value) -> i64 {
     pod["status"]["containerStatuses"][0]["restartCount"]
@@ -101,31 +83,25 @@ fn a_changed_manifest_reaches_the_running_sidecar_sooner_when_its_pod_is_told() 
         let stamp = format!("sidecar/told={}", bottle.status()["config"]["generation"]);
         bottle.kubectl(&["annotate", "--overwrite", "pod", &name, &stamp]);
     };
+    // The time from this manifest's apply until a request for the host comes to the code.
+    let applied = |manifest: &str, told: bool, host: &str, code: u32| {
+        bottle.write(manifest);
+        bottle.apply();
+        let began = Instant::now();
+        if told {
+            tell(&bottle);
+        }
+        let url = format!("http://{host}/");
+        wait_for(&format!("{url} comes to {code}"), || {
+            (bottle.request(&url) == code).then_some(())
+        });
+        began.elapsed()
+    };
     // Told: the kubelet looks after a Pod whose annotations have changed.
-    bottle.write(MORE);
-    bottle.apply();
-    let began = Instant::now();
-    tell(&bottle);
-    wait_for("the added host is allowed", || {
-        (bottle.request("http://other.test/") == 200).then_some(())
-    });
-    let added = began.elapsed();
-    bottle.write(LESS);
-    bottle.apply();
-    let began = Instant::now();
-    tell(&bottle);
-    wait_for("the removed host is refused", || {
-        (bottle.request("http://internet.test/") == 403).then_some(())
-    });
-    let removed = began.elapsed();
+    let added = applied(MORE, true, "other.test", 200);
+    let removed = applied(LESS, true, "internet.test", 403);
     // Not told: within the kubelet's period.
-    bottle.write(MANIFEST);
-    bottle.apply();
-    let began = Instant::now();
-    wait_for("the removed host is refused", || {
-        (bottle.request("http://other.test/") == 403).then_some(())
-    });
-    let alone = began.elapsed();
+    let alone = applied(MANIFEST, false, "other.test", 403);
     say(&format!(
         "  a host added {:.1} s, removed {:.1} s after the Pod was annotated; removed {:.1} s after the apply alone",
         added.as_secs_f64(),
@@ -135,22 +111,15 @@ fn a_changed_manifest_reaches_the_running_sidecar_sooner_when_its_pod_is_told() 
     assert!(added < Duration::from_secs(15) && removed < Duration::from_secs(15));
     // A manifest that cannot be used is said, and changes nothing.
     let generation = bottle.status()["config"]["generation"].clone();
+    let unusable =
+        serde_json::json!({"data": {"manifest.yaml": "version: 1\nslugg: [\n"}}).to_string();
     bottle.kubectl(&[
-        "create",
+        "patch",
         "configmap",
-        "unusable",
-        "--from-literal=manifest.yaml=version: 1\nslug: x\nbottle: {egres: 1}\n",
+        "sidecar-manifest",
+        "--patch",
+        &unusable,
     ]);
-    let unusable = bottle.kubectl(&[
-        "get",
-        "configmap",
-        "unusable",
-        "-o",
-        "jsonpath={.data.manifest\\.yaml}",
-    ]);
-    let patch = serde_json::json!({"data": {"manifest.yaml": format!("{unusable}  slugg: [\n")}})
-        .to_string();
-    bottle.kubectl(&["patch", "configmap", "sidecar-manifest", "--patch", &patch]);
     tell(&bottle);
     let (status, _) = wait_for("the broken manifest is told", || {
         let status = bottle.status();

@@ -9,6 +9,8 @@
 )]
 
 mod bottle;
+mod companions;
 mod life;
 mod many;
+mod observed;
 mod packets;

@@ -55,6 +55,11 @@ container_arch() {
     esac
 }
 
+# What every file of an image is dated with: 1980, as what is older is no time to some programs
+# (mitmproxy never loads an add-on of 1970, and says nothing; no ZIP archive holds it).
+# shellcheck disable=SC2034 # of those who read this
+readonly FILES_EPOCH=315532800
+
 # The seconds since 1970 that a build is dated with, the same wherever it is built:
 # SOURCE_DATE_EPOCH, or the time of the commit, or else what src/boot/clock.rs falls back to.
 build_epoch() {

@@ -48,7 +48,7 @@ codes! {
     /// (`EX_CANTCREAT`)
     CannotWrite = 73, "a file could not be written";
     /// (`EX_TEMPFAIL`)
-    NotInForce = 75, "grant: written, and not in force within the time";
+    NotInForce = 75, "grant: not in force within the time";
     /// (`EX_CONFIG`)
     CaUnusable = 78, "the CA pair is unusable";
     NotExecutable = 126, "the daemon is not executable";

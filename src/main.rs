@@ -10,6 +10,7 @@
 mod no_unwind;
 
 use std::ffi::{CStr, OsString, c_char, c_int};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::libc;
@@ -70,14 +71,8 @@ fn obey(arguments: Vec<OsString>) -> u8 {
         Command::Watch(options) => command::watch(&options),
         Command::Grant(options) => command::grant(&options),
         Command::Control(options) => command::control(&options),
-        Command::Help => {
-            print!("{}", cli::help());
-            Ok(())
-        }
-        Command::Version => {
-            print!("{}", cli::version());
-            Ok(())
-        }
+        Command::Help => command::print_as_it_is(&cli::help()),
+        Command::Version => command::print_as_it_is(&cli::version()),
     };
     match result {
         Ok(()) => ExitCode::Success.number(),
@@ -92,6 +87,7 @@ fn fail(code: ExitCode, text: &str) -> u8 {
     } else {
         "sidecar-init: "
     };
-    eprintln!("{prefix}{}", plain::lines(text));
+    // Whatever it cannot be written for, the code says what is so.
+    let _ = writeln!(io::stderr(), "{prefix}{}", plain::lines(text));
     code.number()
 }

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use self::trust::Extra;
 use crate::boot::clock;
 use crate::boot::mode::Mode;
+use crate::ca;
 use crate::cli::Paths;
 use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
@@ -22,7 +23,7 @@ use crate::manifest;
 use crate::policy::daemons::Daemon;
 use crate::policy::{self, Policy};
 use crate::sys::errand;
-use crate::sys::files::read_bounded;
+use crate::sys::files::read_bounded_dated;
 use crate::sys::memory;
 
 /// A configuration as the daemon is to run it.
@@ -114,8 +115,8 @@ pub fn without_marks(all: &[u8]) -> (&[u8], &[u8], &[u8]) {
 pub fn read(paths: &Paths) -> Vec<u8> {
     let available = memory::available();
     let limit = manifest::largest(available);
-    let manifest = match read_bounded(&paths.manifest, limit) {
-        Ok(bytes) => bytes,
+    let (manifest, modified) = match read_bounded_dated(&paths.manifest, limit) {
+        Ok(read) => read,
         Err(error) => {
             let why = match available {
                 Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
@@ -143,6 +144,8 @@ pub fn read(paths: &Paths) -> Vec<u8> {
     let given = credentials::names(&credentials::directory(&paths.manifest));
     errand::add_part(&mut read, given.join("\0").as_bytes());
     errand::add_part(&mut read, render::hash(&manifest).as_bytes());
+    let modified = ca::rfc3339_to_the_nanosecond(modified);
+    errand::add_part(&mut read, modified.as_bytes());
     read.extend(manifest);
     read
 }
@@ -166,8 +169,9 @@ struct Parts<'a> {
     warnings: &'a [u8],
     /// The names of those who are given credentials, in the same way.
     given: &'a [u8],
-    /// The manifest's SHA-256.
+    /// The manifest's SHA-256, and when it was changed last.
     sha256: &'a [u8],
+    modified: &'a [u8],
     manifest: &'a [u8],
 }
 
@@ -183,22 +187,27 @@ fn parts(read: &[u8]) -> Option<Parts<'_>> {
     let (roots, rest) = errand::first_part(rest)?;
     let (warnings, rest) = errand::first_part(rest)?;
     let (given, rest) = errand::first_part(rest)?;
-    let (sha256, manifest) = errand::first_part(rest)?;
+    let (sha256, rest) = errand::first_part(rest)?;
+    let (modified, manifest) = errand::first_part(rest)?;
     Some(Parts {
         kind,
         roots,
         warnings,
         given,
         sha256,
+        modified,
         manifest,
     })
 }
 
-/// The SHA-256 of the manifest that was read, where it was.
+/// The SHA-256 of the manifest that was read, and when it was changed last, where it was read.
 #[must_use]
-pub fn manifest_sha256(read: &[u8]) -> Option<String> {
-    let sha256 = parts(read)?.sha256;
-    (!sha256.is_empty()).then(|| String::from_utf8_lossy(sha256).into_owned())
+pub fn which_manifest(read: &[u8]) -> Option<(String, String)> {
+    let Parts {
+        sha256, modified, ..
+    } = parts(read)?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (!sha256.is_empty()).then(|| (text(sha256), text(modified)))
 }
 
 /// What is told where keys of the manifest are for another place than this.

@@ -212,3 +212,10 @@ pub fn rfc3339(unix_seconds: u64) -> String {
     DateTime::from_unix_duration(Duration::from_secs(unix_seconds))
         .map_or_else(|_| format!("@{unix_seconds}"), |time| time.to_string())
 }
+
+/// The same to the nanosecond, of when a file was changed; 1970 for what is before.
+#[must_use]
+pub fn rfc3339_to_the_nanosecond((seconds, nanoseconds): (i64, i64)) -> String {
+    let time = rfc3339(u64::try_from(seconds).unwrap_or_default());
+    format!("{}.{nanoseconds:09}Z", time.trim_end_matches('Z'))
+}

@@ -1,7 +1,7 @@
 //! `ca`: generates a pair where there is none, checks the one there, completes one that was cut
 //! off.
 
-use super::print;
+use super::print_done;
 use crate::ca::{self, authority};
 use crate::cli::Paths;
 use crate::exit::StartError;
@@ -33,7 +33,7 @@ pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
         (Some(_), None) => return Err(authority::half(&paths.cert, &paths.key)),
         (None, Some(key)) => ("completed", authority::complete(paths, &key)?),
     };
-    print(&format!(
+    print_done(&format!(
         "{verb}: {}, SHA-256 {}, valid from {} until {}\n  certificate {}\n  key         {}\n",
         facts.subject,
         facts.fingerprint_sha256,
@@ -41,9 +41,9 @@ pub fn generate_or_check_ca(paths: &Paths) -> Result<(), StartError> {
         ca::rfc3339(facts.not_after),
         paths.cert.display(),
         paths.key.display()
-    ))?;
+    ));
     for warning in &facts.warnings {
-        print(&format!("warning: {}: {warning}\n", paths.cert.display()))?;
+        print_done(&format!("warning: {}: {warning}\n", paths.cert.display()));
     }
     Ok(())
 }

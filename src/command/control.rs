@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::patience::Patience;
 use super::status::condition;
-use super::{below, print};
+use super::{below, print_done};
 use crate::cli::ControlOptions;
 use crate::exit::{ExitCode, StartError};
 use crate::status::told::{Condition, StatusFile};
@@ -75,10 +75,9 @@ pub fn control(options: &ControlOptions) -> Result<(), StartError> {
 type Outcome = Result<String, (ExitCode, String)>;
 
 fn say(outcome: Outcome) -> Result<(), StartError> {
-    match outcome {
-        Ok(words) => print(&format!("{words}\n")),
-        Err((code, why)) => Err(StartError::new(code, below(&why, "  "))),
-    }
+    let words = outcome.map_err(|(code, why)| StartError::new(code, below(&why, "  ")))?;
+    print_done(&format!("{words}\n"));
+    Ok(())
 }
 
 /// What `request` has come to by the newest status, if it has: `before` is the status from

@@ -2,16 +2,16 @@
 //! the sidecar's status says that this very manifest is in force. Touches files.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::difference::difference;
 use super::patience::Patience;
 use super::status::condition;
-use super::{LOOK_INTERVAL, below, granted, missing, print};
+use super::{LOOK_INTERVAL, below, granted, missing, print, print_done};
 use crate::boot::clock;
 use crate::bottle::alone;
-use crate::ca::rfc3339;
+use crate::ca::{rfc3339, rfc3339_to_the_nanosecond};
 use crate::cli::{End, GrantOptions};
 use crate::daemon::pipelock::reload::{self, Plan};
 use crate::daemon::pipelock::render;
@@ -21,8 +21,8 @@ use crate::manifest::{self, MAX_BYTES, quoted};
 use crate::plain;
 use crate::policy::{self, Policy, grants, matching};
 use crate::status::told::{Condition, StatusError, StatusFile};
-use crate::status::{Granted, State, Status, Word};
-use crate::sys::files::{FileError, Original, Room, lock_directory};
+use crate::status::{Config, Granted, State, Status, Word};
+use crate::sys::files::{EditLock, FileError, Original, Room};
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,11 @@ type Refusal = (ExitCode, String);
 /// Grants a host, or takes its grant back, and waits until that is so.
 pub fn grant(options: &GrantOptions) -> Result<(), StartError> {
     let said = work(options).map_err(|(code, why)| StartError::new(code, below(&why, "  ")))?;
-    print(&said)
+    if options.dry_run {
+        return print(&said);
+    }
+    print_done(&said);
+    Ok(())
 }
 
 /// The story: what is wanted, whether somebody is there to take it up, the edit, the wait.
@@ -50,17 +54,17 @@ fn work(options: &GrantOptions) -> Result<String, Refusal> {
     let place = Place::of(&options.manifest)?;
     if options.dry_run {
         let (bytes, _) = place.read()?;
-        return Ok(match plan(&bytes, &wish, now, &place.shown)? {
-            Planned::Nothing(words) => format!("{words}\n"),
-            Planned::Edit(edit) => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                difference(&place.shown, &text(&bytes), &text(&edit.bytes))
-            }
-        });
+        let edit = plan(&bytes, &wish, now, &place.shown)?;
+        if let Some(words) = edit.nothing {
+            return Ok(format!("{words}\n"));
+        }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        return Ok(difference(&place.shown, &text(&bytes), &text(&edit.bytes)));
     }
     let patience = Patience::of(options.timeout_seconds);
     let read = || patience.read(&options.run_dir).map(|(file, _)| file);
-    let nobody = absence(&read());
+    let before = read();
+    let nobody = absence(&before);
     // What nobody can prove is not allowed; what is to end ends all the same.
     if let Some(why) = &nobody
         && wish.until.is_some()
@@ -68,29 +72,24 @@ fn work(options: &GrantOptions) -> Result<String, Refusal> {
         let why = format!("{why}\nnothing was changed");
         return Err((ExitCode::DaemonUnavailable, why));
     }
-    let lock = place.lock(&patience)?;
-    let edit = match place.edit(&wish)? {
-        Planned::Nothing(words) => return Ok(format!("{words}\n")),
-        Planned::Edit(edit) => edit,
-    };
-    // Whoever else waits for it may go on while the sidecar is waited for.
-    drop(lock);
+    let edit = place.edit(&wish, &patience)?;
     if let Some(why) = nobody {
-        let why = format!(
-            "{} was changed, and nobody is there to take it up: {why}",
-            place.shown
-        );
+        let done = edit
+            .nothing
+            .unwrap_or(format!("{} was changed", place.shown));
+        let why = format!("{done}, and nobody is there to take it up: {why}");
         return Err((ExitCode::DaemonUnavailable, why));
     }
-    let mut wait = Wait::of(&wish, &edit);
+    let before = before.map_or_else(|_| Before::default(), |file| Before::of(&file.status));
+    let mut wait = Wait::of(&wish, &edit, before);
     loop {
+        wait.look_at(&place)?;
         let found = read();
         if let Ok(file) = &found
             && let Some(outcome) = wait.outcome(file)
         {
             return outcome.map(|words| format!("{words}{}\n", edit.more));
         }
-        wait.look_at(&place)?;
         if patience.is_over() {
             return Err(wait.too_long(&found, options.timeout_seconds, &place.shown));
         }
@@ -166,15 +165,10 @@ impl Wish {
 }
 
 /// What is to be done to a manifest.
-#[derive(Debug, PartialEq, Eq)]
-enum Planned {
-    /// Nothing, for this reason.
-    Nothing(String),
-    Edit(Edit),
-}
-
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Edit {
+    /// That nothing is, and why: what is wanted is so already. It is to be in force all the same.
+    nothing: Option<String>,
     bytes: Vec<u8>,
     /// The SHA-256 of those.
     sha256: String,
@@ -184,15 +178,25 @@ struct Edit {
     more: String,
 }
 
+impl Edit {
+    fn nothing(bytes: &[u8], words: String) -> Self {
+        Self {
+            nothing: Some(words),
+            sha256: render::hash(bytes),
+            ..Self::default()
+        }
+    }
+}
+
 /// What the wish makes of a manifest of this name; it is judged before and after. Pure.
-fn plan(bytes: &[u8], wish: &Wish, now: u64, name: &str) -> Result<Planned, Refusal> {
+fn plan(bytes: &[u8], wish: &Wish, now: u64, name: &str) -> Result<Edit, Refusal> {
     let invalid = |refused: policy::Refused, then: &str| {
         let why = format!("{}\n{then}", refused.in_words(name));
         (ExitCode::ManifestInvalid, why)
     };
     let judged = policy::read(bytes, false, now)
         .map_err(|it| invalid(it, "it was so before, and nothing was changed"))?;
-    let policy = judged.policy;
+    let (policy, noted) = (judged.policy, judged.notes);
     let host = &wish.host;
     let (allowlist, passthrough) = policy.lasting();
     let routed = matching::allows_entry(allowlist, host);
@@ -203,10 +207,11 @@ fn plan(bytes: &[u8], wish: &Wish, now: u64, name: &str) -> Result<Planned, Refu
             let passed = policy::grants::as_passed(host)
                 .all(|host| matching::passes_entry(passthrough, &host));
             if routed && !granted && (passed || !wish.passthrough) {
-                return Ok(Planned::Nothing(format!(
+                let words = format!(
                     "{host} is allowed already, and without an end{}: nothing was changed",
                     by_route(bytes, host, name)
-                )));
+                );
+                return Ok(Edit::nothing(bytes, words));
             }
             Change::Grant(edit::Grant {
                 host,
@@ -236,20 +241,25 @@ fn plan(bytes: &[u8], wish: &Wish, now: u64, name: &str) -> Result<Planned, Refu
         Plan::Nothing | Plan::Reload => false,
     };
     let still = wish.until.is_none() && matching::allows_entry(&judged.policy.allowlist, host);
-    let more = if still {
-        format!(
+    let mut more = String::new();
+    if still {
+        more = format!(
             "\n{host} stays allowed{}",
             by_anything(bytes, &judged.policy, host, name)
-        )
-    } else {
-        String::new()
-    };
-    Ok(Planned::Edit(Edit {
+        );
+    }
+    for note in &judged.notes {
+        if noted.iter().all(|known| known.message != note.message) {
+            more += &format!("\nnote: {}", note.display(name));
+        }
+    }
+    Ok(Edit {
+        nothing: None,
         sha256: render::hash(&after),
         bytes: after,
         revokes,
         more,
-    }))
+    })
 }
 
 /// What is said of a host whose grant is to be taken back, and that has none.
@@ -259,10 +269,10 @@ fn not_granted(
     routed: bool,
     host: &str,
     name: &str,
-) -> Result<Planned, Refusal> {
+) -> Result<Edit, Refusal> {
     if !matching::allows_entry(&policy.allowlist, host) {
         let words = format!("{host} is not granted, nor allowed otherwise: nothing was changed");
-        return Ok(Planned::Nothing(words));
+        return Ok(Edit::nothing(bytes, words));
     }
     let hint = if routed {
         "take away that line: what is allowed without an end is nobody's grant"
@@ -356,39 +366,50 @@ impl Place {
             .map_err(missing)
     }
 
-    /// Until it is dropped no other `grant` edits what is in this directory.
-    fn lock(&self, patience: &Patience) -> Result<File, Refusal> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
+    /// Until it is dropped no other `grant` edits this file.
+    fn lock(
+        &self,
+        original: &Original,
+        wish: &Wish,
+        patience: &Patience,
+    ) -> Result<EditLock<'_>, Refusal> {
         loop {
-            match lock_directory(directory) {
+            match self.room.lock_to_edit(&self.name, original) {
                 Ok(Some(lock)) => return Ok(lock),
                 Ok(None) if patience.is_over() => {
                     let why = format!("another edits {}, and has not come to an end", self.shown);
                     return Err((ExitCode::NotInForce, why));
                 }
                 Ok(None) => std::thread::sleep(LOOK_INTERVAL),
-                Err(error) => return Err((ExitCode::CannotWrite, error.to_string())),
+                Err(error) => return Err(Self::unwritten(&error, wish)),
             }
         }
     }
 
     /// Makes the change, judged, in place of what is there.
-    fn edit(&self, wish: &Wish) -> Result<Planned, Refusal> {
+    fn edit(&self, wish: &Wish, patience: &Patience) -> Result<Edit, Refusal> {
         // Whoever edits it by hand meanwhile does not do so for ever.
-        const TRIES: usize = 8;
+        const TRIES: usize = 9;
+        // Whoever else waits for it may go on while the sidecar is waited for.
+        let mut lock = None;
         for _ in 0..TRIES {
             let (bytes, original) = self.read()?;
-            let edit = match plan(&bytes, wish, clock::now(), &self.shown)? {
-                Planned::Edit(edit) if edit.bytes != bytes => edit,
-                planned => return Ok(planned),
-            };
+            let edit = plan(&bytes, wish, clock::now(), &self.shown)?;
+            if edit.nothing.is_some() || edit.bytes == bytes {
+                return Ok(edit);
+            }
             // A mount of the file, not of its name: nothing can take its place.
             if let Some(why) = alone::warning(&self.path) {
                 let why = format!("{why}\nor on the host: {}", wish.by_hand());
                 return Err((ExitCode::CannotWrite, why));
             }
+            // What is there once nobody else edits it is another, maybe.
+            if lock.is_none() {
+                lock = Some(self.lock(&original, wish, patience)?);
+                continue;
+            }
             match self.room.replace(&self.name, &edit.bytes, &original) {
-                Ok(true) => return Ok(Planned::Edit(edit)),
+                Ok(true) => return Ok(edit),
                 Ok(false) => {}
                 Err(error) => return Err(Self::unwritten(&error, wish)),
             }
@@ -407,6 +428,9 @@ impl Place {
             ),
             ErrorKind::PermissionDenied => {
                 "run this as the manifest's owner, or as root".to_owned()
+            }
+            ErrorKind::IsADirectory => {
+                "nothing was changed; whoever put that directory there can remove it".to_owned()
             }
             _ => "nothing was changed".to_owned(),
         };
@@ -429,45 +453,99 @@ fn absence(found: &Result<StatusFile, StatusError>) -> Option<String> {
     }
 }
 
+/// What the status said before anything was changed, which may have been true for long.
+#[derive(Debug, Default)]
+struct Before {
+    /// The manifest that was used.
+    sha256: Option<String>,
+    /// The generation of a revocation that was over.
+    revoked: Option<u64>,
+}
+
+impl Before {
+    fn of(status: &Status) -> Self {
+        let revoked = status.revocation.as_ref();
+        let revoked = revoked.filter(|it| it.done_at.is_some());
+        Self {
+            sha256: status.config.manifest_sha256.clone(),
+            revoked: revoked.map(|it| it.generation),
+        }
+    }
+}
+
+/// A manifest that stood in its place.
+#[derive(Default)]
+struct Known {
+    /// Whether it has what is wanted.
+    has: bool,
+    /// When it had been changed, each time that it stood there. The bytes of a revocation may be those of
+    /// an older manifest, which the sidecar may still be about to leave for one in between.
+    modified: Vec<String>,
+}
+
 /// Waits until a manifest is in force.
 struct Wait<'a> {
     wish: &'a Wish,
     edit: &'a Edit,
-    /// The SHA-256 of a manifest that was there since, and whether it has what is wanted.
-    known: HashMap<String, bool>,
+    before: Before,
+    /// What was there since, by its SHA-256.
+    known: HashMap<String, Known>,
     /// The generation that was the first to have it.
     taken: Option<u64>,
 }
 
 impl<'a> Wait<'a> {
-    fn of(wish: &'a Wish, edit: &'a Edit) -> Self {
+    fn of(wish: &'a Wish, edit: &'a Edit, before: Before) -> Self {
+        let written = Known {
+            has: true,
+            modified: Vec::new(),
+        };
         Self {
             wish,
             edit,
-            known: HashMap::from([(edit.sha256.clone(), true)]),
+            before,
+            known: HashMap::from([(edit.sha256.clone(), written)]),
             taken: None,
         }
     }
 
-    /// Whether a manifest with this SHA-256 has what is wanted.
-    fn is_so(&self, sha256: Option<&String>) -> bool {
-        sha256.is_some_and(|it| self.known.get(it) == Some(&true))
+    /// Whether what was read is a manifest that stood there since, and has what is wanted.
+    fn is_so(&self, sha256: Option<&String>, config: &Config) -> bool {
+        let known = sha256.and_then(|it| self.known.get(it));
+        known.filter(|it| it.has).is_some_and(|known| {
+            match &config.manifest_modified {
+                Some(read) => known.modified.iter().any(|it| is_one_time(it, read)),
+                // Of an older sidecar-init: what it used before proves nothing.
+                None => sha256 != self.before.sha256.as_ref(),
+            }
+        })
     }
 
     /// Another may have been put there since, by whoever grants something else.
     fn look_at(&mut self, place: &Place) -> Result<(), Refusal> {
         // One that cannot be read is about to be replaced.
-        let Ok((bytes, _)) = place.read() else {
+        let Ok((bytes, original)) = place.read() else {
             return Ok(());
         };
-        let sha256 = render::hash(&bytes);
-        if !self.known.contains_key(&sha256) {
-            let judged = policy::read(&bytes, false, clock::now());
-            let has = judged.is_ok_and(|it| self.wish.is_in(&it.policy));
-            self.known.insert(sha256.clone(), has);
+        let (wish, edit) = (self.wish, self.edit);
+        let known = self.known.entry(render::hash(&bytes));
+        let known = known.or_insert_with(|| {
+            let now = clock::now();
+            let has = if edit.nothing.is_some() {
+                plan(&bytes, wish, now, &place.shown).is_ok_and(|it| it.nothing.is_some())
+            } else {
+                policy::read(&bytes, false, now).is_ok_and(|it| wish.is_in(&it.policy))
+            };
+            Known {
+                has,
+                ..Known::default()
+            }
+        });
+        let modified = rfc3339_to_the_nanosecond(original.modified());
+        if !known.modified.contains(&modified) {
+            known.modified.push(modified);
         }
-        let has = self.known.get(&sha256) == Some(&true);
-        if has {
+        if known.has {
             return Ok(());
         }
         let why = format!(
@@ -481,19 +559,20 @@ impl<'a> Wait<'a> {
     fn outcome(&mut self, file: &StatusFile) -> Option<Result<String, Refusal>> {
         let (status, host) = (&file.status, &self.wish.host);
         let config = &status.config;
-        if self.is_so(config.refused_sha256.as_ref()) {
+        if self.is_so(config.refused_sha256.as_ref(), config) {
             let why = status.manifest_error.as_deref().unwrap_or("it is not used");
-            let why = format!("{why}\nthe manifest was written, and the sidecar does not use it");
+            let why = format!("{why}\n{}, and the sidecar does not use it", self.done());
             return Some(Err((ExitCode::ManifestInvalid, why)));
         }
         let over = absence_of(file);
-        if !self.is_so(config.manifest_sha256.as_ref()) {
-            return over.map(|why| Err((ExitCode::DaemonUnavailable, written_but(&why))));
+        if !self.is_so(config.manifest_sha256.as_ref(), config) {
+            return over.map(|why| Err((ExitCode::DaemonUnavailable, self.done_but(&why))));
         }
         let generation = config.generation;
         let taken = *self.taken.get_or_insert(generation);
         let revocation = status.revocation.as_ref();
-        let revocation = revocation.filter(|it| self.edit.revokes && it.generation >= taken);
+        let is_ours = |generation| generation >= taken && Some(generation) > self.before.revoked;
+        let revocation = revocation.filter(|it| self.edit.revokes && is_ours(it.generation));
         if let (None, Some(done)) = (
             self.wish.until,
             revocation.and_then(|it| it.done_at.as_ref()),
@@ -503,7 +582,14 @@ impl<'a> Wait<'a> {
             )));
         }
         if let Some(why) = over {
-            return Some(Err((ExitCode::DaemonUnavailable, written_but(&why))));
+            return Some(Err((ExitCode::DaemonUnavailable, self.done_but(&why))));
+        }
+        let is_applied = config.applied_generation >= generation;
+        if let Some(words) = &self.edit.nothing {
+            // What is not allowed needs nobody who serves.
+            let is_idle = self.wish.until.is_none() || file.is(State::Ready);
+            let settled = is_applied && is_idle || file.is(State::Halted);
+            return settled.then(|| Ok(words.clone()));
         }
         let words = match self.in_words(status) {
             Ok(words) => words,
@@ -514,7 +600,7 @@ impl<'a> Wait<'a> {
                 "{words}: generation {generation} is read, and in force once it is resumed"
             )));
         }
-        let settled = file.is(State::Ready) && config.applied_generation >= generation;
+        let settled = file.is(State::Ready) && is_applied;
         settled.then(|| {
             Ok(format!(
                 "{words}: generation {generation} is in force, and the canary was refused again"
@@ -546,6 +632,15 @@ impl<'a> Wait<'a> {
         ))
     }
 
+    /// What was done, for a sentence that goes on.
+    fn done(&self) -> &str {
+        self.edit.nothing.as_deref().unwrap_or("written")
+    }
+
+    fn done_but(&self, why: &str) -> String {
+        format!("{}, and nobody is there to take it up: {why}", self.done())
+    }
+
     /// Why it is given up.
     fn too_long(
         &self,
@@ -554,17 +649,35 @@ impl<'a> Wait<'a> {
         shown: &str,
     ) -> Refusal {
         let why = match found {
-            Err(error) => return (ExitCode::DaemonUnavailable, written_but(&error.to_string())),
+            Err(error) => {
+                return (
+                    ExitCode::DaemonUnavailable,
+                    self.done_but(&error.to_string()),
+                );
+            }
             Ok(file) if file.status.config.manifest_sha256.is_none() => {
                 "its status does not say which manifest it uses".to_owned()
             }
-            Ok(file) if self.is_so(file.status.config.manifest_sha256.as_ref()) => condition(file),
-            Ok(file) => format!(
-                "{}; it has not read that manifest\nhint: is {shown} the one it follows? what was written stays there",
-                condition(file)
-            ),
+            Ok(file) => {
+                let config = &file.status.config;
+                let condition = condition(file);
+                if self.is_so(config.manifest_sha256.as_ref(), config) {
+                    condition
+                } else {
+                    let stays = match self.edit.nothing {
+                        None => " what was written stays there",
+                        Some(_) => "",
+                    };
+                    format!(
+                        "{condition}; it has not read that manifest\nhint: is {shown} the one it follows?{stays}"
+                    )
+                }
+            }
         };
-        let why = format!("written, and not in force within {seconds} s: {why}");
+        let why = format!(
+            "{}, and not in force within {seconds} s: {why}",
+            self.done()
+        );
         (ExitCode::NotInForce, why)
     }
 }
@@ -578,8 +691,10 @@ fn absence_of(file: &StatusFile) -> Option<String> {
     gone.then(|| condition(file))
 }
 
-fn written_but(why: &str) -> String {
-    format!("written, and nobody is there to take it up: {why}")
+/// Whether two times to the nanosecond are one, of which a share may have shortened one.
+fn is_one_time(one: &str, other: &str) -> bool {
+    let [one, other] = [one, other].map(|it| it.trim_end_matches(['0', 'Z']));
+    one.starts_with(other) || other.starts_with(one)
 }
 
 #[cfg(test)]
@@ -602,11 +717,61 @@ mod tests {
             bytes: Vec::new(),
             sha256: "new".to_owned(),
             revokes,
-            more: String::new(),
+            ..Edit::default()
         };
         let status = format!(r#"{{"schema":1,"boot_id":"one",{fields}}}"#);
         let file = StatusFile::parse(status.as_bytes()).unwrap();
-        Wait::of(wish, &edit).outcome(&file)
+        Wait::of(wish, &edit, Before::default()).outcome(&file)
+    }
+
+    #[test]
+    fn bytes_that_were_in_force_before_are_so_again_when_the_file_that_has_them_now_was_read() {
+        let status = |revocation: &str, read_at: &str| {
+            let text = format!(
+                r#"{{"schema":2,"boot_id":"one","state":"ready",{revocation}"config":{{"generation":4,"applied_generation":4,"manifest_sha256":"new"{read_at}}}}}"#
+            );
+            StatusFile::parse(text.as_bytes()).unwrap()
+        };
+        let at = |time: &str| format!(r#","manifest_modified":"{time}""#);
+        let (old, new) = (
+            "2026-11-26T10:00:00.123456789Z",
+            "2026-11-26T10:00:01.500000000Z",
+        );
+        let revoked = r#""revocation":{"generation":4,"hosts":["x"],"done_at":"long ago"},"#;
+        let edit = Edit {
+            sha256: "new".to_owned(),
+            revokes: true,
+            ..Edit::default()
+        };
+        let wish = wish(None);
+        let before = Before::of(&status(revoked, &at(old)).status);
+        let mut wait = Wait::of(&wish, &edit, before);
+        let known = wait.known.get_mut("new").unwrap();
+        known.modified.push(new.to_owned());
+        assert_eq!(wait.outcome(&status(revoked, &at(old))), None);
+        // Nor does one that does not say which file it was.
+        assert_eq!(wait.outcome(&status(revoked, "")), None);
+        let words = "b.example is granted no more: generation 4 is in force, and the canary was refused again";
+        assert_eq!(
+            wait.outcome(&status(revoked, &at(new))),
+            Some(Ok(words.to_owned())),
+            "an older revocation is none of this one"
+        );
+    }
+
+    #[test]
+    fn a_time_that_a_share_has_shortened_is_the_same() {
+        let full = "2026-11-26T10:00:30.123456700Z";
+        for (other, is_one) in [
+            (full, true),
+            ("2026-11-26T10:00:30.000000000Z", true),
+            ("2026-11-26T10:00:30.123456000Z", true),
+            ("2026-11-26T10:00:30.123457000Z", false),
+            ("2026-11-26T10:00:03.000000000Z", false),
+        ] {
+            assert_eq!(is_one_time(full, other), is_one, "{other}");
+            assert_eq!(is_one_time(other, full), is_one, "{other}");
+        }
     }
 
     #[test]

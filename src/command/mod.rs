@@ -16,14 +16,18 @@ mod status;
 mod watch;
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags};
 
 use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
 use crate::plain;
 use crate::status::export;
 use crate::sys::files::FileError;
+use crate::sys::signals::wait;
 
 pub use ca::generate_or_check_ca;
 pub use check::{check, check_as_json};
@@ -68,9 +72,30 @@ fn print(text: &str) -> Result<(), StartError> {
     print_as_it_is(&plain::lines(text))
 }
 
-fn print_as_it_is(text: &str) -> Result<(), StartError> {
+/// The same where it needs no care.
+pub fn print_as_it_is(text: &str) -> Result<(), StartError> {
     // Whoever reads no more has seen enough.
     write(text).map(drop)
+}
+
+/// Says what was done. It is, whether or not standard output takes that: the exit code says so, and
+/// standard error why nothing else does.
+fn print_done(text: &str) {
+    if let Err(error) = print(text) {
+        let text = plain::lines(text);
+        let _ = write!(
+            io::stderr(),
+            "sidecar-init: {error}; it is so all the same:\n{text}"
+        );
+    }
+}
+
+/// Waits for so long; false, at once, where nobody reads standard output any more.
+fn rest(time: Duration) -> bool {
+    let output = io::stdout();
+    let mut output = [PollFd::new(output.as_fd(), PollFlags::empty())];
+    wait(&mut output, Some(time));
+    output.iter().all(|it| it.any() != Some(true))
 }
 
 /// To standard output; false once nobody reads it.

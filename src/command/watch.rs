@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::patience::Patience;
 use super::screen::{self, Heard, Screen, picture};
 use super::status::condition;
-use super::{LOOK_INTERVAL, below, places, write};
+use super::{LOOK_INTERVAL, below, places, rest, write};
 use crate::boot::clock;
 use crate::ca::rfc3339;
 use crate::cli::WatchOptions;
@@ -51,7 +51,9 @@ pub fn watch(options: &WatchOptions) -> Result<(), StartError> {
             }
         }
         watched.last = Some(now);
-        std::thread::sleep(LOOK_INTERVAL * 5);
+        if !rest(LOOK_INTERVAL * 5) {
+            return Ok(());
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use saphyr_parser::Event;
+use saphyr_parser::{Event, ScalarStyle};
 
 use super::events::{Events, UNKNOWN};
 use super::scalar::{Kind, Scalar};
@@ -56,6 +56,9 @@ pub fn edited(bytes: &[u8], change: Change, is_meant: &dyn Fn(&str) -> bool) -> 
     let mark = bytes.get(..bytes.len() - text.len())?;
     let page = Page::read(text)?;
     let edits = page.edits(change, is_meant)?;
+    if page.is_open && edits.iter().any(|(range, _)| range.start == text.len()) {
+        return None;
+    }
     let after = apply(text, edits)?;
     let is_so = after.len() + mark.len() <= MAX_BYTES
         && Page::read(&after)?.told() == wanted(page.told(), change, is_meant)
@@ -210,11 +213,16 @@ struct Walk<'a> {
     events: Events<'a>,
     /// Where what is written of the document ends, so far.
     reached: usize,
+    /// Whether the last value so far is a block scalar, of which the line feed is a part.
+    ends_in_block: bool,
 }
 
 impl<'a> Walk<'a> {
     fn next(&mut self) -> Option<(Event<'a>, Range<usize>)> {
         let (event, _) = self.events.next()?.ok()?;
+        if let Event::Scalar(_, style, ..) = &event {
+            self.ends_in_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+        }
         Some((event, self.events.span()))
     }
 
@@ -227,7 +235,7 @@ impl<'a> Walk<'a> {
             Event::Scalar(text, style, ..) => {
                 let scalar = Scalar {
                     text: text.into(),
-                    plain: style == saphyr_parser::ScalarStyle::Plain,
+                    plain: style == ScalarStyle::Plain,
                     at: Position::default(),
                 };
                 let span = self.written(span, &scalar);
@@ -329,6 +337,8 @@ struct Page<'a> {
     grants: Option<(Node, Node)>,
     /// Where the document ends.
     end: usize,
+    /// What is written behind that becomes a part of the last value.
+    is_open: bool,
 }
 
 impl<'a> Page<'a> {
@@ -338,6 +348,7 @@ impl<'a> Page<'a> {
             text,
             events: Events::of(text),
             reached: 0,
+            ends_in_block: false,
         };
         walk.next()?;
         let (Event::DocumentStart(_), _) = walk.next()? else {
@@ -371,6 +382,7 @@ impl<'a> Page<'a> {
             last: last?,
             grants,
             end: if explicit { span.start } else { text.len() },
+            is_open: walk.ends_in_block && !text.ends_with('\n'),
         })
     }
 
@@ -569,6 +581,12 @@ impl<'a> Page<'a> {
                 let feed = self.line_feed(self.last.1.end);
                 let line = style.between_braces(grant);
                 let new = format!("{indent}{KEY}:{feed}{indent}  - {line}");
+                if self.is_open {
+                    let key = self.last.0.start;
+                    self.indentation(key)?;
+                    let at = self.line_start(key);
+                    return Some(vec![(at..at, format!("{new}{feed}"))]);
+                }
                 let before = self.text.get(..self.end)?;
                 Some(vec![if before.ends_with('\n') {
                     (self.end..self.end, format!("{new}{feed}"))
@@ -1004,6 +1022,37 @@ mod tests {
     const NOON: u64 = 1_795_608_000;
     const UNTIL: &str = "2026-11-25T18:00:00Z";
     const LATER: &str = "2026-11-26T18:00:00Z";
+
+    #[test]
+    fn a_last_value_whose_line_feed_would_be_a_part_of_it_stays_as_it_is() {
+        let line = format!("grants:\n  - {{host: b.example, until: {UNTIL}}}\n");
+        for scalar in ["|", "|+", ">"] {
+            let last = format!("bottle:\n  note: {scalar}\n    text");
+            let text = format!("slug: a\n{last}");
+            let after = grant(&text, "b.example", UNTIL).unwrap();
+            assert_eq!(after, format!("slug: a\n{line}{last}"));
+            let revoked = with(&after, "b.example", Change::Revoke).unwrap();
+            assert_eq!(revoked, format!("slug: a\ngrants:\n{last}"));
+            // With its end it may have what follows.
+            let text = format!("{text}\n");
+            let after = grant(&text, "b.example", UNTIL).unwrap();
+            assert_eq!(after, format!("{text}{line}"));
+        }
+        let text = "slug: a\nbottle: {}\ngrants:\n- host: a.example\n  until: |\n    x";
+        assert_eq!(grant(text, "b.example", UNTIL), None);
+    }
+
+    #[test]
+    fn comments_between_the_first_line_and_the_last_of_an_entry_go_with_it() {
+        let text = format!(
+            "slug: a\nbottle: {{}}\ngrants:\n  # before\n  - host: b.example # why\n    # inside\n    until: {UNTIL} # then\n  # behind\n"
+        );
+        let revoked = with(&text, "b.example", Change::Revoke).unwrap();
+        assert_eq!(
+            revoked,
+            "slug: a\nbottle: {}\ngrants:\n  # before\n  # behind\n"
+        );
+    }
 
     fn grant(text: &str, host: &str, until: &str) -> Option<String> {
         let change = Change::Grant(Grant {

@@ -21,6 +21,6 @@ pub mod told;
 pub use last_words::record_internal_error;
 pub use reporter::{Reporter, While};
 pub use schema::{
-    Ca, CaSource, Companion, FILE, Granted, LastExit, Outcome, Port, Revocation, Stage, State,
-    Status, Validity, Word,
+    Ca, CaSource, Companion, Config, FILE, Granted, LastExit, Outcome, Port, Revocation, Stage,
+    State, Status, Validity, Word,
 };

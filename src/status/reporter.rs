@@ -657,6 +657,7 @@ mod tests {
             applied_generation: u64::MAX,
             reloads: u64::MAX,
             manifest_sha256: Some(sentence()),
+            manifest_modified: Some(sentence()),
             refused_sha256: Some(sentence()),
             desired_sha256: Some(sentence()),
             applied_sha256: Some(sentence()),

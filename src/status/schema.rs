@@ -321,6 +321,8 @@ pub struct Config {
     pub manifest_sha256: Option<String>,
     /// SHA-256 of the one that was read after that, where it cannot be used.
     pub refused_sha256: Option<String>,
+    /// When the one of these that was read last had been changed, as its file system says.
+    pub manifest_modified: Option<String>,
     /// Times the manifest was read again because somebody asked.
     pub reloads: u64,
     /// SHA-256 of the configuration that is wanted.
@@ -330,10 +332,11 @@ pub struct Config {
 }
 
 impl Config {
-    fn hashes(&mut self) -> [&mut Option<String>; 4] {
+    fn texts(&mut self) -> [&mut Option<String>; 5] {
         [
             &mut self.manifest_sha256,
             &mut self.refused_sha256,
+            &mut self.manifest_modified,
             &mut self.desired_sha256,
             &mut self.applied_sha256,
         ]
@@ -772,7 +775,7 @@ impl Status {
         let port = port.iter_mut().flat_map(Port::texts);
         let known = [slug, listen, ready_since]
             .into_iter()
-            .chain(config.hashes());
+            .chain(config.texts());
         known
             .flatten()
             .chain(warnings)

@@ -50,6 +50,8 @@ pub struct Teller {
     news: Untold,
     /// What each of [`NAMES`] is to be.
     current: [Content; NAMES.len()],
+    /// What each of them was told to be and became, where that is known.
+    told: [Option<Content>; NAMES.len()],
     look_at: Instant,
     /// Each of [`NAMES`] as it was last found to be what it is to be.
     seen: [Option<Mark>; NAMES.len()],
@@ -91,6 +93,7 @@ impl Teller {
             room,
             news: std::array::from_fn(|_| Some(Content::Gone)),
             current: std::array::from_fn(|_| Content::Gone),
+            told: [const { None }; NAMES.len()],
             look_at: Instant::now() + LOOK_EVERY,
             seen: [None; NAMES.len()],
             fresh: true,
@@ -251,14 +254,14 @@ impl Teller {
             self.look_at = now + LOOK_EVERY;
         }
         let carries = std::mem::take(&mut self.news);
-        let (room, fresh) = (&self.room, self.fresh);
+        let (room, fresh, told) = (&self.room, self.fresh, &self.told);
         let sweeps = self.littered || looks && self.stays.is_some();
         let (parent, name, current, seen) = (&self.parent, self.name, &self.current, &self.seen);
         let keep = [parent, room].map(|room| room.descriptor().as_raw_fd());
         let sent = errand::send(&keep, || {
             // First: its space may be all that is missing.
             let stay = sweeps.then(|| room.sweep());
-            let mut answer = tell(room, &carries, fresh);
+            let mut answer = tell(room, &carries, told, fresh);
             if let Some(stay) = stay {
                 let stays = (stay > 0).then(|| in_the_way("the export", stay));
                 answer.extend(format!("d{}\0", stays.unwrap_or_default()).bytes());
@@ -273,6 +276,14 @@ impl Teller {
             }
             answer
         });
+        for (told, _) in self
+            .told
+            .iter_mut()
+            .zip(&carries)
+            .filter(|it| it.1.is_some())
+        {
+            *told = None;
+        }
         match sent {
             Ok(errand) => {
                 self.away = Some(Away {
@@ -323,6 +334,14 @@ impl Teller {
                     failures.push(text.to_owned());
                 }
                 _ => {}
+            }
+        }
+        for (place, told) in self.told.iter_mut().enumerate() {
+            let carried = away.carries.get(place).and_then(Option::as_ref);
+            if moved || lost.contains(&place) {
+                *told = None;
+            } else if carried.is_some() && !refused.contains(&place) {
+                *told = carried.cloned();
             }
         }
         if refused.is_empty() {
@@ -455,12 +474,15 @@ fn changed(
             let mark = mark.map(|number| number.to_string()).join(",");
             answer += &format!("s{place},{mark}\0");
         } else {
-            answer += &format!(
-                "l{place}\0wsomebody else changed {name} in the export; it was put back\0"
-            );
+            answer += &format!("l{place}\0{}", changed_by_another(name));
         }
     }
     answer.into_bytes()
+}
+
+/// The part of an answer that warns of it.
+fn changed_by_another(name: &str) -> String {
+    format!("wsomebody else changed {name} in the export; it was put back\0")
 }
 
 fn is_there(room: &Room, name: &str, content: &Content) -> bool {
@@ -491,8 +513,9 @@ pub fn bytes_of(content: &Content) -> Option<(Cow<'_, [u8]>, Option<NoRoots>)> {
 }
 
 /// The errand: everything is tried, whatever fails before. The answer has a part for each
-/// failure, the number of the name before it, for each warning, and for a hint.
-fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
+/// failure, the number of the name before it, for each warning, and for a hint. What was `told` before
+/// and is not there as it was, somebody else has changed: nobody could tell once it is written over.
+fn tell(room: &Room, news: &Untold, told: &Untold, fresh: bool) -> Vec<u8> {
     let (mut answer, mut is_denied) = (String::new(), false);
     let with_names = || news.iter().zip(NAMES).enumerate();
     if fresh {
@@ -516,6 +539,13 @@ fn tell(room: &Room, news: &Untold, fresh: bool) -> Vec<u8> {
                 format!("{name} holds no public roots, so clients cannot check passthrough hosts: {none}")
             });
             answer += &format!("r{}\0", none.unwrap_or_default());
+        }
+        let before = told.get(place).and_then(Option::as_ref);
+        if let Some(before) = before.filter(|it| !matches!(it, Content::Gone))
+            && room.identity(name).is_some()
+            && !is_there(room, name, before)
+        {
+            answer += &changed_by_another(name);
         }
         let written = write(room, name, &bytes);
         if let Err(error) = written {

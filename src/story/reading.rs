@@ -60,7 +60,7 @@ pub(super) fn judge(
 ) -> Result<(Desired, Vec<String>), StartError> {
     let (_, _, read) = bottle::without_marks(found);
     let judged = bottle::judge(paths, mode, read);
-    reporter.manifest_known(bottle::manifest_sha256(read), judged.is_ok());
+    reporter.manifest_known(bottle::which_manifest(read), judged.is_ok());
     judged.map_err(|problem| *problem)
 }
 

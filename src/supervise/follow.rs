@@ -98,8 +98,8 @@ impl Supervisor<'_> {
     fn follow(&mut self, read: &[u8]) {
         self.changed = true;
         let judged = (self.setup.judge)(read);
-        let sha256 = bottle::manifest_sha256(read);
-        self.reporter.manifest_known(sha256, judged.is_ok());
+        let which = bottle::which_manifest(read);
+        self.reporter.manifest_known(which, judged.is_ok());
         let (mut new, warnings) = match judged {
             Ok(judged) => judged,
             Err(error) => return self.reporter.manifest_refused(error.to_string()),

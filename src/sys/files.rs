@@ -125,16 +125,49 @@ impl std::error::Error for FileError {
 /// Device, number and size of a file, and when it and what is known of it were changed last.
 pub type Mark = [i64; 7];
 
+/// When a file was changed last, as its file system says: seconds since 1970, and nanoseconds.
+pub type Modified = (i64, i64);
+
+fn modified(metadata: &fs::Metadata) -> Modified {
+    (metadata.mtime(), metadata.mtime_nsec())
+}
+
 /// A file as it was read, to be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Original {
     mark: Option<Mark>,
+    modified: Modified,
     mode: u32,
     owner: (u32, u32),
 }
 
-/// How the name of a file ends that is being edited.
+impl Original {
+    /// When it was changed last.
+    #[must_use]
+    pub fn modified(&self) -> Modified {
+        self.modified
+    }
+}
+
+/// How the name of a file ends that is being edited, and of the lock of whoever edits it.
 const BEING_EDITED: &str = ".sidecar-init";
+const LOCKED: &str = ".sidecar-lock";
+
+/// That nobody else edits a file, until this is dropped.
+#[derive(Debug)]
+pub struct EditLock<'a> {
+    room: &'a Room,
+    name: String,
+    /// What is locked; closed behind the removal of its name.
+    _file: File,
+}
+
+impl Drop for EditLock<'_> {
+    fn drop(&mut self) {
+        let flags = UnlinkatFlags::NoRemoveDir;
+        let _ = unlinkat(&self.room.fd, self.name.as_str(), flags);
+    }
+}
 
 /// A directory that was opened once. Others may write in it too, so what is done in it is
 /// done below this descriptor, to a name of one component that is never followed where it
@@ -322,6 +355,7 @@ impl Room {
     pub fn read(&self, name: &str, limit: usize) -> Result<Vec<u8>, FileError> {
         self.open_file(name, OFlag::O_RDONLY)
             .and_then(|file| read_whole(file, limit))
+            .map(|(bytes, _)| bytes)
             .map_err(|source| FileError::new("read", &self.path.join(name), source))
     }
 
@@ -329,15 +363,61 @@ impl Room {
     pub fn read_to_edit(&self, name: &str, limit: usize) -> Result<(Vec<u8>, Original), FileError> {
         let read = || {
             let file = self.open_file(name, OFlag::O_RDONLY)?;
-            let metadata = file.metadata()?;
+            let mark = self.mark(name);
+            let (bytes, metadata) = read_whole(file, limit)?;
             let original = Original {
-                mark: self.mark(name),
+                mark,
+                modified: modified(&metadata),
                 mode: metadata.permissions().mode() & 0o7777,
                 owner: (metadata.uid(), metadata.gid()),
             };
-            Ok((read_whole(file, limit)?, original))
+            Ok((bytes, original))
         };
         read().map_err(|source| FileError::new("read", &self.path.join(name), source))
+    }
+
+    /// Keeps others from editing a file of this name and owner so as well; `None` while another
+    /// does. It is a lock (flock(2)) on a file of its own that none but that owner can open:
+    /// whoever may merely read here makes nobody wait.
+    pub fn lock_to_edit(
+        &self,
+        name: &str,
+        original: &Original,
+    ) -> Result<Option<EditLock<'_>>, FileError> {
+        let name = format!(".{name}{LOCKED}");
+        let lock = || {
+            let new = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+            let file = match self.open_file(&name, new) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.open_file(&name, OFlag::O_RDWR)?
+                }
+                made => {
+                    let file = made?;
+                    // Root's own would keep the owner away. A share may refuse it.
+                    let (uid, gid) = original.owner;
+                    let _ = fchown(&file, Some(uid), Some(gid));
+                    file
+                }
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
+            // Whoever had it before may have taken the name away since it was opened.
+            let metadata = file.metadata()?;
+            let is_it = self.identity(&name) == Some((metadata.dev(), metadata.ino()));
+            Ok(is_it.then_some(file))
+        };
+        match lock() {
+            Ok(file) => Ok(file.map(|file| EditLock {
+                room: self,
+                name,
+                _file: file,
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(FileError::new("lock", &self.path.join(&name), error)),
+        }
     }
 
     /// Replaces a file that was read by `bytes`, whole or not at all, with the owner and the
@@ -350,6 +430,10 @@ impl Room {
         original: &Original,
     ) -> Result<bool, FileError> {
         let temporary = format!(".{name}{BEING_EDITED}");
+        match unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(self.failed("remove", &temporary, errno)),
+        }
         let replaced = self.exchange(&temporary, name, bytes, original);
         if !matches!(replaced, Ok(true)) {
             let _ = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -364,10 +448,6 @@ impl Room {
         bytes: &[u8],
         original: &Original,
     ) -> io::Result<bool> {
-        match unlinkat(&self.fd, temporary, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.fd, temporary, flags | OFlag::O_NOFOLLOW, PRIVATE)?;
         let mut file = File::from(file);
@@ -626,20 +706,6 @@ fn follow_link(path: &Path) -> PathBuf {
     }
 }
 
-/// Locks a directory against who locks it so as well, until what is returned is closed; `None`
-/// where another has it (flock(2)).
-pub fn lock_directory(path: &Path) -> Result<Option<File>, FileError> {
-    let nowhere = path.as_os_str().is_empty();
-    let place = if nowhere { Path::new(".") } else { path };
-    let failed = |source| FileError::new("lock", path, source);
-    let directory = File::open(place).map_err(failed)?;
-    match directory.try_lock() {
-        Ok(()) => Ok(Some(directory)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
-    }
-}
-
 /// Whether two paths lead to one file, or would once it is there.
 #[must_use]
 pub fn is_same_place(one: &Path, other: &Path) -> bool {
@@ -661,19 +727,27 @@ pub fn is_same_place(one: &Path, other: &Path) -> bool {
 /// Reads a regular file of at most `limit` bytes. Anything else at that path, a FIFO
 /// or a device, is refused before it could make PID 1 wait.
 pub fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FileError> {
+    read_bounded_dated(path, limit).map(|(bytes, _)| bytes)
+}
+
+/// [`read_bounded`], and when it was changed last.
+pub fn read_bounded_dated(path: &Path, limit: usize) -> Result<(Vec<u8>, Modified), FileError> {
     OpenOptions::new()
         .read(true)
         .custom_flags(NEVER_WAIT.bits())
         .open(path)
         .and_then(|file| read_whole(file, limit))
+        .map(|(bytes, metadata)| (bytes, modified(&metadata)))
         .map_err(|source| FileError::new("read", path, source))
 }
 
-fn read_whole(file: File, limit: usize) -> io::Result<Vec<u8>> {
+/// With what was known of it before.
+fn read_whole(file: File, limit: usize) -> io::Result<(Vec<u8>, fs::Metadata)> {
     let metadata = file.metadata()?;
     insist_on_regular(&metadata)?;
     let length = usize::try_from(metadata.len()).unwrap_or(limit).min(limit);
-    read_onto(Vec::with_capacity(length + 1), file, limit)
+    let bytes = read_onto(Vec::with_capacity(length + 1), file, limit)?;
+    Ok((bytes, metadata))
 }
 
 fn insist_on_regular(metadata: &fs::Metadata) -> io::Result<()> {
@@ -790,6 +864,41 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn a_lock_is_the_owners_of_what_is_edited_and_goes_with_whoever_has_it() {
+        let scratch = Scratch::new("lock");
+        let path = scratch.0.join("m.yaml");
+        fs::write(&path, "a").unwrap();
+        let is_root = geteuid().is_root();
+        if is_root {
+            fchown(File::open(&path).unwrap(), Some(1234), Some(2345)).unwrap();
+        }
+        let room = Room::open(&scratch.0).unwrap();
+        let (_, original) = room.read_to_edit("m.yaml", 10).unwrap();
+        let lock = || room.lock_to_edit("m.yaml", &original).unwrap();
+        let one = lock().unwrap();
+        let name = scratch.0.join(".m.yaml.sidecar-lock");
+        let metadata = fs::metadata(&name).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o600);
+        assert!(!is_root || (metadata.uid(), metadata.gid()) == (1234, 2345));
+        assert!(lock().is_none());
+        // Whoever waits with the file that it had opens none that is gone.
+        let waits = File::open(&name).unwrap();
+        drop(one);
+        assert!(!name.exists());
+        waits.lock().unwrap();
+        let other = lock().unwrap();
+        assert!(lock().is_none());
+        drop(other);
+        // What was left over is taken over, and is nobody's to be given away.
+        fs::write(&name, "").unwrap();
+        let left = fs::metadata(&name).unwrap().uid();
+        let taken = lock().unwrap();
+        assert_eq!(fs::metadata(&name).unwrap().uid(), left);
+        drop(taken);
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1);
     }
 
     #[test]

@@ -980,6 +980,32 @@ fn a_file_of_the_export_that_somebody_changed_is_put_back() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+/// A status that is written anew before anybody has looked.
+#[test]
+fn a_change_that_is_written_over_is_told_all_the_same() {
+    let mut init = new_bed().with_export().start(Place::Child);
+    init.wait_ready();
+    init.wait_until("the export has it", |init| {
+        told(init).filter(|told| told["state"] == "ready")
+    });
+    fs::write(init.bed.path("run/export/status.json"), "{}").unwrap();
+    assert_eq!(init.bed.run(&["halt"]).status.code(), Some(0));
+    let said = "somebody else changed status.json in the export; it was put back";
+    init.wait_for("it is told", |status| {
+        status["warnings"].to_string().contains(said)
+    });
+    init.wait_until("the export tells it", |init| {
+        told(init).filter(|told| told["warnings"].to_string().contains(said))
+    });
+    assert_eq!(
+        init.console().matches(said).count(),
+        1,
+        "{}",
+        init.console()
+    );
+    assert_eq!(init.stop().0.code, 0);
+}
+
 /// A minute by the clock: `scripts/test quick` leaves it out.
 mod at_length {
     use super::*;

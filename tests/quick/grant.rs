@@ -224,6 +224,180 @@ fn whoever_is_killed_while_it_writes_leaves_a_whole_manifest() {
     init.wait_ready();
 }
 
+/// Its status names the very bytes that the revocation brings back, and is older than that.
+#[test]
+fn bytes_that_were_in_force_before_are_not_taken_for_read_again() {
+    let bed = Bed::new();
+    let before = bed.manifest_text(&["a.example"], "grants: []\n");
+    bed.replace_manifest(&before);
+    let mut init = started(bed);
+    init.signal(Signal::SIGSTOP);
+    // As often as somebody likes.
+    for _ in 0..2 {
+        let (code, said) = grant(&init.bed, &["b.example", "--timeout", "1"]);
+        assert_eq!(code, 75, "{said}");
+        let (code, said) = grant(&init.bed, &["--revoke", "b.example", "--timeout", "1"]);
+        assert_eq!(code, 75, "{said}");
+        assert!(
+            said.contains("written, and not in force within 1 s"),
+            "{said}"
+        );
+    }
+    assert_eq!(text(&init.bed), before);
+    let mut waits = command(&init.bed, &["--revoke", "b.example"])
+        .spawn()
+        .unwrap();
+    assert!(waits.try_wait().unwrap().is_none());
+    init.signal(Signal::SIGCONT);
+    let (code, said) = answer(&waits.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{said}");
+    assert!(!allows(&init.bed, "b.example"));
+    init.wait_ready();
+}
+
+/// What there is nothing to do for is said once it is so, and not because the manifest says so.
+#[test]
+fn that_nothing_had_to_be_changed_is_said_once_the_manifest_is_in_force() {
+    let init = ready();
+    init.signal(Signal::SIGSTOP);
+    init.bed.allow(&["a.example", "b.example"]);
+    for (arguments, said_first) in [
+        (
+            &["--revoke", "z.example"][..],
+            "z.example is not granted, nor allowed otherwise: nothing was changed",
+        ),
+        (
+            &["b.example"],
+            "b.example is allowed already, and without an end, by ",
+        ),
+    ] {
+        let (code, said) = grant(&init.bed, &[arguments, &["--timeout", "1"]].concat());
+        assert_eq!(code, 75, "{said}");
+        assert!(said.contains(said_first), "{said}");
+        assert!(
+            said.contains("nothing was changed, and not in force within 1 s: ready; "),
+            "{said}"
+        );
+    }
+    init.signal(Signal::SIGCONT);
+    let (code, said) = grant(&init.bed, &["b.example"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(allows(&init.bed, "b.example"));
+    let (code, said) = grant(&init.bed, &["--revoke", "z.example"]);
+    assert_eq!(code, 0, "{said}");
+    // Nobody proves it where nobody is.
+    let bed = init.kill();
+    let (code, said) = grant(&bed, &["--revoke", "z.example"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("nothing was changed, and nobody is there"),
+        "{said}"
+    );
+}
+
+#[test]
+fn whoever_may_merely_read_keeps_nobody_from_taking_a_grant_back() {
+    let init = ready();
+    let directory = fs::File::open(init.bed.path("")).unwrap();
+    directory.lock().unwrap();
+    let manifest = fs::File::open(init.bed.manifest()).unwrap();
+    manifest.lock().unwrap();
+    for arguments in [&["b.example"][..], &["--revoke", "b.example"]] {
+        let (code, said) = grant(&init.bed, arguments);
+        assert_eq!(code, 0, "{said}");
+    }
+    nothing_is_left_over(&init.bed);
+
+    // What somebody left who was killed is taken away.
+    let lock = init.bed.path(".manifest.yaml.sidecar-lock");
+    fs::write(&lock, "").unwrap();
+    let (code, said) = grant(&init.bed, &["b.example"]);
+    assert_eq!(code, 0, "{said}");
+    nothing_is_left_over(&init.bed);
+}
+
+#[test]
+fn what_is_in_the_way_of_an_edit_is_named() {
+    let init = ready();
+    let before = text(&init.bed);
+    for name in [".manifest.yaml.sidecar-init", ".manifest.yaml.sidecar-lock"] {
+        let obstacle = init.bed.path(name);
+        fs::create_dir(&obstacle).unwrap();
+        let (code, said) = grant(&init.bed, &["b.example"]);
+        assert_eq!(code, 73, "{said}");
+        assert!(
+            said.contains(&format!("{}: Is a directory", obstacle.display())),
+            "{said}"
+        );
+        assert!(
+            said.contains("hint: nothing was changed; whoever put that"),
+            "{said}"
+        );
+        assert_eq!(text(&init.bed), before);
+        fs::remove_dir(obstacle).unwrap();
+    }
+    let lock = init.bed.path(".manifest.yaml.sidecar-lock");
+    symlink("victim", &lock).unwrap();
+    let (code, said) = grant(&init.bed, &["b.example"]);
+    assert_eq!(code, 73, "{said}");
+    assert!(said.contains("it is a link"), "{said}");
+    assert!(!init.bed.path("victim").exists());
+}
+
+/// As on a disk without room for a log.
+#[test]
+fn what_was_done_is_so_by_its_code_where_nobody_can_be_told() {
+    let init = ready();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for (arguments, words) in [
+        (&["b.example"][..], "granted: b.example"),
+        (&["--revoke", "b.example"], "b.example was revoked at "),
+    ] {
+        let mut command = command(&init.bed, arguments);
+        let output = command.stdout(full()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert!(
+            said.starts_with("sidecar-init: cannot write standard output: No space left on device"),
+            "{said}"
+        );
+        assert!(
+            said.contains(&format!("it is so all the same:\n{words}")),
+            "{said}"
+        );
+    }
+    for request in ["halt", "resume", "reload"] {
+        let run = init.bed.path("run");
+        let mut command = Command::new(init_program());
+        command.arg(request).arg("--run-dir").arg(run);
+        let ended = command.stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(ended.code(), Some(0), "{request}");
+    }
+    // What was asked for a text has failed without it, and says so by its code alone.
+    for arguments in [&["b.example", "--dry-run"][..], &["--revoke", "a.example"]] {
+        let mut command = command(&init.bed, arguments);
+        let ended = command.stdout(full()).stderr(full()).status().unwrap();
+        let wanted = if arguments.contains(&"--dry-run") {
+            73
+        } else {
+            65
+        };
+        assert_eq!(ended.code(), Some(wanted));
+    }
+}
+
+#[test]
+fn a_grant_of_what_a_registry_gives_away_has_the_note_of_check() {
+    let init = ready();
+    let (code, said) = grant(&init.bed, &["*.co.uk"]);
+    assert_eq!(code, 0, "{said}");
+    let note = "\"*.co.uk\" allows every host below co.uk, whosever it is\nhint: name the domains that are meant\n";
+    assert!(said.contains("\nnote: ") && said.ends_with(note), "{said}");
+    let (code, said) = grant(&init.bed, &["*.co.uk", "--for", "2h"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(!said.contains("note: "), "it is known: {said}");
+}
+
 #[test]
 fn a_halted_sidecar_takes_it_up_when_it_is_resumed() {
     let mut init = ready();
@@ -448,8 +622,9 @@ fn what_is_not_taken_up_in_time_is_said_to_be_written_and_no_more() {
     init.signal(Signal::SIGCONT);
 
     // Another edits, and does not come to an end.
-    let directory = fs::File::open(init.bed.path("")).unwrap();
-    directory.lock().unwrap();
+    let lock = init.bed.path(".manifest.yaml.sidecar-lock");
+    let lock = fs::File::create(lock).unwrap();
+    lock.lock().unwrap();
     let (code, said) = grant(&init.bed, &["b.example", "--timeout", "1"]);
     assert_eq!(code, 75, "{said}");
     assert!(said.contains("and has not come to an end"), "{said}");

@@ -56,8 +56,8 @@ pub fn egress(parts: &str, run: &str) -> String {
     )
 }
 
-/// The same in a few lines of Python, for a machine that is emulated: importing mitmproxy takes
-/// more than four minutes there. It opens no TLS, so that it injects into plain requests alone.
+/// The same in a few lines of Python, which is there at once. It opens no TLS, so that it injects
+/// into plain requests alone.
 pub fn small_egress(parts: &str) -> String {
     format!(
         "  egress:

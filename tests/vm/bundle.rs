@@ -14,11 +14,17 @@ use serde_json::Value;
 
 use crate::support::chain::{
     BOTTLE, DEBIAN, EGRESS, GATE, INJECTED, OTHER, PARTS, PLACE, REVOKED, SECRET, SUPERVISE, TOKEN,
-    Upstream, others, small_egress, write_token,
+    Upstream, egress, others, write_token,
 };
+use crate::support::interception::certify;
 
-/// Python, emulated, takes ten seconds to its first line, three times.
-const READY_DEADLINE: Duration = Duration::from_secs(180);
+/// Python, emulated, takes ten seconds to its first line, three times, and mitmproxy half a
+/// minute to its.
+const READY_DEADLINE: Duration = Duration::from_secs(240);
+
+/// In 256 MiB what mitmproxy is made of does not stay in memory and is read from the root again
+/// and again: it is not there after five minutes.
+const MEMORY_MIB: u32 = 1024;
 
 fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -133,7 +139,7 @@ fn manifest(bottle: &str) -> String {
          network: {{internal_cidr: 10.0.2.0/24, hosts: {{{INJECTED}: {HOST_ADDRESS}, {OTHER}: {HOST_ADDRESS}, supervise: {GUEST_ADDRESS}}}}}\n\
          pipelock: {{listen: \"127.0.0.1:8888\", requests_per_minute: 600}}\n\
          daemons:\n{}{}supervisor: {{grace_seconds: 2, probe_seconds: 5}}\n",
-        small_egress(PLACE),
+        egress(PLACE, "/run/sidecar"),
         others(PLACE)
     )
 }
@@ -205,21 +211,24 @@ fn assert_a_revocation_cuts(
         BOOT_DEADLINE,
     )
     .unwrap();
-    for script in [
-        page(INJECTED, "/again"),
-        format!("$CURL http://supervise:{SUPERVISE}/"),
+    for (script, words) in [
+        (page(INJECTED, "/again"), "403 Forbidden"),
+        (
+            format!("$CURL http://supervise:{SUPERVISE}/"),
+            "domain not in allowlist",
+        ),
     ] {
         let said = said(&agent(&script).output().unwrap());
-        assert!(said.contains("domain not in allowlist"), "{script}: {said}");
+        assert!(said.contains(words), "{script}: {said}");
     }
 }
 
 #[test]
-fn clones_pushes_questions_and_a_token_get_through_a_machine_with_python_and_git() {
+fn clones_pushes_questions_and_a_token_get_through_a_machine_with_mitmproxy_and_git() {
     let scratch = ScratchDir::new().unwrap();
     assert!(
         Path::new(DEBIAN).exists(),
-        "cannot find {DEBIAN}\nhint: scripts/test makes it; or image/debian-tree {DEBIAN} git python3"
+        "cannot find {DEBIAN}\nhint: scripts/test makes it; or image/debian-tree {DEBIAN} git python3 mitmproxy"
     );
     let bundle = build(
         &[Path::new(DEBIAN), Path::new(PARTS)],
@@ -228,12 +237,20 @@ fn clones_pushes_questions_and_a_token_get_through_a_machine_with_python_and_git
     for directory in ["manifest", "export"] {
         fs::create_dir(scratch.join(directory)).unwrap();
     }
+    certify(scratch.path(), &[INJECTED, OTHER]);
+    fs::create_dir(scratch.join("manifest/trust")).unwrap();
+    fs::copy(
+        scratch.join("root.pem"),
+        scratch.join("manifest/trust/root.pem"),
+    )
+    .unwrap();
     write(&scratch, BOTTLE);
     write_token(&scratch.join("manifest"), TOKEN);
     let upstream = Upstream::start(Command::new("env"), "", scratch.path(), ("127.0.0.1", 0));
     let running = Machine::builder(&bundle)
         .manifest_dir(scratch.join("manifest"))
         .export_dir(scratch.join("export"))
+        .memory_mib(MEMORY_MIB)
         .forward(EGRESS)
         .forward(GATE)
         .boot()
@@ -249,11 +266,14 @@ fn clones_pushes_questions_and_a_token_get_through_a_machine_with_python_and_git
         let mut agent = Command::new("sh");
         agent.args(["-euc", script]).env("W", scratch.path()).env(
             "CURL",
-            format!("curl -sSv --max-time 60 --proxy http://{proxy}"),
+            format!(
+                "curl -sSv --max-time 60 --cacert {}/export/ca-bundle.pem --proxy http://{proxy}",
+                scratch.path().display()
+            ),
         );
         agent
     };
-    let page = |host: &str, path: &str| format!("$CURL http://{host}:{port}{path}");
+    let page = |host: &str, path: &str| format!("$CURL https://{host}:{port}{path}");
     for (script, words) in [
         (page(INJECTED, "/page"), "the page"),
         (page(OTHER, "/page"), "the page"),
@@ -261,10 +281,13 @@ fn clones_pushes_questions_and_a_token_get_through_a_machine_with_python_and_git
             page(INJECTED, "/secret") + " --data-binary " + SECRET,
             "AWS Access ID",
         ),
-        (page("elsewhere.test", "/"), "domain not in allowlist"),
+        (
+            format!("$CURL http://elsewhere.test:{port}/"),
+            "domain not in allowlist",
+        ),
         (
             "$CURL https://elsewhere.test/".to_owned(),
-            "CONNECT tunnel failed, response 403",
+            "refused HTTP CONNECT request: 403 Forbidden",
         ),
         (
             format!("$CURL http://supervise:{SUPERVISE}/approvals -d may-i"),
@@ -290,7 +313,12 @@ fn clones_pushes_questions_and_a_token_get_through_a_machine_with_python_and_git
         assert!(!said.contains(TOKEN), "{script}: {said}");
     }
     let token = Value::from(format!("Bearer {TOKEN}"));
-    assert_eq!(upstream.authorizations(INJECTED, "/page", 1), [token]);
+    assert_eq!(
+        upstream.authorizations(INJECTED, "/page", 1),
+        [token],
+        "{}",
+        running.console()
+    );
     assert_eq!(upstream.authorizations(OTHER, "/page", 1), [Value::Null]);
     assert!(upstream.authorizations(INJECTED, "/secret", 0).is_empty());
 

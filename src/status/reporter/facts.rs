@@ -87,9 +87,11 @@ impl Reporter {
         *known = Some(why);
     }
 
-    /// The manifest that was read has this SHA-256, and is used or not.
-    pub fn manifest_known(&mut self, sha256: Option<String>, is_used: bool) {
+    /// The manifest that was read has this SHA-256 and was changed last then, and is used or not.
+    pub fn manifest_known(&mut self, which: Option<(String, String)>, is_used: bool) {
         let config = &mut self.status.config;
+        let (sha256, modified) = which.unzip();
+        config.manifest_modified = modified;
         if is_used {
             config.manifest_sha256 = sha256;
             config.refused_sha256 = None;

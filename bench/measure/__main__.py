@@ -23,7 +23,11 @@ def arguments():
     return parser.parse_args()
 
 
-def measure(lab, here, wanted):
+# What is worth measuring with pipelock alone, unless it is asked for.
+NEED_PIPELOCK = {"12", "13", "14", "15"}
+
+
+def measure(lab, here, wanted, real):
     """The lines one by one; each says what it found as soon as it is known."""
     bundles = None
 
@@ -40,7 +44,7 @@ def measure(lab, here, wanted):
         "5": lambda: [starting.stop_to_end(lab, here, daemon) for daemon in ("daemon-stamp", "pipelock")],
         "6": lambda: running.at_rest(lab, here),
         "7": lambda: [running.sizes(lab, here, lab.root / "target/bench/bundle/root.erofs")],
-        "8": lambda: [running.log_relay(lab, here, kind) for kind in ("plain", "events")],
+        "8": lambda: [line for kind in ("plain", "events") for line in running.log_relay(lab, here, kind)],
         "9": lambda: [manifests.scaling(lab)],
         "10": lambda: [*vm(machine.times), *([] if lab.quick else [vm(machine.least_memory)])],
         "11": lambda: [manifests.instructions(lab, here)],
@@ -56,7 +60,7 @@ def measure(lab, here, wanted):
     order = sorted(plan, key=lambda number: (number != "10", int(number)))
     lines = []
     for number in order:
-        if wanted and number not in wanted:
+        if number not in wanted if wanted else not real and number in NEED_PIPELOCK:
             continue
         began = time.monotonic()
         for line in plan[number]():
@@ -77,7 +81,7 @@ def main():
         described = report.describe_machine(versions, lab)
         print(report.in_words(described, missing), flush=True)
         wanted = options.lines.split(",") if options.lines else None
-        lines = measure(lab, here, wanted)
+        lines = measure(lab, here, wanted, real)
     finally:
         lab.close()
     suffix, directory = "-pipelock" if real else "", lab.root / "target/bench"
@@ -89,7 +93,7 @@ def main():
     print(f"{written}: every figure and picture of this run")
     if options.document:
         document = Path(options.document)
-        report.renew_document(document, lines, described, missing, pictures, real, wanted is None or real and set(wanted) >= report.WITH_PIPELOCK)
+        report.renew_document(document, lines, described, missing, pictures, real, wanted is None or set(wanted) >= report.TOLD_OF[real])
         print(f"{document}: what it tells of such a run is this one's")
 
 

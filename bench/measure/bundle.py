@@ -14,7 +14,7 @@ from pathlib import Path
 from . import peers
 from .lab import Failed, now
 from .result import Line
-from .running import number, switches
+from .running import number, processor_time, switches
 from .starting import each_round
 
 # Each small daemon and what it is after: two chains that meet, of six daemons at their longest.
@@ -227,15 +227,6 @@ class Running:
     def __exit__(self, *details):
         self.started.__exit__(*details)
         self.log.close()
-
-
-def processor_time(pids):
-    """Nanoseconds that all their threads have run."""
-    total = 0
-    for pid in pids:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            total += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
-    return total
 
 
 def measure(lab):

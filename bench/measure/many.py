@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 from . import peers
-from .bundle import processor_time
 from .lab import Failed, now
 from .result import Line
-from .running import number, switches
+from .running import number, processor_time, switches
 
 # pipelock 2.3.0 takes 1,024 at most.
 TUNNELS = (1, 100, 1_000, 10_000)

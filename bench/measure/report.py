@@ -16,6 +16,7 @@ from .result import spread
 
 # The lines that docs/benchmarks.md tells of a run with pipelock; of one with the stand-in, all others.
 WITH_PIPELOCK = {"1", "2", "3", "5", "6", "10"}
+TOLD_OF = {True: WITH_PIPELOCK, False: {"4", "7", "8", "9", "11"}}
 # What it shows besides: line, and the picture's name there.
 SHOWN = {"2b": "ready.svg", "3": "recovery.svg", "6": "memory.svg"}
 

@@ -38,6 +38,11 @@ pub fn passes_entry(passthrough: &[String], entry: &str) -> bool {
 /// Whether the name is the domain or below it. A label `*` of the domain stands for any one.
 #[must_use]
 pub fn is_in(name: &str, domain: &str) -> bool {
+    // Nearly every domain that a name is asked for ends otherwise.
+    let end = domain.rsplit_once('*').map_or(domain, |(_, end)| end);
+    if !name.ends_with(end) {
+        return false;
+    }
     let mut labels = name.rsplit('.');
     domain.rsplit('.').all(|wanted| {
         labels

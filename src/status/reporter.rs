@@ -338,7 +338,8 @@ impl Reporter {
     }
 
     /// Enters a stage: the status says "failed" before it is tried, and only success
-    /// moves it on.
+    /// moves it on. A stage that waits for nobody is not told of before the next one is, or
+    /// its failure: it would be over before anybody could have read of it.
     pub fn enter(&mut self, stage: Stage) {
         let now = self.elapsed_us();
         self.close_stage(now);
@@ -350,7 +351,9 @@ impl Reporter {
             took_us: None,
         });
         log::debug!("stage {stage}");
-        self.publish();
+        if stage.waits() {
+            self.publish();
+        }
     }
 
     /// The last stage is behind us.

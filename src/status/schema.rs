@@ -151,6 +151,19 @@ pub enum Stage {
     Ready,
 }
 
+impl Stage {
+    /// Whether it may wait for somebody: a share, another process, the daemon. The others are
+    /// over in less than a millisecond, or fail; while something is mounted, the status is there
+    /// already.
+    #[must_use]
+    pub fn waits(self) -> bool {
+        !matches!(
+            self,
+            Self::Mode | Self::Mounts | Self::Clock | Self::Network | Self::Config
+        )
+    }
+}
+
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)

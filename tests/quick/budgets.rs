@@ -120,12 +120,12 @@ fn sleeps_but_for_its_looks_at_the_manifest() {
     assert!(counted >= 3, "it does not look at the manifest any more");
 }
 
-/// In all of a start, readiness and a stop. Half of it is the nine times that the status is
+/// In all of a start, readiness and a stop. A third of it is the seven times that the status is
 /// told, each a hundred thousand. The probes until the daemon is ready are in it, some
 /// thousands each, and their number is the machine's mood: hence a twentieth to spare.
-const START_INSTRUCTIONS: u64 = 2_300_000;
+const START_INSTRUCTIONS: u64 = 2_150_000;
 /// Two scalar multiplications are most of it, in constant time.
-const CA_INSTRUCTIONS: u64 = 5_800_000;
+const CA_INSTRUCTIONS: u64 = 5_710_000;
 
 /// The count of each process, this one's first.
 fn instructions_of_a_start() -> (u64, u64) {
@@ -170,7 +170,7 @@ fn starts_in_no_more_instructions_than_it_may() {
 /// to have the manifest read by a process of its own, and twenty to judge whether the daemon's
 /// user can enter every directory on the way to what it lives on. Waits come on top, as many as
 /// the machine's mood asks for: of some starts the calmest counts.
-const START_CALLS: u64 = 920;
+const START_CALLS: u64 = 882;
 /// For each orphan that ends by itself, after the one before was reaped: the poll, the
 /// signal's way (the handler's write, its return, two reads), the wait that finds it and the
 /// one that finds no other: seven. What else happens meanwhile, by the clock, comes to half a

@@ -19,9 +19,8 @@ use crate::boot::mode::{self, Mode};
 use crate::boot::{network, protect};
 use crate::bottle::credentials::Held;
 use crate::bottle::looker::Looker;
-use crate::bottle::{self, Desired, trust};
-use crate::ca::authority;
-use crate::ca::custody::Custody;
+use crate::bottle::{Bottle, Desired, trust};
+use crate::ca::authority::{self, Custody};
 use crate::cli::{Paths, RunOptions};
 use crate::daemon::pipelock;
 use crate::environment::LogFilter;
@@ -32,12 +31,11 @@ use crate::status::export::{self, Place};
 use crate::status::{Reporter, Stage};
 use crate::supervise::{Pair, Setup};
 use crate::sys::console::{self, init_logging};
-use crate::sys::files::Access;
 use crate::sys::random;
 use crate::sys::signals::Signals;
 use ending::{Ending, conclude, supervise_until_the_end};
-use places::{Clients, cannot_write, config_path, mount_all};
-use reading::{Begun, begin, judge, read_everything, watched};
+use places::{Clients, mount_all};
+use reading::{Begun, begin, judge, read_mounted};
 
 /// Runs until the end of the daemon, and of the machine where there is one.
 pub fn run(options: &RunOptions) -> ! {
@@ -46,7 +44,6 @@ pub fn run(options: &RunOptions) -> ! {
     let signals = Signals::install();
     let mode = mode::detect();
     let (paths, clients) = places::settle(options, mode);
-    let paths = &paths;
     console::reopen();
     let arguments = Arguments::of(mode);
     let filter = LogFilter::of(arguments.log.as_deref());
@@ -54,7 +51,7 @@ pub fn run(options: &RunOptions) -> ! {
     init_logging(filter.as_ref().ok().copied().flatten());
     let mut reporter = Reporter::new(started, boot_id());
     reporter.set_mode(mode);
-    let words_for = (mode == Mode::Child && !options.json).then_some(paths.run_dir.as_path());
+    let words_for = (mode == Mode::Child && !options.json).then(|| paths.run_dir.clone());
     panics::record(mode, words_for.is_some());
     if let Err(errno) = protect::close_memory() {
         reporter.warn(format!(
@@ -71,7 +68,14 @@ pub fn run(options: &RunOptions) -> ! {
         Err(error) => {
             // For the places where a status is read; why they cannot be had is less than why
             // there is nothing to tell of.
-            let _ = mount_all(mode, &arguments, paths, clients, None, &mut reporter);
+            let _ = mount_all(
+                mode,
+                &arguments,
+                &paths.run_dir,
+                clients,
+                None,
+                &mut reporter,
+            );
             // Nobody else may be had to write the result.
             console::console().flush_within(Duration::ZERO);
             conclude(
@@ -79,7 +83,7 @@ pub fn run(options: &RunOptions) -> ! {
                 Ending::Failed(StartError::system(format!(
                     "cannot install signal handlers: {error}"
                 ))),
-                words_for,
+                words_for.as_deref(),
             );
             shutdown::end(Some(mode), ExitCode::OperatingSystem.number());
         }
@@ -97,7 +101,7 @@ pub fn run(options: &RunOptions) -> ! {
     };
     reporter.ending();
     reporter.reaped(shutdown::end_everything(mode, &signals));
-    let code = conclude(&mut reporter, ending, words_for);
+    let code = conclude(&mut reporter, ending, words_for.as_deref());
     shutdown::end(Some(mode), code.number())
 }
 
@@ -105,32 +109,35 @@ pub fn run(options: &RunOptions) -> ! {
 fn start(
     mode: Mode,
     arguments: &Arguments,
-    paths: &Paths,
+    paths: Paths,
     whose: Clients,
     signals: &mut Signals,
     reporter: &mut Reporter,
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
-    let run_room = mount_all(mode, arguments, paths, whose, Some(signals), reporter)?;
-    let _secrets = (authority::Forgets(&run_room), Held::begin(&paths.run_dir));
+    let run_dir = &paths.run_dir;
+    let run = &mount_all(mode, arguments, run_dir, whose, Some(signals), reporter)?;
+    let _secrets = (authority::Forgets(run), Held::begin(run.path()));
+    let bottle = &Bottle::of(paths.manifest, paths.cert, paths.key, mode);
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;
     reporter.enter(Stage::Manifest);
+    let watched = bottle.watched();
     let is_mounted = Cell::new(mode != Mode::Machine);
-    let read = || read_everything(is_mounted.get(), arguments, paths);
-    let mut looker = Looker::send(watched(paths), &paths.run_dir, &read).map_err(|errno| {
+    let read = || read_mounted(bottle, is_mounted.get(), arguments);
+    let mut looker = Looker::send(watched, run.path(), &read).map_err(|errno| {
         StartError::system(format!("cannot fork for the manifest: {}", errno.desc()))
     })?;
     let Some(Begun {
         read: found,
         sandbox,
         making,
-    }) = begin(paths, &run_room, lifted, &mut looker, signals, reporter)?
+    }) = begin(bottle, run, lifted, &mut looker, signals, reporter)?
     else {
         return Ok(Ending::Stopped);
     };
     is_mounted.set(true);
-    let (desired, warnings) = judge(paths, mode, &found, reporter)?;
+    let (desired, warnings) = judge(bottle, &found, reporter)?;
     let desired = desired.with_its_roots()?;
     drop(found);
     reporter.manifest_read(warnings, desired.untold);
@@ -143,21 +150,21 @@ fn start(
             .map_err(StartError::system)?;
     }
     reporter.enter(Stage::Config);
-    let (sandbox, memory) =
-        confining::complete(sandbox, mode, paths, &desired.policy.daemons, reporter)?;
-    run_room
-        .install(
-            pipelock::CONFIG,
-            desired.config.as_bytes(),
-            Access::private(sandbox.file_owner()),
-        )
-        .map_err(cannot_write)?;
+    let (sandbox, memory) = confining::complete(
+        sandbox,
+        mode,
+        &paths.daemon,
+        &desired.policy.daemons,
+        reporter,
+    )?;
+    let owner = sandbox.file_owner();
+    places::install_config(run, &desired, owner)?;
     reporter.enter(Stage::Ca);
     let Some(kept) = making?.finish(signals)? else {
         return Ok(Ending::Stopped);
     };
     let certificate: Rc<str> = kept.placed.certificate.as_str().into();
-    let export_path = places::export_path(paths);
+    let export_path = places::export_path(run);
     let clients = |desired: &Desired, certificate: &Rc<str>, agents: Option<&Rc<str>>| {
         let place = match whose {
             Clients::Elsewhere => Place::Elsewhere(arguments.ip.as_ref().map(|ip| ip.address.0)),
@@ -174,7 +181,8 @@ fn start(
         return Ok(Ending::Stopped);
     }
     reporter.enter(Stage::Spawn);
-    confining::insist_on_ways(&sandbox, paths)?;
+    let custody = Custody::new(&bottle.pair, run, owner);
+    confining::insist_on_ways(&sandbox, &paths.daemon, custody)?;
     let require_sandbox =
         paths.require_sandbox || (mode == Mode::Machine && !arguments.tolerate_holes);
     if require_sandbox {
@@ -191,19 +199,13 @@ fn start(
     };
     let setup = Setup {
         daemon: &paths.daemon,
-        config: &config_path(paths),
-        run_room: &run_room,
-        trust_bundle: &trust::bundle_path(&paths.run_dir),
-        manifest: &paths.manifest,
-        judge: &|read| bottle::judge(paths, mode, read),
+        config: &run.path().join(pipelock::CONFIG),
+        trust_bundle: &trust::bundle_path(run.path()),
+        bottle,
         apply: &apply,
         clients: &clients,
         invite: &invite,
-        custody: Custody {
-            paths,
-            run: &run_room,
-            owner: sandbox.file_owner(),
-        },
+        custody,
         sandbox,
         memory,
         require_sandbox,

@@ -30,9 +30,9 @@ use zeroize::Zeroizing;
 use crate::manifest::nearest;
 use crate::plain;
 use crate::policy::daemons::{Daemon, PIPELOCK};
-use crate::supervise::watch;
 use crate::sys::errand;
 use crate::sys::files::{Access, FileError, Room};
+use crate::sys::watch;
 
 /// Of the manifest's directory and of the run directory.
 pub const DIRECTORY: &str = "credentials";

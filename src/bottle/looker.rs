@@ -18,10 +18,10 @@ use nix::unistd::pipe2;
 
 use super::names::Names;
 use crate::boot::clock;
-use crate::supervise::watch::{INTERVAL, Watch};
 use crate::sys::errand::{self, Errand};
 use crate::sys::notices::Notices;
 use crate::sys::signals::wait;
+use crate::sys::watch::{INTERVAL, Watch};
 
 /// Nothing answers where nobody has looked for so long: a look is due each [`INTERVAL`].
 const SILENT_AFTER: Duration = INTERVAL.saturating_add(Duration::from_secs(3));

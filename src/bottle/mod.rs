@@ -9,14 +9,14 @@ pub mod looker;
 pub mod names;
 pub mod trust;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use self::trust::Extra;
 use crate::boot::clock;
 use crate::boot::mode::Mode;
-use crate::ca;
-use crate::cli::Paths;
+use crate::ca::authority::{self, Files};
+use crate::ca::rfc3339_to_the_nanosecond;
 use crate::daemon::pipelock::render;
 use crate::exit::{ExitCode, StartError};
 use crate::manifest;
@@ -25,6 +25,20 @@ use crate::policy::{self, Policy};
 use crate::sys::errand;
 use crate::sys::files::read_bounded_dated;
 use crate::sys::memory;
+
+/// Where a bottle is read, and for where it is judged.
+pub struct Bottle {
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// What the host gives each daemon alone, beside the manifest.
+    pub credentials: PathBuf,
+    /// Extra roots, beside it too.
+    trust: PathBuf,
+    /// The CA pair, as the daemon is to find it.
+    pub pair: Files,
+    /// What this is.
+    mode: Mode,
+}
 
 /// A configuration as the daemon is to run it.
 #[derive(Debug, Clone)]
@@ -85,16 +99,19 @@ const NO_ROOTS: u8 = b'n';
 const ROOTS: u8 = b'r';
 const BAD_ROOTS: u8 = b'b';
 
-/// That the manifest cannot be had, as [`judge`] takes it.
+/// That the manifest cannot be had, as [`Bottle::read`] would say it.
 #[must_use]
-pub fn failure(why: &str) -> Vec<u8> {
+pub fn unreadable(why: &str) -> Vec<u8> {
+    with_marks("", &[], &failure(why))
+}
+
+fn failure(why: &str) -> Vec<u8> {
     [&[FAILED], why.as_bytes()].concat()
 }
 
 /// Puts before what was read what tells whether the CA pair is the one that was seen before,
 /// and whether the daemons' [`credentials`] are.
-#[must_use]
-pub fn with_marks(pair: &str, credentials: &[u8], read: &[u8]) -> Vec<u8> {
+fn with_marks(pair: &str, credentials: &[u8], read: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     errand::add_part(&mut all, pair.as_bytes());
     errand::add_part(&mut all, credentials);
@@ -102,7 +119,7 @@ pub fn with_marks(pair: &str, credentials: &[u8], read: &[u8]) -> Vec<u8> {
     all
 }
 
-/// The three of [`with_marks`].
+/// The marks of the CA pair, those of the credentials, and what [`Bottle::judge`] takes.
 #[must_use]
 pub fn without_marks(all: &[u8]) -> (&[u8], &[u8], &[u8]) {
     let (pair, rest) = errand::first_part(all).unwrap_or_default();
@@ -110,44 +127,148 @@ pub fn without_marks(all: &[u8]) -> (&[u8], &[u8], &[u8]) {
     (pair, credentials, read)
 }
 
-/// Reads the manifest, and the roots beside it, for [`judge`].
-#[must_use]
-pub fn read(paths: &Paths) -> Vec<u8> {
-    let available = memory::available();
-    let limit = manifest::largest(available);
-    let (manifest, modified) = match read_bounded_dated(&paths.manifest, limit) {
-        Ok(read) => read,
-        Err(error) => {
-            let why = match available {
-                Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
-                    short_of_memory(available)
-                }
-                _ => String::new(),
-            };
-            return failure(&format!("{error}{why}"));
+impl Bottle {
+    /// That of this manifest.
+    #[must_use]
+    pub fn of(manifest: PathBuf, cert: PathBuf, key: PathBuf, mode: Mode) -> Self {
+        Self {
+            credentials: credentials::directory(&manifest),
+            trust: trust::directory(&manifest),
+            manifest,
+            pair: Files { cert, key },
+            mode,
         }
-    };
-    let (kind, roots, warnings) = match trust::bundle(&trust::directory(&paths.manifest), limit) {
-        Ok(Extra { roots, warnings }) => match roots {
-            None => (NO_ROOTS, String::new(), warnings),
-            Some(roots) => (ROOTS, roots, warnings),
-        },
-        Err(why) => (BAD_ROOTS, why, Vec::new()),
-    };
-    // Whatever is followed when it is replaced.
-    let followed = [&paths.manifest, &paths.cert, &paths.key].into_iter();
-    let mut about_files: Vec<String> = followed.filter_map(|it| alone::warning(it)).collect();
-    about_files.extend(warnings);
-    let mut read = vec![kind];
-    errand::add_part(&mut read, roots.as_bytes());
-    errand::add_part(&mut read, about_files.join("\0").as_bytes());
-    let given = credentials::names(&credentials::directory(&paths.manifest));
-    errand::add_part(&mut read, given.join("\0").as_bytes());
-    errand::add_part(&mut read, render::hash(&manifest).as_bytes());
-    let modified = ca::rfc3339_to_the_nanosecond(modified);
-    errand::add_part(&mut read, modified.as_bytes());
-    read.extend(manifest);
-    read
+    }
+
+    /// What is looked at, to be read again when it changes.
+    #[must_use]
+    pub fn watched(&self) -> Vec<PathBuf> {
+        let Files { cert, key } = &self.pair;
+        [&self.manifest, &self.trust, &self.credentials, cert, key]
+            .map(PathBuf::clone)
+            .into()
+    }
+
+    /// Reads the manifest and what is beside it, and looks at the CA pair.
+    #[must_use]
+    pub fn read(&self) -> Vec<u8> {
+        // Before they are read: what changes meanwhile has other marks.
+        let credentials = credentials::marks(&self.credentials);
+        with_marks(
+            &authority::marks(&self.pair),
+            &credentials,
+            &self.read_beside(),
+        )
+    }
+
+    /// Reads the manifest, and the roots beside it, for [`Bottle::judge`].
+    fn read_beside(&self) -> Vec<u8> {
+        let available = memory::available();
+        let limit = manifest::largest(available);
+        let (manifest, modified) = match read_bounded_dated(&self.manifest, limit) {
+            Ok(read) => read,
+            Err(error) => {
+                let why = match available {
+                    Some(available) if error.is_too_large() && limit < manifest::MAX_BYTES => {
+                        short_of_memory(available)
+                    }
+                    _ => String::new(),
+                };
+                return failure(&format!("{error}{why}"));
+            }
+        };
+        let (kind, roots, warnings) = match trust::bundle(&self.trust, limit) {
+            Ok(Extra { roots, warnings }) => match roots {
+                None => (NO_ROOTS, String::new(), warnings),
+                Some(roots) => (ROOTS, roots, warnings),
+            },
+            Err(why) => (BAD_ROOTS, why, Vec::new()),
+        };
+        // Whatever is followed when it is replaced.
+        let followed = [&self.manifest, &self.pair.cert, &self.pair.key].into_iter();
+        let mut about_files: Vec<String> = followed.filter_map(|it| alone::warning(it)).collect();
+        about_files.extend(warnings);
+        let mut read = vec![kind];
+        errand::add_part(&mut read, roots.as_bytes());
+        errand::add_part(&mut read, about_files.join("\0").as_bytes());
+        let given = credentials::names(&self.credentials);
+        errand::add_part(&mut read, given.join("\0").as_bytes());
+        errand::add_part(&mut read, render::hash(&manifest).as_bytes());
+        let modified = rfc3339_to_the_nanosecond(modified);
+        errand::add_part(&mut read, modified.as_bytes());
+        read.extend(manifest);
+        read
+    }
+
+    /// Judges what was read; the warnings are the manifest's.
+    pub fn judge(&self, read: &[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> {
+        let mode = self.mode;
+        let failed = |code, text: String| Box::new(StartError::new(code, text));
+        let invalid = |text: String| failed(ExitCode::ManifestInvalid, text);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let Parts {
+            kind,
+            roots,
+            warnings: about_files,
+            given,
+            manifest: bytes,
+            ..
+        } = parts(read).ok_or_else(|| {
+            let text = "internal error: the manifest's reader said what nobody says";
+            failed(ExitCode::Internal, text.to_owned())
+        })?;
+        if kind == FAILED {
+            return Err(failed(ExitCode::ManifestMissing, text(roots)));
+        }
+        let name = self
+            .manifest
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        let now = clock::now();
+        let judged = policy::read_within(bytes, false, now, move || match mode {
+            Mode::Machine => memory::machine_total(),
+            Mode::Container | Mode::Child => None,
+        });
+        let judgement = judged.map_err(|refused| invalid(refused.in_words(&name)))?;
+        let mut warnings: Vec<String> = judgement
+            .warnings
+            .iter()
+            // Behind them is how many there are besides.
+            .take(manifest::MAX_REPORTED)
+            .map(|warning| warning.display(&name).to_string())
+            .collect();
+        let untold = judgement.warned.saturating_sub(warnings.len());
+        if judgement.policy.allowlist.is_empty() {
+            warnings.push("the bottle allows no host: every request will be denied".to_owned());
+        }
+        let each = |joined: &[u8]| -> Vec<String> {
+            let each = joined.split(|byte| *byte == 0);
+            each.filter(|it| !it.is_empty()).map(text).collect()
+        };
+        warnings.extend(each(about_files));
+        let given = each(given);
+        let given = given.iter().map(String::as_str);
+        warnings.extend(credentials::strangers(given, &judgement.policy.daemons));
+        warnings.extend(out_of_place(&judgement.policy.network, mode));
+        warnings.extend(unlimited(&judgement.policy.daemons, mode));
+        warnings.extend(out_of_reach(&judgement.policy, mode));
+        let trust = (kind == ROOTS).then(|| roots.into());
+        let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));
+        let mut desired = Desired {
+            config: String::new(),
+            config_sha256: String::new(),
+            deny_all: String::new(),
+            deny_all_sha256: String::new(),
+            notes: judgement.noted,
+            untold,
+            policy: judgement.policy,
+            trust,
+            bad_roots,
+        };
+        desired.find_ca_at(&self.pair.cert, &self.pair.key);
+        Ok((desired, warnings))
+    }
 }
 
 /// What follows on "larger than so many bytes".
@@ -159,7 +280,7 @@ fn short_of_memory(available: u64) -> String {
     )
 }
 
-/// What [`read`] has read.
+/// What was read beside the marks.
 #[derive(Default)]
 struct Parts<'a> {
     kind: u8,
@@ -258,79 +379,6 @@ fn out_of_reach(policy: &Policy, mode: Mode) -> Option<String> {
     })
 }
 
-/// Judges what was read; the warnings are the manifest's.
-pub fn judge(
-    paths: &Paths,
-    mode: Mode,
-    read: &[u8],
-) -> Result<(Desired, Vec<String>), Box<StartError>> {
-    let failed = |code, text: String| Box::new(StartError::new(code, text));
-    let invalid = |text: String| failed(ExitCode::ManifestInvalid, text);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let Parts {
-        kind,
-        roots,
-        warnings: about_files,
-        given,
-        manifest: bytes,
-        ..
-    } = parts(read).ok_or_else(|| {
-        let text = "internal error: the manifest's reader said what nobody says";
-        failed(ExitCode::Internal, text.to_owned())
-    })?;
-    if kind == FAILED {
-        return Err(failed(ExitCode::ManifestMissing, text(roots)));
-    }
-    let name = paths
-        .manifest
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    let now = clock::now();
-    let judged = policy::read_within(bytes, false, now, move || match mode {
-        Mode::Machine => memory::machine_total(),
-        Mode::Container | Mode::Child => None,
-    });
-    let judgement = judged.map_err(|refused| invalid(refused.in_words(&name)))?;
-    let mut warnings: Vec<String> = judgement
-        .warnings
-        .iter()
-        // Behind them is how many there are besides.
-        .take(manifest::MAX_REPORTED)
-        .map(|warning| warning.display(&name).to_string())
-        .collect();
-    let untold = judgement.warned.saturating_sub(warnings.len());
-    if judgement.policy.allowlist.is_empty() {
-        warnings.push("the bottle allows no host: every request will be denied".to_owned());
-    }
-    let each = |joined: &[u8]| -> Vec<String> {
-        let each = joined.split(|byte| *byte == 0);
-        each.filter(|it| !it.is_empty()).map(text).collect()
-    };
-    warnings.extend(each(about_files));
-    let given = each(given);
-    let given = given.iter().map(String::as_str);
-    warnings.extend(credentials::strangers(given, &judgement.policy.daemons));
-    warnings.extend(out_of_place(&judgement.policy.network, mode));
-    warnings.extend(unlimited(&judgement.policy.daemons, mode));
-    warnings.extend(out_of_reach(&judgement.policy, mode));
-    let trust = (kind == ROOTS).then(|| roots.into());
-    let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));
-    let mut desired = Desired {
-        config: String::new(),
-        config_sha256: String::new(),
-        deny_all: String::new(),
-        deny_all_sha256: String::new(),
-        notes: judgement.noted,
-        untold,
-        policy: judgement.policy,
-        trust,
-        bad_roots,
-    };
-    desired.find_ca_at(&paths.cert, &paths.key);
-    Ok((desired, warnings))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -417,30 +465,26 @@ mod tests {
     fn what_is_read_is_judged_and_a_part_of_it_is_not() {
         let directory = std::env::temp_dir().join(format!("sidecar-read-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let paths = Paths {
-            manifest: directory.join("manifest.yaml"),
-            ..Paths::default()
-        };
-        let missing = judge(&paths, Mode::Machine, &read(&paths)).unwrap_err();
+        let [manifest, cert, key] =
+            ["manifest.yaml", "ca.pem", "ca-key.pem"].map(|it| directory.join(it));
+        let bottle = Bottle::of(manifest, cert, key, Mode::Machine);
+        let missing = bottle.judge(&bottle.read_beside()).unwrap_err();
         assert_eq!(missing.code, ExitCode::ManifestMissing);
         assert!(missing.to_string().starts_with("cannot read "), "{missing}");
         fs::write(
-            &paths.manifest,
+            &bottle.manifest,
             "version: 1\nslug: one\nbottle: {egress: {routes: []}}\n",
         )
         .unwrap();
-        let whole = read(&paths);
-        assert_eq!(
-            judge(&paths, Mode::Machine, &whole).unwrap().0.policy.slug,
-            "one"
-        );
+        let whole = bottle.read_beside();
+        assert_eq!(bottle.judge(&whole).unwrap().0.policy.slug, "one");
         for length in 0..=size_of::<u64>() {
-            let part = judge(&paths, Mode::Machine, &whole[..length]).unwrap_err();
+            let part = bottle.judge(&whole[..length]).unwrap_err();
             assert_eq!(part.code, ExitCode::Internal, "{length}");
         }
         fs::create_dir(directory.join("trust")).unwrap();
         fs::write(directory.join("trust/a.pem"), "nothing").unwrap();
-        let (bad, _) = judge(&paths, Mode::Machine, &read(&paths)).unwrap();
+        let (bad, _) = bottle.judge(&bottle.read_beside()).unwrap();
         let bad = bad.with_its_roots().unwrap_err();
         assert_eq!(bad.code, ExitCode::ManifestInvalid);
         assert!(bad.to_string().contains("it holds no certificate"), "{bad}");

@@ -10,12 +10,11 @@ use zeroize::Zeroizing;
 
 use crate::boot::{clock, mounts};
 use crate::ca::{self, Facts};
-use crate::cli::Paths;
 use crate::exit::{ExitCode, StartError};
 use crate::status::{Ca, CaSource, export};
-use crate::supervise::watch;
 use crate::sys::errand;
 use crate::sys::files::{Access, FileError, Room, create, install, is_same_place, read_bounded};
+use crate::sys::watch;
 
 /// Where a pair outlives a boot, if something writable is mounted there.
 pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
@@ -31,6 +30,34 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 pub type Pem = Zeroizing<Vec<u8>>;
 /// Permission bits pipelock does not accept on the key (PIPELOCK.md).
 const FORBIDDEN_KEY_BITS: u32 = 0o137;
+
+/// The two files of a pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
+/// What is needed to judge a pair, wherever that happens.
+#[derive(Debug, Clone, Copy)]
+pub struct Custody<'a> {
+    /// Where the pair lies.
+    pub files: &'a Files,
+    /// The run directory.
+    pub run: &'a Room,
+    /// The daemon's user, where files can be given to it.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl<'a> Custody<'a> {
+    /// Of that pair.
+    #[must_use]
+    pub fn new(files: &'a Files, run: &'a Room, owner: Option<(u32, u32)>) -> Self {
+        Self { files, run, owner }
+    }
+}
 
 /// A usable pair that is in its place.
 #[derive(Debug)]
@@ -53,41 +80,32 @@ struct Found {
     marks: String,
 }
 
-/// Makes sure there is a usable pair at `paths.cert` and `paths.key`, and leaves what it is in
-/// `copy`. `owner` is the daemon's user, where files can be given to it.
-pub fn prepare(
-    paths: &Paths,
-    owner: Option<(u32, u32)>,
-    copy: &File,
-) -> Result<Placed, StartError> {
-    let found = match find(paths, owner, complete)? {
+/// Makes sure there is a usable pair, and leaves what it is in `copy`.
+pub fn prepare(custody: Custody, copy: &File) -> Result<Placed, StartError> {
+    let found = match find(custody, complete)? {
         Some(found) => found,
-        None => keep_or_generate(paths, owner)?,
+        None => keep_or_generate(custody)?,
     };
-    write_copy(paths, copy, &found)?;
-    Ok(placed(found, paths))
+    write_copy(custody.run, copy, &found)?;
+    Ok(placed(found, custody.files))
 }
 
-/// Judges what lies at `paths.cert` and `paths.key` now, while another pair is in force, and
-/// leaves a good one in `copy`.
-pub fn judge_again(
-    paths: &Paths,
-    owner: Option<(u32, u32)>,
-    copy: &File,
-) -> Result<Placed, StartError> {
-    let refused = |paths: &Paths, _: &[u8]| Err(half(&paths.key, &paths.cert));
-    let Some(found) = find(paths, owner, refused)? else {
+/// Judges what lies there now, while another pair is in force, and leaves a good one in `copy`.
+pub fn judge_again(custody: Custody, copy: &File) -> Result<Placed, StartError> {
+    let files = custody.files;
+    let refused = |files: &Files, _: &[u8]| Err(half(&files.key, &files.cert));
+    let Some(found) = find(custody, refused)? else {
         return Err(StartError::new(
             ExitCode::CaUnusable,
             format!(
                 "cannot find the CA pair: {} and {} are not there any more",
-                paths.cert.display(),
-                paths.key.display()
+                files.cert.display(),
+                files.key.display()
             ),
         ));
     };
-    write_copy(paths, copy, &found)?;
-    Ok(placed(found, paths))
+    write_copy(custody.run, copy, &found)?;
+    Ok(placed(found, files))
 }
 
 /// A file without a name in the run directory's file system, for a copy of a pair: it is gone
@@ -96,14 +114,14 @@ pub fn new_copy(run: &Room) -> Result<File, StartError> {
     run.create_nameless().map_err(cannot_write)
 }
 
-fn write_copy(paths: &Paths, copy: &File, found: &Found) -> Result<(), StartError> {
+fn write_copy(run: &Room, copy: &File, found: &Found) -> Result<(), StartError> {
     let mut bytes = Zeroizing::new(Vec::new());
     errand::add_part(&mut bytes, &found.key);
     bytes.extend(found.facts.certificate_pem.as_bytes());
     copy.write_all_at(&bytes, 0).map_err(|error| {
         cannot_write(FileError::new(
             "keep a copy of the CA pair in",
-            &paths.run_dir,
+            run.path(),
             error,
         ))
     })
@@ -152,14 +170,14 @@ impl Drop for Forgets<'_> {
 
 /// What tells whether the pair's files are those that were seen before.
 #[must_use]
-pub fn marks(paths: &Paths) -> String {
+pub fn marks(files: &Files) -> String {
     format!(
         "{:?}",
-        [&paths.cert, &paths.key].map(|path| watch::mark(path))
+        [&files.cert, &files.key].map(|path| watch::mark(path))
     )
 }
 
-fn placed(found: Found, paths: &Paths) -> Placed {
+fn placed(found: Found, files: &Files) -> Placed {
     let Found {
         facts,
         source,
@@ -168,7 +186,7 @@ fn placed(found: Found, paths: &Paths) -> Placed {
     } = found;
     let place = match source {
         CaSource::Kept => &kept().0,
-        _ => &paths.cert,
+        _ => &files.cert,
     };
     let warnings = facts.warnings.iter();
     Placed {
@@ -189,34 +207,34 @@ fn placed(found: Found, paths: &Paths) -> Placed {
 /// The pair that somebody provided; `None` where neither file is there. What becomes of a key
 /// alone is `half_made`'s.
 fn find(
-    paths: &Paths,
-    owner: Option<(u32, u32)>,
-    half_made: impl Fn(&Paths, &[u8]) -> Result<Facts, StartError>,
+    custody: Custody,
+    half_made: impl Fn(&Files, &[u8]) -> Result<Facts, StartError>,
 ) -> Result<Option<Found>, StartError> {
-    insist_on_two_files(paths)?;
-    insist_on_places(paths)?;
+    let Custody { files, run, owner } = custody;
+    insist_on_two_files(files)?;
+    insist_on_places(files, run.path())?;
     // Before they are read: what changes meanwhile has other marks.
-    let marks = marks(paths);
-    match read_pair(paths)? {
+    let marks = marks(files);
+    match read_pair(files)? {
         (Some(cert), Some(key)) => {
-            check_access(&paths.key, owner)?;
+            check_access(&files.key, owner)?;
             Ok(Some(Found {
-                facts: check(&cert, &key, &paths.cert, &paths.key)?,
+                facts: check(&cert, &key, &files.cert, &files.key)?,
                 key,
                 source: CaSource::Provided,
                 marks,
             }))
         }
         (None, None) => Ok(None),
-        (Some(_), None) => Err(half(&paths.cert, &paths.key)),
+        (Some(_), None) => Err(half(&files.cert, &files.key)),
         (None, Some(key)) => {
-            check_access(&paths.key, owner)?;
+            check_access(&files.key, owner)?;
             Ok(Some(Found {
-                facts: half_made(paths, &key)?,
+                facts: half_made(files, &key)?,
                 key,
                 source: CaSource::Provided,
                 // Of the certificate that is there by now.
-                marks: self::marks(paths),
+                marks: self::marks(files),
             }))
         }
     }
@@ -231,19 +249,20 @@ fn kept() -> (PathBuf, PathBuf) {
     )
 }
 
-fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Found, StartError> {
+fn keep_or_generate(custody: Custody) -> Result<Found, StartError> {
+    let Custody { files, owner, .. } = custody;
     let made = |facts, key, source| Found {
         facts,
         key,
         source,
-        marks: marks(paths),
+        marks: marks(files),
     };
     let state = Path::new(STATE_DIRECTORY);
     let (kept_cert, kept_key) = kept();
     let keeps = mounts::is_mount_point(state);
     if keeps && let (Some(cert), Some(key)) = (read(&kept_cert)?, read(&kept_key)?) {
         let facts = check(&cert, &key, &kept_cert, &kept_key)?;
-        install_pair(paths, facts.certificate_pem.as_bytes(), &key, owner)?;
+        install_pair(files, facts.certificate_pem.as_bytes(), &key, owner)?;
         return Ok(made(facts, key, CaSource::Kept));
     }
     let pair = generate()?;
@@ -256,7 +275,7 @@ fn keep_or_generate(paths: &Paths, owner: Option<(u32, u32)>) -> Result<Found, S
             .and_then(|()| install(&kept_cert, cert, Access::PUBLIC))
             .map_err(cannot_write)?;
     }
-    install_pair(paths, cert, key, owner)?;
+    install_pair(files, cert, key, owner)?;
     let key = Zeroizing::new(key.to_vec());
     Ok(made(pair.facts, key, CaSource::Generated))
 }
@@ -275,7 +294,7 @@ pub fn generate() -> Result<ca::Pair, StartError> {
 /// as well, where pipelock does not look: who is killed between the two has left a pair all
 /// the same, for [`complete`].
 pub fn install_pair(
-    paths: &Paths,
+    files: &Files,
     cert: &[u8],
     key: &[u8],
     owner: Option<(u32, u32)>,
@@ -285,28 +304,28 @@ pub fn install_pair(
     if ca::roots(key).pem.is_empty() {
         both.extend(cert);
     }
-    create(&paths.key, &both, Access::private(owner))
-        .and_then(|()| install(&paths.cert, cert, Access::PUBLIC))
+    create(&files.key, &both, Access::private(owner))
+        .and_then(|()| install(&files.cert, cert, Access::PUBLIC))
         .map_err(cannot_write)
 }
 
 /// Completes a pair whose certificate has no file of its own, where it stands behind the key.
-pub fn complete(paths: &Paths, key: &[u8]) -> Result<Facts, StartError> {
+pub fn complete(files: &Files, key: &[u8]) -> Result<Facts, StartError> {
     let cert = ca::roots(key).pem;
     if cert.is_empty() {
-        return Err(half(&paths.key, &paths.cert));
+        return Err(half(&files.key, &files.cert));
     }
-    let facts = check(cert.as_bytes(), key, &paths.key, &paths.key)?;
+    let facts = check(cert.as_bytes(), key, &files.key, &files.key)?;
     install(
-        &paths.cert,
+        &files.cert,
         facts.certificate_pem.as_bytes(),
         Access::PUBLIC,
     )
     .map_err(cannot_write)?;
     log::info!(
         "{} was not there: it is the certificate that {} has behind the key",
-        paths.cert.display(),
-        paths.key.display()
+        files.cert.display(),
+        files.key.display()
     );
     Ok(facts)
 }
@@ -316,25 +335,25 @@ fn cannot_write(error: FileError) -> StartError {
 }
 
 /// One file cannot be both: the certificate would take the key's place.
-pub fn insist_on_two_files(paths: &Paths) -> Result<(), StartError> {
-    if !is_same_place(&paths.cert, &paths.key) {
+pub fn insist_on_two_files(files: &Files) -> Result<(), StartError> {
+    if !is_same_place(&files.cert, &files.key) {
         return Ok(());
     }
     Err(StartError::new(
         ExitCode::CaUnusable,
         format!(
             "cannot use one file for both the CA certificate and its key: {} and {} are the same\nhint: name two files with --cert and --key",
-            paths.cert.display(),
-            paths.key.display()
+            files.cert.display(),
+            files.key.display()
         ),
     ))
 }
 
 /// The key must not lie where clients read, nor either file where the pair in force is put back
 /// and forgotten.
-fn insist_on_places(paths: &Paths) -> Result<(), StartError> {
-    let exported = paths.run_dir.join(export::DIRECTORY);
-    let put_back = put_back_at(&paths.run_dir);
+fn insist_on_places(files: &Files, run_dir: &Path) -> Result<(), StartError> {
+    let exported = run_dir.join(export::DIRECTORY);
+    let put_back = put_back_at(run_dir);
     let unusable = |file: &Path, why: &str| {
         let text = format!(
             "cannot use {}: {why}\nhint: name other files with --cert and --key",
@@ -342,13 +361,13 @@ fn insist_on_places(paths: &Paths) -> Result<(), StartError> {
         );
         Err(StartError::new(ExitCode::CaUnusable, text))
     };
-    if paths.key.starts_with(&exported) {
+    if files.key.starts_with(&exported) {
         return unusable(
-            &paths.key,
+            &files.key,
             "clients read the export, and nobody but pipelock may read the CA key",
         );
     }
-    match [&paths.cert, &paths.key]
+    match [&files.cert, &files.key]
         .into_iter()
         .find(|path| put_back.contains(path))
     {
@@ -359,12 +378,12 @@ fn insist_on_places(paths: &Paths) -> Result<(), StartError> {
 
 /// Certificate and key, `None` where there is no such file. Half a pair gets a moment to
 /// become a whole one: somebody else may be writing it.
-pub fn read_pair(paths: &Paths) -> Result<(Option<Pem>, Option<Pem>), StartError> {
+pub fn read_pair(files: &Files) -> Result<(Option<Pem>, Option<Pem>), StartError> {
     let end = Instant::now() + PAIR_PATIENCE;
     loop {
-        let key = read(&paths.key)?;
+        let key = read(&files.key)?;
         // Later than the key, which is written first.
-        let cert = read(&paths.cert)?;
+        let cert = read(&files.cert)?;
         if cert.is_some() == key.is_some() || Instant::now() >= end {
             return Ok((cert, key));
         }

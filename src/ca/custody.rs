@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::authority::{self, Placed};
-use crate::cli::Paths;
+use super::authority::{self, Custody, Placed};
 use crate::exit::{ExitCode, StartError};
 use crate::status::{Ca, Word};
 use crate::sys::errand::{self, Errand};
-use crate::sys::files::Room;
 use crate::sys::signals::{Signals, wait};
 
 /// A stop gives the CA this long to be finished: with entropy at hand it takes
@@ -24,17 +22,6 @@ const STOP_PATIENCE: Duration = Duration::from_millis(300);
 const JUDGING_PATIENCE: Duration = Duration::from_secs(30);
 /// Two small files in the run directory.
 const PUTTING_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What is needed to judge a pair, wherever that happens.
-#[derive(Debug, Clone, Copy)]
-pub struct Custody<'a> {
-    /// Where the pair lies.
-    pub paths: &'a Paths,
-    /// The run directory.
-    pub run: &'a Room,
-    /// The daemon's user, where files can be given to it.
-    pub owner: Option<(u32, u32)>,
-}
 
 /// A pair that was judged, and a copy of it that only a process of its own ever reads.
 #[derive(Debug)]
@@ -56,10 +43,9 @@ pub struct Making {
 /// Begins [`authority::prepare`] in a child. It needs no word of the manifest, and two
 /// processors can do both at once.
 pub fn begin(custody: Custody) -> Result<Making, StartError> {
-    let Custody { paths, run, owner } = custody;
-    let copy = authority::new_copy(run)?;
+    let copy = authority::new_copy(custody.run)?;
     let errand = errand::send_to_finish(&[copy.as_raw_fd()], || {
-        answer(authority::prepare(paths, owner, &copy))
+        answer(authority::prepare(custody, &copy))
     });
     match errand {
         Ok(errand) => Ok(Making {
@@ -149,14 +135,14 @@ impl Custody<'_> {
     /// What tells whether the pair that lies there is the one that was judged.
     #[must_use]
     pub fn marks(&self) -> String {
-        authority::marks(self.paths)
+        authority::marks(self.files)
     }
 
     /// Sends somebody for [`authority::judge_again`].
     pub fn judge_again(&self, now: Instant) -> Result<Judging, StartError> {
         let copy = authority::new_copy(self.run)?;
         let errand = errand::send(&[copy.as_raw_fd()], || {
-            answer(authority::judge_again(self.paths, self.owner, &copy))
+            answer(authority::judge_again(*self, &copy))
         });
         Ok(Judging {
             errand: errand.map_err(|errno| {

@@ -7,6 +7,7 @@ mod control;
 mod difference;
 mod grant;
 mod granted;
+mod happening;
 mod healthcheck;
 mod import;
 mod patience;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::granted;
+use super::happening::{Happening, Look};
 use super::status::{condition, hosts};
-use super::watch::{Happening, Look};
 use crate::environment;
 use crate::plain;
 use crate::policy::grants;

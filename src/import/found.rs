@@ -4,6 +4,7 @@ use crate::manifest::quoted;
 
 use super::host::{self, Stars};
 use super::place::Place;
+pub(super) use super::said::Said;
 
 /// What is in one file, in its order.
 #[derive(Debug, Default)]
@@ -37,48 +38,6 @@ pub(super) struct Entry {
     pub(super) stars: Stars,
     /// What is not carried over of it, besides what its text says.
     pub(super) said: Vec<Said>,
-}
-
-/// What has to be said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    /// It is not carried over, for a reason.
-    Lost {
-        what: String,
-        line: Option<usize>,
-        why: String,
-    },
-    /// A wildcard before this domain did not stand for the domain itself, there.
-    Apex(String),
-    /// Nor for more than one label before it.
-    Depth(String),
-    /// As it is.
-    Note(String),
-    /// Of the source's own, in front of what follows.
-    Comment(String),
-}
-
-impl Said {
-    #[inline(never)]
-    pub(super) fn lost(what: impl AsRef<str>, why: impl AsRef<str>) -> Self {
-        Self::Lost {
-            what: what.as_ref().to_owned(),
-            line: None,
-            why: why.as_ref().to_owned(),
-        }
-    }
-
-    #[inline(never)]
-    pub(super) fn at(self, place: Option<usize>) -> Self {
-        match self {
-            Self::Lost { what, why, .. } => Self::Lost {
-                what,
-                line: place,
-                why,
-            },
-            said => said,
-        }
-    }
 }
 
 impl Entry {

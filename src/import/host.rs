@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::manifest::quoted;
 use crate::policy;
 
-use super::found::Said;
+use super::said::Said;
 
 /// What `*.name` stands for where it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

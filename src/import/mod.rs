@@ -13,6 +13,7 @@ mod openshell;
 mod pipelock;
 mod place;
 mod plan;
+mod said;
 mod settings;
 mod smolvm;
 mod squid;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::rc::Rc;
 
+pub use super::exported::{AGENTS, BUNDLE, CA, ENVIRONMENT};
 use super::for_agents;
 use crate::environment;
 use crate::policy::Policy;
@@ -12,16 +13,7 @@ use crate::policy::Policy;
 /// Where the export is, in the run directory.
 pub const DIRECTORY: &str = "export";
 
-/// The CA certificate alone.
-pub const CA: &str = "pipelock-ca.pem";
-/// The public roots, the manifest's extra ones, and the CA: an intercepted host shows a
-/// certificate of the CA, a passthrough host one of the others.
-pub const BUNDLE: &str = "ca-bundle.pem";
-/// The variables.
-pub const ENVIRONMENT: &str = "client.env";
-/// What an agent is told of all this; its first lines are the state's, and the reporter's.
-pub const AGENTS: &str = "for-agents.md";
-/// The variable that says where that is.
+/// The variable that says where [`AGENTS`] is.
 const AGENTS_VARIABLE: &str = "SIDECAR_FOR_AGENTS";
 /// Where a client is to mount the export: a file of variables can hold no relative path.
 pub const CLIENT_DIRECTORY: &str = "/run/sidecar-export";

@@ -87,9 +87,9 @@ fn introduction(policy: &Policy, proxy: &str, directory: &str) -> String {
          Are they not set? `set -a; . {directory}/{}; set +a`. Host names are resolved by the proxy, not here. \
          SSH, UDP and ping do not pass: of git use the `https://` address.\n\n",
         policy.slug,
-        super::export::AGENTS,
-        super::export::BUNDLE,
-        super::export::ENVIRONMENT,
+        super::exported::AGENTS,
+        super::exported::BUNDLE,
+        super::exported::ENVIRONMENT,
     )
 }
 

@@ -7,6 +7,7 @@
 
 pub mod denials;
 pub mod export;
+mod exported;
 pub mod for_agents;
 mod last_words;
 pub mod metrics;

@@ -5,11 +5,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::boot::clock::{self, Plausibility};
 use crate::boot::mode::Mode;
-use crate::cli::Paths;
 use crate::exit::StartError;
 use crate::status::export::DIRECTORY as EXPORT;
 use crate::status::{self, Reporter, While};
 use crate::sys::errand;
+use crate::sys::files::Room;
 
 /// True where the clock is only known not to be earlier than what it was set to.
 pub(super) fn floor(mode: Mode, reporter: &mut Reporter) -> Result<bool, StartError> {
@@ -55,11 +55,13 @@ fn written_at(file: &Path) -> Option<u64> {
 
 /// A share's files are dated by the host, and its clock is the better one: the status was
 /// written this moment, the manifest some time before.
-pub(super) fn set_by_the_hosts(paths: &Paths, reporter: &mut Reporter) -> Result<(), StartError> {
-    let export = paths.run_dir.join(EXPORT).join(status::FILE);
-    let written = [&paths.manifest, &export]
-        .into_iter()
-        .filter_map(|file| written_at(file));
+pub(super) fn set_by_the_hosts(
+    manifest: &Path,
+    run: &Room,
+    reporter: &mut Reporter,
+) -> Result<(), StartError> {
+    let export = run.path().join(EXPORT).join(status::FILE);
+    let written = [manifest, &export].into_iter().filter_map(written_at);
     if let Some(time) = clock::better(clock::now(), written) {
         set(time)?;
         let time = crate::ca::rfc3339(time);

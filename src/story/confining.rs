@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::boot::mode::Mode;
 use crate::boot::protect;
-use crate::cli::Paths;
+use crate::ca::authority::Custody;
 use crate::exit::{ExitCode, StartError};
 use crate::policy::daemons::Daemon;
 use crate::sandbox::cgroup::{self, Group, Shares};
@@ -31,7 +31,7 @@ pub(super) fn insist(reporter: &Reporter) -> Result<(), StartError> {
 pub(super) fn complete(
     mut sandbox: Sandbox,
     mode: Mode,
-    paths: &Paths,
+    program: &Path,
     daemons: &[Daemon],
     reporter: &mut Reporter,
 ) -> Result<(Sandbox, Option<u64>), StartError> {
@@ -68,18 +68,23 @@ pub(super) fn complete(
             Err(error) => sandbox.missing.push(error.to_string()),
         }
     }
-    reporter.tell_missing(&sandbox.missing_for(&paths.daemon));
+    reporter.tell_missing(&sandbox.missing_for(program));
     reporter.sandbox_planned(sandbox.landlock, sandbox.seccomp, sandbox.group.is_some());
     Ok((sandbox, memory))
 }
 
 /// What pipelock cannot get at it cannot live on, and says so in words of its own, five times.
 /// Whether its program is there and may be executed at all, the exec tells.
-pub(super) fn insist_on_ways(sandbox: &Sandbox, paths: &Paths) -> Result<(), StartError> {
+pub(super) fn insist_on_ways(
+    sandbox: &Sandbox,
+    program: &Path,
+    custody: Custody,
+) -> Result<(), StartError> {
+    let pair = custody.files;
     let (uid, gid) = sandbox.user();
     let mut ways = Ways::default();
     let mut barriers = Vec::new();
-    let program = paths.daemon.exists().then(|| paths.daemon.parent());
+    let program = program.exists().then(|| program.parent());
     for (code, does, path, to) in [
         (
             ExitCode::NotExecutable,
@@ -90,19 +95,19 @@ pub(super) fn insist_on_ways(sandbox: &Sandbox, paths: &Paths) -> Result<(), Sta
         (
             ExitCode::DaemonUnavailable,
             "read its configuration",
-            Some(paths.run_dir.as_path()),
+            Some(custody.run.path()),
             Use::List,
         ),
         (
             ExitCode::CaUnusable,
             "read the CA certificate",
-            Some(paths.cert.as_path()),
+            Some(pair.cert.as_path()),
             Use::Read,
         ),
         (
             ExitCode::CaUnusable,
             "read the CA key",
-            Some(paths.key.as_path()),
+            Some(pair.key.as_path()),
             Use::Read,
         ),
     ] {

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::Mode;
 use crate::boot::mounts;
+use crate::bottle::Desired;
 use crate::ca::authority;
 use crate::cli::{Paths, RunOptions};
 use crate::daemon::pipelock;
@@ -20,7 +21,7 @@ use crate::status::{Reporter, While};
 use crate::sys::claim::{self, Claim, ClaimError};
 use crate::sys::console::{self, Stream};
 use crate::sys::errand;
-use crate::sys::files::{FileError, Room, ensure_directory};
+use crate::sys::files::{Access, FileError, Room, ensure_directory};
 use crate::sys::signals::{Signals, wait};
 
 /// Nobody's agent trusts a machine without its state: it is waited for, as long as a disk may
@@ -54,8 +55,8 @@ pub(super) fn settle(options: &RunOptions, mode: Mode) -> (Paths, Clients) {
     (paths, Clients::OfThisHost)
 }
 
-pub(super) fn export_path(paths: &Paths) -> PathBuf {
-    paths.run_dir.join(EXPORT)
+pub(super) fn export_path(run: &Room) -> PathBuf {
+    run.path().join(EXPORT)
 }
 
 /// Says what to paste into another shell. The lines stand alone, so that each can be taken
@@ -102,7 +103,7 @@ const SMALLEST: &str = "  slug: laptop
 pub(super) fn mount_all(
     mode: Mode,
     arguments: &Arguments,
-    paths: &Paths,
+    run_dir: &Path,
     clients: Clients,
     mut signals: Option<&mut Signals>,
     reporter: &mut Reporter,
@@ -119,13 +120,13 @@ pub(super) fn mount_all(
             ));
         }
     }
-    let unusable = |error| cannot_use(error, mode, &paths.run_dir, None);
-    ensure_directory(&paths.run_dir).map_err(unusable)?;
-    let room = Room::open(&paths.run_dir).map_err(unusable)?;
-    let claim = claim_run_directory(&paths.run_dir, &room, reporter)?;
+    let unusable = |error| cannot_use(error, mode, None);
+    let room = Room::open_or_make(run_dir).map_err(unusable)?;
+    let claim = claim_run_directory(&room, reporter)?;
     reporter
         .tell_in(&room, claim)
-        .map_err(|error| cannot_use(error, mode, &paths.run_dir, Some(&room)))?;
+        .map_err(|error| cannot_use(error, mode, Some(&room)))?;
+    let export_path = export_path(&room);
     if mode == Mode::Machine {
         if let Some(state) = &arguments.state {
             let target = Path::new(authority::STATE_DIRECTORY);
@@ -135,22 +136,21 @@ pub(super) fn mount_all(
             }
         }
         if let Some(export) = &arguments.export {
-            let target = export_path(paths);
-            let mount = || mounts::mount_source(export, &target, true);
+            let mount = || mounts::mount_source(export, &export_path, true);
             if mount_apart(mount, EXPORT_PATIENCE, signals)? == Mounted::Late {
-                let late = silent(export, &target, EXPORT_PATIENCE);
+                let late = silent(export, &export_path, EXPORT_PATIENCE);
                 reporter.warn_while(&While::Unmounted, [late]);
             }
         }
     }
     if clients == Clients::OfThisHost {
-        ensure_directory(&export_path(paths)).map_err(unusable)?;
+        ensure_directory(&export_path).map_err(unusable)?;
     }
     // The firewall serves its agent, whether the host can be told or not.
     if !reporter.tell_export() {
         log::info!(
             "no {}: nobody is given client.env and the CA until there is",
-            export_path(paths).display()
+            export_path.display()
         );
     }
     Ok(room)
@@ -220,12 +220,8 @@ fn mount_apart(
 }
 
 /// Two inits would overwrite each other's configuration and status.
-fn claim_run_directory(
-    run_dir: &Path,
-    room: &Room,
-    reporter: &mut Reporter,
-) -> Result<Option<Claim>, StartError> {
-    match claim::claim(run_dir, room) {
+fn claim_run_directory(room: &Room, reporter: &mut Reporter) -> Result<Option<Claim>, StartError> {
+    match claim::claim(room) {
         Ok(claim) => Ok(Some(claim)),
         // What cannot be locked can be served from all the same; probes then go by the
         // status alone.
@@ -252,22 +248,30 @@ fn claim_run_directory(
     }
 }
 
-pub(super) fn config_path(paths: &Paths) -> PathBuf {
-    paths.run_dir.join(pipelock::CONFIG)
+/// Puts the configuration where pipelock is to read it.
+pub(super) fn install_config(
+    run: &Room,
+    desired: &Desired,
+    owner: Option<(u32, u32)>,
+) -> Result<(), StartError> {
+    let config = desired.config.as_bytes();
+    run.install(pipelock::CONFIG, config, Access::private(owner))
+        .map_err(cannot_write)
 }
 
-pub(super) fn cannot_write(error: FileError) -> StartError {
+fn cannot_write(error: FileError) -> StartError {
     StartError::new(ExitCode::CannotWrite, error)
 }
 
 /// The run directory is what is written first: here it turns out that nothing can be, and the
 /// reader may be able to change that.
-fn cannot_use(error: FileError, mode: Mode, run_dir: &Path, room: Option<&Room>) -> StartError {
+fn cannot_use(error: FileError, mode: Mode, room: Option<&Room>) -> StartError {
     let (is_denied, is_read_only) = match error.kind() {
         ErrorKind::PermissionDenied => (true, false),
         ErrorKind::ReadOnlyFilesystem => (false, true),
         _ => return cannot_write(error),
     };
+    let run_dir = room.map_or(error.path(), Room::path);
     let mut text = error.to_string();
     if let Some(room) = room.filter(|_| is_denied) {
         text += &format!(": {}", room.whose());

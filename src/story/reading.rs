@@ -1,6 +1,6 @@
 //! The stage of the manifest: it is waited for, and what needs no word of it is begun meanwhile.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
@@ -8,12 +8,10 @@ use nix::poll::{PollFd, PollFlags};
 use super::clock::set_by_the_hosts;
 use super::places::mount_manifest;
 use crate::boot::cmdline::Arguments;
-use crate::boot::mode::Mode;
 use crate::bottle::looker::{Looker, News};
-use crate::bottle::{self, Desired, credentials, trust};
-use crate::ca::authority;
-use crate::ca::custody::{self, Custody, Making};
-use crate::cli::Paths;
+use crate::bottle::{self, Bottle, Desired};
+use crate::ca::authority::Custody;
+use crate::ca::custody::{self, Making};
 use crate::exit::StartError;
 use crate::sandbox::{Privileges, Sandbox};
 use crate::status::Reporter;
@@ -27,39 +25,22 @@ pub(super) struct Begun {
     pub(super) making: Result<Making, StartError>,
 }
 
-/// What is looked at, to be read again when it changes.
-pub(super) fn watched(paths: &Paths) -> Vec<PathBuf> {
-    let trust = trust::directory(&paths.manifest);
-    let credentials = credentials::directory(&paths.manifest);
-    let Paths {
-        manifest,
-        cert,
-        key,
-        ..
-    } = paths.clone();
-    vec![manifest, trust, credentials, cert, key]
-}
-
-/// Reads the manifest and what is beside it, and looks at the CA pair; mounts the manifest's
-/// directory first where that is still to be done.
-pub(super) fn read_everything(is_mounted: bool, arguments: &Arguments, paths: &Paths) -> Vec<u8> {
-    if !is_mounted && let Err(error) = mount_manifest(arguments, &paths.manifest) {
-        return bottle::with_marks("", &[], &bottle::failure(&error.to_string()));
+/// Reads everything; mounts the manifest's directory first where that is still to be done.
+pub(super) fn read_mounted(bottle: &Bottle, is_mounted: bool, arguments: &Arguments) -> Vec<u8> {
+    if !is_mounted && let Err(error) = mount_manifest(arguments, &bottle.manifest) {
+        return bottle::unreadable(&error.to_string());
     }
-    // Before they are read: what changes meanwhile has other marks.
-    let credentials = credentials::marks(&credentials::directory(&paths.manifest));
-    bottle::with_marks(&authority::marks(paths), &credentials, &bottle::read(paths))
+    bottle.read()
 }
 
 /// Judges what was read, and has the reporter know which manifest that was.
 pub(super) fn judge(
-    paths: &Paths,
-    mode: Mode,
+    bottle: &Bottle,
     found: &[u8],
     reporter: &mut Reporter,
 ) -> Result<(Desired, Vec<String>), StartError> {
     let (_, _, read) = bottle::without_marks(found);
-    let judged = bottle::judge(paths, mode, read);
+    let judged = bottle.judge(read);
     reporter.manifest_known(bottle::which_manifest(read), judged.is_ok());
     judged.map_err(|problem| *problem)
 }
@@ -67,7 +48,7 @@ pub(super) fn judge(
 /// Waits for the manifest, and for the clock, where `sets_clock`; `None` where a stop was
 /// asked for before. The CA is begun as early as can be.
 pub(super) fn begin(
-    paths: &Paths,
+    bottle: &Bottle,
     run: &Room,
     sets_clock: bool,
     looker: &mut Looker,
@@ -77,17 +58,17 @@ pub(super) fn begin(
     let mut read = None;
     if sets_clock {
         // By the dates of what is mounted by then.
-        read = await_manifest(looker, &paths.manifest, signals, reporter);
+        read = await_manifest(looker, &bottle.manifest, signals, reporter);
         if read.is_none() {
             return Ok(None);
         }
-        set_by_the_hosts(paths, reporter)?;
+        set_by_the_hosts(&bottle.manifest, run, reporter)?;
     }
     // Now, although its stage comes later: it waits for nothing that is read before it.
     let sandbox = Sandbox::plan(Privileges::of_this_process());
     let owner = sandbox.file_owner();
-    let making = custody::begin(Custody { paths, run, owner });
-    let read = read.or_else(|| await_manifest(looker, &paths.manifest, signals, reporter));
+    let making = custody::begin(Custody::new(&bottle.pair, run, owner));
+    let read = read.or_else(|| await_manifest(looker, &bottle.manifest, signals, reporter));
     Ok(read.map(|read| Begun {
         read,
         sandbox,

@@ -422,7 +422,7 @@ impl Companion {
             Ok(errand) => {
                 let starts = true;
                 self.fetching = Some(Fetching { errand, starts });
-                let from = credentials::directory(around.setup.manifest).join(self.name());
+                let from = around.setup.bottle.credentials.join(self.name());
                 let why = format!(
                     "its credentials are not read: {} does not answer",
                     from.display()

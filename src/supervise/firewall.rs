@@ -13,7 +13,7 @@ use super::process::{Process, read_back};
 use super::relay::Speaker;
 use super::unit::{Life, Unit};
 use super::vitals::{self, Work};
-use super::{Context, pair, watch};
+use super::{Context, pair};
 use crate::boot::clock;
 use crate::bottle::names::Names;
 use crate::ca::rfc3339;
@@ -28,6 +28,7 @@ use crate::status::{Stage, While};
 use crate::sys::connections;
 use crate::sys::files::FileError;
 use crate::sys::reaper::ExitReason;
+use crate::sys::watch;
 
 /// What messages call it.
 const NAME: &str = PIPELOCK;
@@ -344,7 +345,7 @@ impl Firewall {
         } else {
             &around.desired.config
         };
-        let room = around.setup.run_room;
+        let room = around.setup.custody.run;
         let is_new = self.installed.is_none();
         match room.is_still_installed(CONFIG, wanted.as_bytes(), access, is_new) {
             Some(true) => {
@@ -458,7 +459,7 @@ impl Firewall {
         self.installed = None;
         self.denies_all = true;
         let deny_all = child.instance.deny_all().as_bytes();
-        let room = around.setup.run_room;
+        let room = around.setup.custody.run;
         room.install(CONFIG, deny_all, config_access(around))?;
         let applied = around.reporter.status().config.applied_sha256.as_deref();
         if child.instance.drains_on(applied) {

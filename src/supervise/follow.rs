@@ -57,12 +57,12 @@ impl Supervisor<'_> {
             }
             News::Silent(since) => {
                 self.changed = true;
-                let manifest = self.setup.manifest;
+                let manifest = &self.setup.bottle.manifest;
                 self.reporter.manifest_is_silent(manifest, since);
             }
             News::Unsent(since, errno) => {
                 self.changed = true;
-                let manifest = self.setup.manifest;
+                let manifest = &self.setup.bottle.manifest;
                 self.reporter.manifest_is_unwatched(manifest, since, errno);
             }
             News::Answers => self.reporter.manifest_answers(),
@@ -97,7 +97,7 @@ impl Supervisor<'_> {
     /// Roots beside it that cannot be used keep nothing back that it revokes.
     fn follow(&mut self, read: &[u8]) {
         self.changed = true;
-        let judged = (self.setup.judge)(read);
+        let judged = self.setup.bottle.judge(read);
         let which = bottle::which_manifest(read);
         self.reporter.manifest_known(which, judged.is_ok());
         let (mut new, warnings) = match judged {

@@ -139,8 +139,8 @@ impl Supervisor<'_> {
     }
 
     fn render(&self, new: &mut Desired) {
-        let paths = self.setup.custody.paths;
-        new.find_ca_at(&paths.cert, &paths.key);
+        let pair = self.setup.custody.files;
+        new.find_ca_at(&pair.cert, &pair.key);
     }
 }
 

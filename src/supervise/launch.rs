@@ -14,7 +14,6 @@ use nix::errno::Errno;
 
 use super::Context;
 use super::notice::Notice;
-use super::watch;
 use crate::boot::protect;
 use crate::bottle::credentials;
 use crate::bottle::names::Names;
@@ -34,6 +33,7 @@ use crate::sys::errand::{self, Errand};
 use crate::sys::files::{Access, FileError, Room, as_user, install};
 use crate::sys::memory;
 use crate::sys::process;
+use crate::sys::watch;
 
 /// Why a start did not come about.
 #[derive(Debug)]
@@ -146,14 +146,14 @@ pub(super) struct Launch {
 /// have filled up since.
 pub(super) fn install_config(around: &Context) -> Result<(), FileError> {
     let config = around.desired.config.as_bytes();
-    let room = around.setup.run_room;
+    let room = around.setup.custody.run;
     room.install(CONFIG, config, config_access(around))
 }
 
 /// Whether it is there as it was put there: the file is the daemon's.
 pub(super) fn is_config_installed(around: &Context) -> bool {
     let config = around.desired.config.as_bytes();
-    let room = around.setup.run_room;
+    let room = around.setup.custody.run;
     room.is_installed(CONFIG, config, config_access(around))
 }
 
@@ -229,20 +229,20 @@ pub(super) fn fetch_credentials(wanted: &Daemon, around: &Context) -> Result<Err
     let profile = Profile::general(&[]);
     let sandbox = setup.sandbox.companion(wanted.user, None, profile);
     let order = credentials::Order {
-        manifest: setup.manifest,
+        manifest: &setup.bottle.manifest,
         name: &wanted.name,
-        run_dir: setup.run_room.path(),
+        run_dir: setup.custody.run.path(),
         owner: sandbox.file_owner(),
     };
     errand::send(&[], || credentials::place(&order)).map_err(|errno| {
-        let path = credentials::directory(setup.manifest).join(&wanted.name);
+        let path = setup.bottle.credentials.join(&wanted.name);
         LaunchError::File(FileError::new("fork to read", &path, errno.into()))
     })
 }
 
 /// Where a daemon's credentials are, in this run directory.
 pub(super) fn credentials_of(name: &str, around: &Context) -> credentials::Place {
-    credentials::Place::of(name, around.setup.run_room.path())
+    credentials::Place::of(name, around.setup.custody.run.path())
 }
 
 /// Everything that is made before the fork of a daemon that is not pipelock; whether it was
@@ -252,7 +252,7 @@ pub(super) fn prepare_companion(
     given: bool,
     around: &mut Context,
 ) -> Result<ForCompanion, LaunchError> {
-    let run = around.setup.run_room;
+    let run = around.setup.custody.run;
     keep_secrets(wanted, around)?;
     let sandbox = companions_sandbox(wanted, around)?;
     let owner = sandbox.file_owner();
@@ -350,13 +350,18 @@ fn variables(
 /// usually are the manifest's judge knows.
 fn keep_secrets(wanted: &Daemon, around: &Context) -> Result<(), LaunchError> {
     let setup = around.setup;
-    let run_dir = setup.run_room.path();
-    let credentials = setup.manifest.with_file_name(credentials::DIRECTORY);
+    let run_dir = setup.custody.run.path();
     // Of the places this one alone is asked where it leads: the others may be on a share that does
     // not answer.
     let really = real(run_dir);
-    let key = setup.custody.paths.key.as_path();
-    let places = [run_dir, &really, setup.manifest, &credentials, key];
+    let key = setup.custody.files.key.as_path();
+    let places = [
+        run_dir,
+        &really,
+        &setup.bottle.manifest,
+        &setup.bottle.credentials,
+        key,
+    ];
     for path in &wanted.files {
         for shown in [path.clone(), real(path)] {
             if let Some(kept) = kept_from(&shown, places) {
@@ -488,7 +493,7 @@ fn read_agents_ca(name: &str, path: &Path, around: &Context) -> Result<String, S
     let missing = || failed(format!("{name} has not put it into its directory"));
     let mut names: Vec<&str> = path.iter().filter_map(|name| name.to_str()).collect();
     let file = names.pop().ok_or_else(missing)?;
-    let mut room = around.setup.run_room.enter(name);
+    let mut room = around.setup.custody.run.enter(name);
     for next in names {
         room = match room {
             Ok(Some(room)) => room.enter(next),

@@ -21,7 +21,6 @@ pub mod relay;
 mod roster;
 mod unit;
 pub mod vitals;
-pub mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -34,11 +33,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::boot::network::NetworkError;
-use crate::bottle::Desired;
 use crate::bottle::looker::{Looker, News};
 use crate::bottle::names::Names;
-use crate::ca::custody::Custody;
-use crate::exit::StartError;
+use crate::bottle::{Bottle, Desired};
+use crate::ca::authority::Custody;
 use crate::policy::Policy;
 use crate::policy::daemons::Users;
 use crate::sandbox::Sandbox;
@@ -46,10 +44,10 @@ use crate::sandbox::landlock::Grants;
 use crate::status::export::Content;
 use crate::status::{Reporter, State};
 use crate::sys::console::console;
-use crate::sys::files::Room;
 use crate::sys::reaper;
 use crate::sys::signals::{self, Request, Signals};
 use crate::sys::steps::Steps;
+use crate::sys::watch;
 use follow::Pace;
 use machine::Event;
 pub use pair::Pair;
@@ -67,9 +65,6 @@ const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 /// waking serves both. A little later it does so by itself.
 const LOOK_EVERY: Duration = watch::INTERVAL.saturating_add(Duration::from_millis(200));
 
-/// Judges what was read of the manifest and beside it.
-pub type JudgeDesired<'a> = dyn Fn(&[u8]) -> Result<(Desired, Vec<String>), Box<StartError>> + 'a;
-
 /// What clients are told, of a configuration, of the CA's certificate, and of what they trust
 /// for the daemon that is their proxy.
 pub type Clients<'a> =
@@ -81,21 +76,17 @@ pub struct Setup<'a> {
     pub daemon: &'a Path,
     /// Where its configuration goes.
     pub config: &'a Path,
-    /// The directory of the configuration, opened.
-    pub run_room: &'a Room,
     /// Where extra roots go; also what `SSL_CERT_FILE` says.
     pub trust_bundle: &'a Path,
-    /// The manifest, for words alone.
-    pub manifest: &'a Path,
-    /// Judges what was read of it.
-    pub judge: &'a JudgeDesired<'a>,
+    /// Judges what was read of the manifest.
+    pub bottle: &'a Bottle,
     /// Applies what of a changed manifest is not the daemon's: host names.
     pub apply: &'a dyn Fn(&Desired) -> Result<(), NetworkError>,
     /// What its clients are told.
     pub clients: &'a Clients<'a>,
     /// Invites whoever started it to use it, once it can be.
     pub invite: &'a dyn Fn(&Policy),
-    /// Judges a CA pair that changed.
+    /// Judges a CA pair that changed, and has the directory of the configuration.
     pub custody: Custody<'a>,
     /// What the daemon may be.
     pub sandbox: Sandbox,
@@ -111,8 +102,8 @@ impl Setup<'_> {
     pub fn grants(&self, listen: SocketAddr) -> Grants {
         // The directory, because the configuration is replaced by renaming, and
         // because the daemon watches it.
-        let directory = self.config.parent().unwrap_or(Path::new("/"));
-        let pair = self.custody.paths;
+        let directory = self.custody.run.path();
+        let pair = self.custody.files;
         let read = [directory, self.trust_bundle, &pair.cert, &pair.key];
         Grants::proxy(
             self.daemon.to_owned(),

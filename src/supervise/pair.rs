@@ -139,7 +139,7 @@ impl Supervisor<'_> {
     /// Has a configuration that was judged name the pair where it is read now.
     pub(super) fn name_pair(&self, new: &mut Desired) {
         if self.pair.put_back {
-            let [cert, key] = authority::put_back_at(&self.setup.custody.paths.run_dir);
+            let [cert, key] = authority::put_back_at(self.setup.custody.run.path());
             new.find_ca_at(&cert, &key);
         }
     }
@@ -171,7 +171,7 @@ pub(super) fn tell_clients(around: &mut Context) {
 /// something else lies there by now, where it is put back.
 pub(super) fn settle(around: &mut Context) -> Result<(), StartError> {
     let custody = around.setup.custody;
-    let given = &custody.paths;
+    let given = custody.files;
     let (changed, before) = (is_changed(around), around.pair.put_back);
     if changed && (!before || around.pair.is_stale) {
         custody.put_back(&around.pair.in_force.copy)?;
@@ -181,7 +181,7 @@ pub(super) fn settle(around: &mut Context) -> Result<(), StartError> {
         return Ok(());
     }
     let [cert, key] = if changed {
-        authority::put_back_at(&given.run_dir)
+        authority::put_back_at(custody.run.path())
     } else {
         authority::forget(custody.run);
         [given.cert.clone(), given.key.clone()]

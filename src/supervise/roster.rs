@@ -3,7 +3,6 @@
 //! perform.
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
@@ -185,7 +184,7 @@ impl Roster {
 
     /// Forgets those that have left; what was theirs goes, where no other of that name has come.
     fn clear_away(&mut self, around: &mut Context) -> bool {
-        let run_dir = around.setup.config.parent().unwrap_or(Path::new("/"));
+        let run_dir = around.setup.custody.run.path();
         let before = self.companions.len();
         let has_left = |it: &mut Companion| it.is_leaving() && it.outcome().is_some();
         let gone: Vec<Companion> = self.companions.extract_if(.., has_left).collect();

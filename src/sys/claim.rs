@@ -16,9 +16,9 @@ use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::supervise::watch;
 use crate::sys::files::{FileError, Room, read_kernel_file};
 use crate::sys::process::pid_namespace;
+use crate::sys::watch;
 
 /// The locked file, in the run directory.
 pub const FILE: &str = "lock";
@@ -58,17 +58,17 @@ pub struct Claim {
     beaten: Duration,
 }
 
-/// Claims `run_dir`, opened as `room`. The file is its owner's alone: whoever can open it
+/// Claims `room`, a run directory. The file is its owner's alone: whoever can open it
 /// can lock it. One that others could open, or that is no file of ours, is replaced;
 /// but a directory that has something in it is somebody's, and not ours to move.
-pub fn claim(run_dir: &Path, room: &Room) -> Result<Claim, ClaimError> {
-    let path = run_dir.join(FILE);
+pub fn claim(room: &Room) -> Result<Claim, ClaimError> {
+    let path = room.path().join(FILE);
     let unlocked = |source| ClaimError::Unlocked(FileError::new("lock", &path, source));
     let file = match room.open_file(FILE, OFlag::O_RDWR | OFlag::O_CREAT) {
         Ok(file) if is_ours(&file).map_err(unlocked)? => match lock(&file) {
             Ok(()) => file,
             Err(Errno::EAGAIN | Errno::EACCES) if written_by_another(&file) => {
-                return Err(ClaimError::Taken(run_dir.to_owned()));
+                return Err(ClaimError::Taken(room.path().to_owned()));
             }
             // A reader has no business there, and got in while the file was open to all.
             Err(Errno::EAGAIN | Errno::EACCES) => replace(room).map_err(unlocked)?,

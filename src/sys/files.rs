@@ -91,6 +91,12 @@ impl FileError {
         )
     }
 
+    /// What could not be written or read.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the kernel said, as the standard library sorts it.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
@@ -181,6 +187,12 @@ pub struct Room {
 }
 
 impl Room {
+    /// Opens the directory at `path`, which is made where there is none.
+    pub fn open_or_make(path: &Path) -> Result<Self, FileError> {
+        ensure_directory(path)?;
+        Self::open(path)
+    }
+
     /// Opens the directory at `path`, wherever links on the way there lead.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         // A path without a directory is a name in the one we are in.

@@ -21,3 +21,4 @@ pub mod reaper;
 pub mod signals;
 pub mod steps;
 pub mod terminal;
+pub mod watch;

@@ -182,7 +182,7 @@ impl Bottle {
                 None => (NO_ROOTS, String::new(), warnings),
                 Some(roots) => (ROOTS, roots, warnings),
             },
-            Err(why) => (BAD_ROOTS, why, Vec::new()),
+            Err(why) => (BAD_ROOTS, why.to_string(), Vec::new()),
         };
         // Whatever is followed when it is replaced.
         let followed = [&self.manifest, &self.pair.cert, &self.pair.key].into_iter();

@@ -2,14 +2,16 @@
 //! certificates in them, and nothing else of the files. Touches the file system.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::alone;
 use crate::boot::clock;
+use crate::ca::{self, RootsProblem};
+use crate::plain;
 use crate::sys::files::{FileError, read_bounded};
-use crate::{ca, plain};
 
 /// A root certificate is 2 KB; a file with every public root 250 KB.
 const LONGEST_FILE: usize = 4 * 1024 * 1024;
@@ -45,9 +47,43 @@ pub struct Extra {
     pub warnings: Vec<String>,
 }
 
+/// Why extra roots cannot be used.
+#[derive(Debug)]
+pub enum TrustError {
+    /// The directory or a file in it cannot be read.
+    File(FileError),
+    /// The directory has so many files.
+    TooMany(PathBuf, usize),
+    /// The files of the directory have more than so many bytes together.
+    TooLarge(PathBuf, usize),
+    /// Something of a file would be lost.
+    Roots(PathBuf, RootsProblem),
+}
+
+impl fmt::Display for TrustError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::TooMany(directory, files) => write!(
+                f,
+                "cannot use {}: {files} files, at most {MOST_FILES} are read",
+                directory.display()
+            ),
+            Self::TooLarge(directory, limit) => write!(
+                f,
+                "cannot use {}: its files have more than {limit} bytes together, the most that are read here",
+                directory.display()
+            ),
+            Self::Roots(file, problem) => write!(f, "cannot use {}: {problem}", shown(file)),
+        }
+    }
+}
+
+impl std::error::Error for TrustError {}
+
 /// The extra roots, of files of at most `limit` bytes together. A file that is named like one
 /// and of which something would be lost is an error with its name.
-pub fn extra(directory: &Path, limit: usize) -> Result<Extra, String> {
+pub fn extra(directory: &Path, limit: usize) -> Result<Extra, TrustError> {
     let mut extra = Extra::default();
     let Some(names) = names_in(directory)? else {
         return Ok(extra);
@@ -61,28 +97,21 @@ pub fn extra(directory: &Path, limit: usize) -> Result<Extra, String> {
         extra.warnings.push(passed_over(directory, &others));
     }
     if files.len() > MOST_FILES {
-        return Err(format!(
-            "cannot use {}: {} files, at most {MOST_FILES} are read",
-            directory.display(),
-            files.len()
-        ));
+        return Err(TrustError::TooMany(directory.to_owned(), files.len()));
     }
     let mut left = limit;
     for file in files {
         let bytes = read_bounded(&file, LONGEST_FILE.min(left)).map_err(|error| {
             if error.is_too_large() && left < LONGEST_FILE {
-                format!(
-                    "cannot use {}: its files have more than {limit} bytes together, the most that are read here",
-                    directory.display()
-                )
+                TrustError::TooLarge(directory.to_owned(), limit)
             } else {
-                error.to_string()
+                TrustError::File(error)
             }
         })?;
         left -= bytes.len();
         extra.warnings.extend(alone::warning(&file));
         let (roots, warnings) = ca::extra_roots(&bytes, clock::now())
-            .map_err(|problem| format!("cannot use {}: {problem}", shown(&file)))?;
+            .map_err(|problem| TrustError::Roots(file.clone(), problem))?;
         *extra.roots.get_or_insert_default() += &roots;
         let warnings = warnings.iter();
         extra
@@ -93,7 +122,7 @@ pub fn extra(directory: &Path, limit: usize) -> Result<Extra, String> {
 }
 
 /// The public roots and the extra ones, in the place of the extra ones.
-pub fn bundle(directory: &Path, limit: usize) -> Result<Extra, String> {
+pub fn bundle(directory: &Path, limit: usize) -> Result<Extra, TrustError> {
     let mut extra = extra(directory, limit)?;
     if let Some(roots) = &mut extra.roots {
         match ca::public_roots() {
@@ -108,8 +137,8 @@ pub fn bundle(directory: &Path, limit: usize) -> Result<Extra, String> {
 }
 
 /// What is in a directory, sorted; `None` where there is none.
-fn names_in(directory: &Path) -> Result<Option<Vec<OsString>>, String> {
-    let failed = |error: io::Error| FileError::new("read", directory, error).to_string();
+fn names_in(directory: &Path) -> Result<Option<Vec<OsString>>, TrustError> {
+    let failed = |error| TrustError::File(FileError::new("read", directory, error));
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         // A link that leads nowhere was meant to be one.

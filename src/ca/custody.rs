@@ -196,17 +196,15 @@ impl Judging {
         self.until
     }
 
-    /// What became of it; `None` while it is away. Never waits. An error is a sentence.
-    pub fn advance(&mut self, now: Instant) -> Option<Result<Kept, String>> {
+    /// What became of it; `None` while it is away. Never waits.
+    pub fn advance(&mut self, now: Instant) -> Option<Result<Kept, StartError>> {
         if let Some(answer) = self.errand.listen() {
             return Some(match (hear_answer(answer), self.copy.take()) {
-                (Some(heard), Some(copy)) => heard
-                    .map(|placed| Kept { placed, copy })
-                    .map_err(|error| error.to_string()),
-                _ => Err(format!(
+                (Some(heard), Some(copy)) => heard.map(|placed| Kept { placed, copy }),
+                _ => Err(StartError::system(format!(
                     "cannot judge the CA pair: the process that reads it {}",
                     fate(&self.errand)
-                )),
+                ))),
             });
         }
         if self.until.is_some_and(|until| now >= until) {

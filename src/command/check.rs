@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{granted, missing, print, print_as_it_is};
 use crate::boot::clock;
-use crate::bottle::{credentials, trust};
+use crate::bottle::credentials;
+use crate::bottle::trust::{self, TrustError};
 use crate::exit::{ExitCode, StartError};
 use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
@@ -23,7 +24,7 @@ struct Findings {
     bytes: usize,
     judged: Result<Judgement, Refused>,
     /// Warnings about the roots and whoever is given credentials, or why the roots cannot be used.
-    roots: Result<Vec<String>, String>,
+    roots: Result<Vec<String>, TrustError>,
 }
 
 /// Judges a manifest and the roots beside it.
@@ -56,7 +57,7 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
         roots,
         ..
     } = find(manifest, strict)?;
-    let invalid = |why| Err(StartError::new(ExitCode::ManifestInvalid, why));
+    let invalid = |why: String| Err(StartError::new(ExitCode::ManifestInvalid, why));
     let judgement = match judged {
         Ok(judgement) => judgement,
         Err(refused) => {
@@ -84,7 +85,7 @@ pub fn check(manifest: &Path, strict: bool) -> Result<(), StartError> {
                 print(&format!("warning: {warning}\n"))?;
             }
         }
-        Err(why) => return invalid(why),
+        Err(why) => return invalid(why.to_string()),
     }
     let policy = &judgement.policy;
     // Of what is over there is a note.
@@ -158,7 +159,7 @@ pub fn check_as_json(manifest: &Path, strict: bool) -> Result<(), StartError> {
     let of_roots = |text: String| Rejection::new(text).at(None, "trust".to_owned());
     match roots {
         Ok(warnings) => report.warnings.extend(warnings.into_iter().map(of_roots)),
-        Err(why) => report.errors.push(of_roots(why)),
+        Err(why) => report.errors.push(of_roots(why.to_string())),
     }
     report.valid = report.errors.is_empty();
     print_as_it_is(&format!("{}\n", plain::json(&report, bytes.min(4096))))?;

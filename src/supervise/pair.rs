@@ -105,7 +105,7 @@ impl Supervisor<'_> {
             self.changed = true;
             match judged {
                 Ok(kept) => self.follow_pair(kept),
-                Err(why) => self.reporter.ca_refused(&why),
+                Err(error) => self.reporter.ca_refused(&error),
             }
         }
         if self.pair.judging.is_none() && self.pair.seen != self.pair.judged {

@@ -2,7 +2,7 @@
 //! behind it another; the init runs there as a process.
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use microvm::ScratchDir;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::support::chain::{INJECTED, OTHER, PARTS, PLACE, TOKEN, Upstream, write_token};
 use crate::support::interception::{Running, certify, shell};
 use crate::support::pipelock;
+use crate::support::said::both;
 
 /// The bundle's own, where the agent reaches it.
 pub const ADDRESS: &str = "10.9.0.2";
@@ -177,10 +178,4 @@ impl Bed {
     pub fn log(&self) -> String {
         fs::read_to_string(self.scratch.join("log")).unwrap_or_default()
     }
-}
-
-/// What a program printed, on both streams.
-pub fn both(output: &Output) -> String {
-    let said = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&said).into_owned()
 }

@@ -6,11 +6,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::bed::{ADDRESS, Bed, both};
+use crate::bed::{ADDRESS, Bed};
 use crate::support::chain::{
     BOTTLE, EGRESS, GATE, INJECTED, OTHER, REVOKED, SECRET, SUPERVISE, TOKEN, egress, others,
     small_egress, write_token,
 };
+use crate::support::said::both;
 use crate::support::skipped;
 
 /// curl's words for who signed the certificate it was shown.

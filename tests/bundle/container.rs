@@ -6,13 +6,13 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::bed::both;
 use crate::support::chain::{
     BOTTLE, DEBIAN, EGRESS, GATE, INJECTED, OTHER, PARTS, PLACE, REVOKED, SECRET, SUPERVISE, TOKEN,
     Upstream, egress, others, write_token,
 };
 use crate::support::interception::{certify, shell};
 use crate::support::podman::{Engine, IMAGE, engine, write_manifest};
+use crate::support::said::both;
 use crate::support::skipped;
 
 const ADDRESS: &str = "10.9.0.2";

@@ -1,7 +1,7 @@
 //! A bottle in the cluster, made as docs/kubernetes.md says, and what is asked of it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use microvm::ScratchDir;
 use nix::unistd::Pid;
 use serde_json::Value;
+
+pub use crate::said::{both, say};
 
 /// Longer than anything here takes on a busy machine: the kubelet's period is a minute or two.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -33,25 +35,8 @@ pub fn cluster() -> Option<MutexGuard<'static, ()>> {
     if std::env::var_os("SIDECAR_CLUSTER").is_some() {
         return Some(TURN.lock().unwrap_or_else(PoisonError::into_inner));
     }
-    // Not eprintln: the harness hides that of a test that passes.
-    let _ = writeln!(
-        std::io::stderr(),
-        "NOT CHECKED: bottles on a cluster: there is none here; scripts/cluster test brings one"
-    );
+    say("NOT CHECKED: bottles on a cluster: there is none here; scripts/cluster test brings one");
     None
-}
-
-/// A line that the harness does not hide.
-pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-pub fn both(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 pub fn try_kubectl(arguments: &[&str]) -> Output {

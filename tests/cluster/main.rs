@@ -14,3 +14,5 @@ mod life;
 mod many;
 mod observed;
 mod packets;
+#[path = "../support/said.rs"]
+mod said;

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::podman::{
-    self, Engine, IMAGE, PATIENCE, engine, engine_of, result, write_manifest,
-};
+use crate::support::podman::{Engine, IMAGE, PATIENCE, engine, engine_of, result, write_manifest};
+use crate::support::said::both;
 use crate::support::skipped;
 use crate::surroundings::Group;
 
@@ -35,10 +34,10 @@ fn assert_stops_clean(engine: &Engine, name: &str) -> Value {
     let begin = Instant::now();
     let said = engine.try_run(&["stop", name]);
     let took = begin.elapsed();
-    assert!(said.status.success(), "{}", podman::both(&said));
+    assert!(said.status.success(), "{}", both(&said));
     // It kills after ten seconds, and podman says so.
     assert!(took < Duration::from_secs(10), "{name}: {took:?}");
-    assert!(!podman::both(&said).contains("SIGKILL"), "{said:?}");
+    assert!(!both(&said).contains("SIGKILL"), "{said:?}");
     assert_eq!(engine.wait_end(name), 0, "{}", engine.logs(name));
     let result = result(&engine.logs(name));
     assert_eq!(result["exit_code"], 0, "{result}");

@@ -6,7 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::podman::{IMAGE, both, engine};
+use crate::support::podman::{IMAGE, engine};
+use crate::support::said::both;
 
 const BASE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/image/kubernetes");
 

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use sidecar_init::ca::rfc3339;
 
+use crate::support::said::say;
 use crate::support::tunnels::PASSED_THROUGH;
 use crate::support::upstream::Upstream;
 use crate::support::{
@@ -30,11 +31,6 @@ const ROUNDS: usize = 12;
 /// than the ten milliseconds that are the aim, so this only catches what is broken; the
 /// figures are printed.
 const TOLERANCE: Duration = Duration::from_millis(100);
-
-fn say(text: &str) {
-    // Not eprintln: the harness hides that of a test that passes.
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
 
 fn real_daemon() -> Option<String> {
     let program = std::env::var("PIPELOCK_BIN")

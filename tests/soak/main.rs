@@ -21,13 +21,14 @@ mod traffic;
 mod watcher;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use microvm::ScratchDir;
 use serde_json::Value;
+
+use support::said::say;
 
 use ledger::Fault;
 use storm::Storm;
@@ -39,11 +40,6 @@ const SHORT: Duration = Duration::from_secs(25);
 const NOTICED: Duration = Duration::from_secs(90);
 /// Of the short ones: the same dice every time.
 const SEED: u64 = 20;
-
-/// A line that the harness does not hide.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
 
 /// What is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod line;
 pub mod pipelock;
 pub mod podman;
 pub mod random;
+pub mod said;
 #[allow(dead_code, reason = "for the tests that work with much")]
 pub mod servers;
 pub mod share;
@@ -58,7 +59,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// Says aloud what is not tested: the harness hides the output of a test that passes.
 pub fn skipped(what: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "NOT CHECKED: {what}: {why}");
+    said::say(&format!("NOT CHECKED: {what}: {why}"));
 }
 
 /// A loopback address that no other test has: no port is ever fought over. 127/8 is large;

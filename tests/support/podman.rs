@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
+use super::said::both;
+
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at what is waited for.
@@ -367,15 +369,6 @@ pub fn write_manifest(directory: &Path, manifest: &str) {
     let new = directory.join("sidecar/new");
     fs::write(&new, format!("version: 1\nslug: contained\n{manifest}")).unwrap();
     fs::rename(new, directory.join("sidecar/manifest.yaml")).unwrap();
-}
-
-/// What a program printed, on both streams.
-pub fn both(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// podman, or a plain word that nothing is checked.

@@ -15,10 +15,10 @@ mod cases;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::support::said::say;
 use crate::support::tools;
 use bed::{Bed, Daemon, Done, OPENED, PASSED};
 use cases::{Case, Opened};
@@ -27,11 +27,6 @@ use cases::{Case, Opened};
 const SPEED: f64 = 0.9;
 /// How often the two are compared before they count as as fast, and before they do not.
 const PAIRS: std::ops::RangeInclusive<usize> = 2..=16;
-
-/// A line that the harness does not hide.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
 
 /// One test after the other: they measure.
 fn turn() -> MutexGuard<'static, ()> {

@@ -13,6 +13,7 @@ use crate::daemon::pipelock::TESTED_VERSION;
 use crate::daemon::pipelock::refusal::Refusal;
 use crate::daemon::pipelock::refusals::InForce;
 use crate::daemon::pipelock::said::Said;
+use crate::exit::StartError;
 use crate::policy::Policy;
 use crate::policy::daemons::Daemon;
 use crate::policy::grants::{Grant, TOLD_FOR};
@@ -168,7 +169,7 @@ impl Reporter {
     }
 
     /// The pair on disk was judged, and cannot be served; the one in force stays.
-    pub fn ca_refused(&mut self, why: &str) {
+    pub fn ca_refused(&mut self, why: &StartError) {
         let refused = format!("the changed CA pair is not used, the old one stays in force: {why}");
         let (new, _) = self.warnings.set(&While::RefusedCa, vec![refused]);
         for refused in new {

@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use super::ENGINES;
 use crate::support::init_program;
-use crate::support::podman::{Engine, IMAGE, both, engine_of};
+use crate::support::podman::{Engine, IMAGE, engine_of};
+use crate::support::said::both;
 
 const NAME: &str = "day";
 const INSIDE: &str = "/sbin/sidecar-init";

@@ -5,6 +5,7 @@ use std::fs;
 
 use super::bed::{Bottle, Sidecar, access_id, cases, network, seed_phrase, wait_until};
 use super::client::{describe_certificate, python_get_strictly, s_client};
+use crate::support::sha256;
 
 fn bottle() -> Bottle {
     let network = network("  internal_cidr: 10.0.2.0/24\n  hosts: {supervise: 10.0.2.2}\n");
@@ -145,12 +146,6 @@ fn carries_bodies_unchanged_over_http2_and_http1(sidecar: &Sidecar) {
             assert_eq!(received["body_sha256"], sent.as_str(), "{path}");
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    let hash = Sha256::digest(bytes);
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn forwards_plain_requests(sidecar: &Sidecar) {

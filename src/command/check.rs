@@ -10,6 +10,7 @@ use crate::boot::clock;
 use crate::bottle::credentials;
 use crate::bottle::trust::{self, TrustError};
 use crate::exit::{ExitCode, StartError};
+use crate::import::{self, Source};
 use crate::manifest::{MAX_BYTES, Rejection};
 use crate::plain;
 use crate::policy::{self, Judgement, Problem, Refused, daemons};
@@ -30,7 +31,19 @@ struct Findings {
 /// Judges a manifest and the roots beside it.
 fn find(manifest: &Path, strict: bool) -> Result<Findings, StartError> {
     let (bytes, name) = read(manifest)?;
-    let judged = policy::read(&bytes, strict, clock::now());
+    let mut judged = policy::read(&bytes, strict, clock::now());
+    if let Err(refused) = &mut judged
+        && let Some(problem) = refused.problems.first_mut()
+        && let Some(kind) = import::known(&Source {
+            name: &name,
+            bytes: &bytes,
+        })
+    {
+        let what = kind.title();
+        problem.hint = Some(format!(
+            "it looks like {what}: sidecar-init import makes a manifest of it"
+        ));
+    }
     let mut roots = Ok(Vec::new());
     if manifest != Path::new("-") {
         let extra = trust::extra(&trust::directory(manifest), MAX_BYTES);

@@ -19,6 +19,8 @@ pub(super) struct Found {
     pub(super) tuning: Vec<(&'static str, u64, Option<usize>)>,
     /// Whether the first rule that fits decides; otherwise a denial does, wherever it stands.
     pub(super) first_decides: bool,
+    /// What denies something that no name can be told of.
+    pub(super) unread: Vec<String>,
     /// Whether the model's host is scanned there.
     pub(super) scans_the_model: bool,
 }
@@ -38,6 +40,8 @@ pub(super) struct Entry {
     pub(super) stars: Stars,
     /// What is not carried over of it, besides what its text says.
     pub(super) said: Vec<Said>,
+    /// Why it is not carried over at all, whatever its text says.
+    pub(super) refused: Option<String>,
 }
 
 impl Entry {
@@ -48,6 +52,7 @@ impl Entry {
             place,
             stars,
             said: Vec::new(),
+            refused: None,
         }
     }
 }
@@ -63,6 +68,16 @@ impl Found {
     pub(super) fn deny(&mut self, text: &str, place: Place, stars: Stars) {
         let entry = Entry::new(text, place, stars);
         self.routes.push(Item::Deny(entry));
+    }
+
+    /// Of all that is found to be allowed nothing is carried over, where there is a reason.
+    pub(super) fn refuse(&mut self, why: Option<String>) {
+        let Some(why) = why else { return };
+        for item in &mut self.routes {
+            if let Item::Allow(entry) = item {
+                entry.refused.get_or_insert_with(|| why.clone());
+            }
+        }
     }
 
     /// An entry that is not carried over.

@@ -30,6 +30,7 @@ pub(super) struct Meant {
 
 const EVERY_PORT: &str = "every port of an allowed host is allowed";
 const EVERY_PATH: &str = "a host is allowed with all its paths";
+const NO_PORT: &str = "what is behind its colon is no port";
 
 /// The host that is meant; else why it is none.
 #[inline(never)]
@@ -38,7 +39,8 @@ pub(super) fn meant(text: &str, stars: Stars) -> Result<Meant, String> {
     let mut said = Vec::new();
     let mut is_part = false;
     let mut rest = text;
-    if let Some((scheme, behind)) = text.split_once("://") {
+    let with_scheme = text.split_once("://");
+    if let Some((scheme, behind)) = with_scheme {
         if !scheme.eq_ignore_ascii_case("https") {
             said.push(Said::lost(
                 format!("the scheme {}", quoted(scheme)),
@@ -64,7 +66,10 @@ pub(super) fn meant(text: &str, stars: Stars) -> Result<Meant, String> {
         is_part = true;
     }
     let mut name = authority;
-    if let Some((_, behind)) = authority.rsplit_once('@') {
+    if let Some((user, behind)) = authority.rsplit_once('@') {
+        if with_scheme.is_none() && user.contains(':') {
+            return Err(NO_PORT.to_owned());
+        }
         said.push(Said::lost(
             "the user name",
             "a host is allowed for everybody",
@@ -87,6 +92,10 @@ pub(super) fn meant(text: &str, stars: Stars) -> Result<Meant, String> {
             a_labels.ok_or_else(|| cause(&refusal.message, &name))?
         }
     };
+    let part = |c: char| c.is_ascii_digit() || matches!(c, '-' | ',' | '*');
+    if !port.chars().all(part) {
+        return Err(NO_PORT.to_owned());
+    }
     if host.parse::<IpAddr>().is_ok() {
         said.push(Said::Note(
             "an address: requests that name it are allowed, names that lead to it are not"
@@ -133,6 +142,55 @@ fn split_port(text: &str) -> (&str, &str) {
         Some((host, port)) if !port.contains(':') => (host, port),
         _ => (text, ""),
     }
+}
+
+/// What somebody denied.
+pub(super) enum Denied {
+    /// A host, a domain, or a part of one.
+    Host(Meant),
+    /// It is not written as the format has it: what it may name.
+    Names(Vec<String>),
+    /// A network.
+    Addresses,
+    /// Nothing that names a host is in it.
+    Unknown,
+}
+
+/// What is denied by a text, which is as much as it may be.
+#[inline(never)]
+pub(super) fn denied(text: &str, stars: Stars) -> Denied {
+    if let Ok(meant) = meant(text, stars) {
+        return Denied::Host(meant);
+    }
+    if is_network(text.trim()) {
+        return Denied::Addresses;
+    }
+    let mut names = Vec::new();
+    let between = |c: char| !c.is_alphanumeric() && !matches!(c, '.' | '-' | '_' | '*');
+    for word in text.split(between) {
+        let is_pattern = word.contains('*');
+        let name = match meant(word, stars) {
+            Ok(meant) => Some(meant.host),
+            Err(_) => region(word),
+        };
+        match name {
+            None if is_pattern => return Denied::Unknown,
+            // Of one label is what stands around a name.
+            Some(name) if is_pattern || name.contains('.') => names.push(name),
+            _ => {}
+        }
+    }
+    if names.is_empty() {
+        Denied::Unknown
+    } else {
+        Denied::Names(names)
+    }
+}
+
+/// Whether it is an address, or a network of them.
+pub(super) fn is_address(text: &str) -> bool {
+    let text = text.trim();
+    is_network(text) || text.parse::<IpAddr>().is_ok()
 }
 
 /// Whether it is a CIDR, of one address too: that is no name that a client asks for.

@@ -8,9 +8,20 @@ use super::host::Stars;
 use super::place::{Lines, Place, split_comment};
 use super::tree;
 
+/// Words that deny what is behind them.
+const DENIES: &str =
+    "deny denied denies block blocked blacklist reject drop disallow except exclude not no";
+
+fn denies(word: &str) -> bool {
+    let word = word.trim_matches(['[', ']', ':']).to_ascii_lowercase();
+    DENIES.split(' ').any(|it| it == word)
+}
+
 pub(super) fn read(text: &str) -> Found {
     let mut found = Found::default();
     let mut above: Vec<String> = Vec::new();
+    // Below a heading that denies.
+    let mut is_denied = false;
     for (index, line) in text.lines().enumerate() {
         let (code, comment) = split_comment(line);
         let code = code.trim();
@@ -23,7 +34,14 @@ pub(super) fn read(text: &str) -> Found {
             above: std::mem::take(&mut above),
             beside: comment.map(str::to_owned),
         };
-        put(&mut found, code, place);
+        if denies(code) || code.starts_with('[') && code.ends_with(']') || code.ends_with(':') {
+            is_denied = denies(code);
+            found.leave(code, &place, "it is a heading");
+        } else if is_denied {
+            found.deny(code, place, Stars::WithName);
+        } else {
+            put(&mut found, code, place);
+        }
     }
     let rest = above.into_iter();
     found
@@ -42,11 +60,13 @@ pub(super) fn read_tree(tree: &Value, text: &str) -> Found {
 }
 
 fn put(found: &mut Found, code: &str, place: Place) {
-    // So are addresses and names in hosts files, which block as often as they allow.
-    if code.contains(char::is_whitespace) {
+    let words = code.split_once(char::is_whitespace);
+    let behind = words.filter(|(word, _)| denies(word)).map(|(_, rest)| rest);
+    if let Some(denied) = code.strip_prefix('!').or(behind) {
+        found.deny(denied.trim(), place, Stars::WithName);
+    } else if words.is_some() {
+        // So are addresses and names in hosts files, which block as often as they allow.
         found.leave(code, &place, "a line of a list has one host");
-    } else if let Some(denied) = code.strip_prefix('!') {
-        found.deny(denied, place, Stars::WithName);
     } else {
         found.allow(code, place, Stars::Below);
     }

@@ -238,6 +238,14 @@ pub fn import(sources: &[Source], from: Option<Kind>, slug: &str) -> Result<Impo
     }
 }
 
+/// What kind of file it is, if one that is read.
+#[must_use]
+pub fn known(source: &Source) -> Option<Kind> {
+    let (kind, _) = read(source, None).ok()?;
+    // A word is as much of a host as it is of anything.
+    (kind != Kind::List || source.bytes.contains(&b'.')).then_some(kind)
+}
+
 /// What is found in a file, and what kind of file it is.
 fn read(source: &Source, from: Option<Kind>) -> Result<(Kind, Found), ImportError> {
     let name = escaped(source.name);
@@ -307,5 +315,7 @@ fn looked_for() -> String {
     each.join(", ")
 }
 
+#[cfg(test)]
+mod narrowed;
 #[cfg(test)]
 mod tests;

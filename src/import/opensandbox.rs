@@ -3,14 +3,16 @@
 
 use serde_yaml::Value;
 
-use crate::manifest::escaped;
+use crate::manifest::{escaped, quoted};
 
 use super::found::{Entry, Found, Item, Said};
 use super::host::Stars;
-use super::place::Lines;
+use super::place::{Lines, Place};
 use super::tree;
 
 const DEFAULTS: [&str; 2] = ["defaultAction", "default_action"];
+/// What a policy and a rule have besides.
+const KNOWN: [&str; 2] = ["egress defaultAction default_action", "action target ports"];
 /// Where a request to its server has the policy.
 const WITHIN: [&str; 2] = ["networkPolicy", "network_policy"];
 
@@ -51,9 +53,14 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
     for rule in tree::list(policy.get("egress")) {
         let field = |key| rule.get(key).and_then(tree::text).unwrap_or_default();
         let (action, target) = (field("action"), field("target"));
+        let action = action.trim().to_ascii_lowercase();
         if target.trim().is_empty() {
             let why = "it names no host";
             found.routes.push(Item::Said(Said::lost("a rule", why)));
+            if action != "allow" {
+                // Nobody can tell what it denies.
+                found.deny("a rule without a target", Place::default(), Stars::Below);
+            }
             continue;
         }
         let place = lines.value(&target);
@@ -70,17 +77,17 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
                 .said
                 .push(Said::lost(format!("the ports {}", ports.join(", ")), why));
         }
-        match action.trim().to_ascii_lowercase().as_str() {
-            "allow" => found.routes.push(Item::Allow(entry)),
-            "" | "deny" => found.routes.push(Item::Deny(entry)),
-            _ => {
-                let why = format!(
-                    "the action {} is not known",
-                    crate::manifest::quoted(&action)
-                );
-                found.leave(&entry.text, &entry.place, &why);
+        match action.as_str() {
+            "allow" => {
+                entry.refused = tree::strangers(Some(rule), KNOWN[1]);
+                found.routes.push(Item::Allow(entry));
+                continue;
             }
+            "" | "deny" => {}
+            _ => entry.refused = Some(format!("the action {} is not known", quoted(&action))),
         }
+        found.routes.push(Item::Deny(entry));
     }
+    found.refuse(tree::strangers(Some(policy), KNOWN[0]));
     found
 }

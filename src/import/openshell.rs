@@ -14,20 +14,15 @@ use super::tree;
 const POLICIES: &str = "network_policies";
 
 /// What is read of an endpoint, or says nothing of what it allows.
-const READ: [&str; 12] = [
-    "host",
-    "port",
-    "ports",
-    "path",
-    "protocol",
-    "tls",
-    "enforcement",
-    "access",
-    "rules",
-    "deny_rules",
-    "allowed_ips",
-    "name",
-];
+const READ: &str =
+    "host port ports path protocol tls enforcement access rules deny_rules allowed_ips";
+/// What else it may have (its reader takes no other keys).
+const OTHERS: &str = "allow_encoded_slash websocket_credential_rewrite \
+    request_body_credential_rewrite allow_uninspected_credentials persisted_queries \
+    graphql_persisted_queries graphql_max_body_bytes credential_signing signing_service \
+    signing_region credential_binding json_rpc mcp name";
+const SECTIONS: &str =
+    "version filesystem_policy landlock process network_policies network_middlewares";
 
 /// Names are shown so far.
 const SHOWN: usize = 8;
@@ -54,6 +49,14 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
     for (name, policy) in tree::pairs(tree.get(POLICIES)) {
         lines.key(&name);
         let programs = programs(policy);
+        let known = tree::strangers(Some(policy), "name endpoints binaries");
+        // Nobody may, but whom it names.
+        let nobody = || {
+            programs
+                .is_none()
+                .then(|| "its policy names no program that may".to_owned())
+        };
+        let refused = known.or_else(nobody);
         for endpoint in tree::list(policy.get("endpoints")) {
             let Some(host) = endpoint.get("host").and_then(tree::text) else {
                 let why = "it names no host";
@@ -63,11 +66,27 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
             };
             let place = lines.value(&host);
             let mut entry = Entry::new(&host, place, Stars::OneLabel);
+            let is_domain = host.trim_start_matches("*.").contains('.');
+            entry.refused = refused
+                .clone()
+                .or_else(|| tree::strangers(Some(endpoint), &format!("{READ} {OTHERS}")))
+                .or_else(|| {
+                    let ports = tree::list(endpoint.get("port"));
+                    let none = ports.is_empty() && tree::list(endpoint.get("ports")).is_empty();
+                    none.then(|| "it names no port".to_owned())
+                })
+                .or_else(|| {
+                    let is_wide = host.contains('*') && !is_domain;
+                    is_wide.then(|| {
+                        "a wildcard of a whole top-level domain is refused there".to_owned()
+                    })
+                });
             entry.said = limits(endpoint);
             entry.said.extend(programs.clone());
             found.routes.push(Item::Allow(entry));
         }
     }
+    found.refuse(tree::strangers(Some(tree), SECTIONS));
     found
 }
 
@@ -120,10 +139,18 @@ fn limits(endpoint: &Value) -> Vec<Said> {
         let why = "a host is allowed with all its paths";
         said.push(Said::lost(format!("the path {}", quoted(&path)), why));
     }
-    let access = endpoint.get("access").and_then(tree::text);
-    if let Some(access) = access.filter(|access| access != "full") {
-        let why = "a host is allowed with all its methods";
-        said.push(Said::lost(format!("access: {}", escaped(&access)), why));
+    for (key, all, why) in [
+        ("access", "full", "a host is allowed with all its methods"),
+        (
+            "protocol",
+            "rest",
+            "a host is allowed with all that HTTP is used for",
+        ),
+    ] {
+        let value = endpoint.get(key).and_then(tree::text);
+        if let Some(value) = value.filter(|value| value != all) {
+            said.push(Said::lost(format!("{key}: {}", escaped(&value)), why));
+        }
     }
     for (key, why) in [
         ("rules", "a host is allowed with all its methods and paths"),
@@ -143,7 +170,7 @@ fn limits(endpoint: &Value) -> Vec<Said> {
     }
     let others: Vec<String> = tree::pairs(Some(endpoint))
         .into_iter()
-        .filter(|(key, value)| !READ.contains(&key.as_str()) && !tree::is_nothing(value))
+        .filter(|(key, value)| !READ.split(' ').any(|it| it == key) && !tree::is_nothing(value))
         .map(|(key, _)| escaped(&key))
         .take(SHOWN)
         .collect();

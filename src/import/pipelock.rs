@@ -43,6 +43,18 @@ const LIMITS: [(&[&str], u64, u64); 3] = [
 /// Names of keys are shown so far.
 const SHOWN: usize = 40;
 
+/// pipelock's own keys: it takes no others.
+const KNOWN: &str = "version mode enforce explain_blocks api_allowlist suppress fetch_proxy \
+    forward_proxy websocket_proxy dlp canary_tokens response_scanning mcp_input_scanning \
+    mcp_tool_scanning mcp_tool_policy git_protection logging session_profiling \
+    adaptive_enforcement mcp_session_binding request_body_scanning kill_switch sentry \
+    metrics_listen emit tool_chain_detection mcp_ws_listener tls_interception \
+    cross_request_detection reverse_proxy scan_api address_protection seed_phrase_detection rules \
+    file_sentry sandbox flight_recorder mcp_binary_integrity mcp_tool_provenance \
+    behavioral_baseline airlock browser_shield media_policy a2a_scanning taint mediation_envelope \
+    redaction agents default_agent_identity bind_default_agent_identity license_key license_file \
+    license_public_key internal trusted_domains ssrf";
+
 pub(super) fn is(tree: &Value) -> bool {
     let keys = [
         ALLOWLIST,
@@ -80,6 +92,19 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
     numbers(tree, lines, &mut found);
     scan_limit(tree, lines, &mut found);
     others(tree, &mut found);
+    let flag = |path: &[&str]| tree::get(tree, path).and_then(Value::as_bool);
+    if flag(&["kill_switch", "enabled"]) == Some(true) {
+        let line = line_of(&["kill_switch", "enabled"], lines);
+        found.refuse(Some(format!(
+            "kill_switch.enabled (line {}) denies all",
+            line.unwrap_or(0)
+        )));
+    }
+    if flag(&["forward_proxy", "enabled"]) != Some(true) {
+        let off = "wider than there: forward_proxy is not enabled there, and no tunnel is opened";
+        found.head.push(Said::Note(off.to_owned()));
+    }
+    found.refuse(tree::strangers(Some(tree), KNOWN));
     found
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Plan {
     denied: Denied,
     /// What is allowed so far, where the first rule decides.
     granted: Names,
+    /// There, the first rule of each name: where it stands, and what it is if it denies.
+    first: BTreeMap<String, (usize, Option<String>)>,
 }
 
 /// A file of which nothing is decided yet.
@@ -62,14 +64,31 @@ impl Plan {
     }
 
     pub(super) fn add(&mut self, found: Found, file: Option<String>) {
-        // Where a denial decides wherever it stands, those of all files come first.
-        if !found.first_decides {
-            for item in &found.routes {
-                if let Item::Deny(entry) = item {
-                    self.denied.add(entry, file.as_deref());
+        // Where a denial decides wherever it stands, those of all files come first. The first rule
+        // decides among those of one file, and addresses are denied before any is allowed.
+        for item in &found.routes {
+            if let Item::Deny(entry) = item
+                && (!found.first_decides || file.is_some() || host::is_address(&entry.text))
+            {
+                self.denied.add(entry, file.as_deref());
+            }
+        }
+        if found.first_decides && file.is_none() {
+            for (index, item) in found.routes.iter().enumerate() {
+                let (entry, denies) = match item {
+                    Item::Allow(entry) => (entry, false),
+                    Item::Deny(entry) => (entry, true),
+                    Item::Said(_) => continue,
+                };
+                if let Ok(meant) = host::meant(&entry.text, entry.stars) {
+                    let by = denies.then(|| Denied::by(entry, None));
+                    self.first.entry(meant.host).or_insert((index, by));
                 }
             }
         }
+        let here = place(None, file.as_deref());
+        let unread = found.unread.iter().map(|what| format!("{what}{here}"));
+        self.denied.unread.extend(unread);
         self.parts.push(Part { found, file });
     }
 
@@ -84,7 +103,8 @@ impl Plan {
                 self.head.extend(line);
             }
             for item in &found.routes {
-                self.route(item, found.first_decides, file, &mut candidates);
+                let first_decides = found.first_decides && file.is_none();
+                self.route(item, first_decides, file, &mut candidates);
             }
         }
         self.routes(candidates);
@@ -134,23 +154,29 @@ impl Plan {
                 let shown = quoted(&host::shown(&entry.text));
                 let line = entry.place.line;
                 let place = place(line, file);
-                let meant = host::meant(&entry.text, entry.stars).ok();
-                let granted = meant
-                    .as_ref()
-                    .and_then(|meant| self.granted.touches(&meant.host));
-                let said = if first_decides && granted.is_some() {
-                    Said::Note(format!(
+                let denied = host::denied(&entry.text, entry.stars);
+                let granted = match &denied {
+                    host::Denied::Host(meant) => self.granted.touches(&meant.host),
+                    _ => None,
+                };
+                let lost = |why| Said::lost(format!("the denial of {shown}"), why).at(line);
+                let said = match denied {
+                    _ if entry.refused.is_some() => {
+                        Said::lost(&shown, entry.refused.as_deref().unwrap_or_default()).at(line)
+                    }
+                    _ if first_decides && granted.is_some() => Said::Note(format!(
                         "denied there, behind what allows it: {shown}{place}"
-                    ))
-                } else if meant.is_some_and(|meant| meant.is_part) {
-                    Said::Note(format!("denied there: {shown}{place}"))
-                } else if Denied::reads(entry) {
-                    Said::Note(format!(
+                    )),
+                    host::Denied::Host(meant) if meant.is_part => {
+                        Said::Note(format!("denied there: {shown}{place}"))
+                    }
+                    host::Denied::Addresses => {
+                        lost("it names no host; see that no route allows it")
+                    }
+                    host::Denied::Unknown => lost("it names no host; nothing is allowed"),
+                    _ => Said::Note(format!(
                         "denied there: {shown}{place}; what is not listed is refused here"
-                    ))
-                } else {
-                    let why = "it names no host; see that no route allows it";
-                    Said::lost(format!("the denial of {shown}"), why).at(line)
+                    )),
                 };
                 return alone(self, &said);
             }
@@ -167,7 +193,17 @@ impl Plan {
                 return;
             }
         };
-        if let Some(by) = self.denied.whole.touches(&meant.host) {
+        if entry.refused.is_some() {
+            let why = entry.refused.clone().unwrap_or_default();
+            above.extend(self.words(&lost(why), file));
+            above.extend(entry.place.beside.clone());
+            candidates.push(Candidate::comment(above));
+            return;
+        }
+        let by = self.denied.whole.touches(&meant.host);
+        let address = || self.denied.addresses.as_deref();
+        let by = by.or_else(|| address().filter(|_| host::is_address(&meant.host)));
+        if let Some(by) = by {
             let why = if meant.host.starts_with("*.") {
                 format!("{by} is denied, and nothing can be taken out of a wildcard")
             } else {
@@ -180,6 +216,15 @@ impl Plan {
         let mut apexes = Vec::new();
         let mut said = meant.said;
         said.extend(entry.said.clone());
+        if let [first, more @ ..] = &self.denied.unread[..] {
+            let more = match more.len() {
+                0 => String::new(),
+                more => format!(" and of {more} more"),
+            };
+            let what = format!("the denial of {first}{more}");
+            let lost = Said::lost(what, "it names no host: see that it is not this one");
+            above.extend(self.words(&lost, None));
+        }
         if let Some(by) = self.denied.parts.touches(&meant.host) {
             let why = "a host is allowed or it is not";
             let lost = Said::lost(format!("the denial of {by}"), why);
@@ -192,6 +237,12 @@ impl Plan {
         }
         for said in said {
             if let Said::Apex(base) = said {
+                if let Some(by) = self.denied_first(&base) {
+                    let why = format!("{by} is denied, and the wildcard would stand for it too");
+                    above.extend(self.words(&lost(why), file));
+                    candidates.push(Candidate::comment(above));
+                    return;
+                }
                 apexes.push(base);
             } else {
                 let said = said.at(entry.place.line);
@@ -207,6 +258,21 @@ impl Plan {
             host: meant.host,
             apexes,
         });
+    }
+
+    /// What denies a host, where the first rule that fits it does.
+    fn denied_first(&self, host: &str) -> Option<String> {
+        let mut best = self.first.get(host);
+        let mut name = host;
+        while let Some((_, parent)) = name.split_once('.') {
+            let found = self.first.get(&format!("*.{parent}"));
+            best = best
+                .into_iter()
+                .chain(found)
+                .min_by_key(|(index, _)| *index);
+            name = parent;
+        }
+        best?.1.clone()
     }
 
     /// The routes, each host once, in the order in which each is there first.
@@ -384,27 +450,26 @@ fn place(line: Option<usize>, file: Option<&str>) -> String {
     }
 }
 
-/// What is denied: hosts as a whole, and parts of hosts.
+/// What is denied: hosts as a whole, and parts of hosts; networks; what no name can be told of.
 #[derive(Debug, Default)]
 struct Denied {
     whole: Names,
     parts: Names,
+    addresses: Option<String>,
+    unread: Vec<String>,
 }
 
 impl Denied {
-    /// Whether the denial names a host or a domain.
-    fn reads(entry: &Entry) -> bool {
-        host::meant(&entry.text, entry.stars).is_ok() || entry.text.contains('*')
+    /// A denial as it was written, and where.
+    fn by(entry: &Entry, file: Option<&str>) -> String {
+        let shown = quoted(&host::shown(&entry.text));
+        shown + &place(entry.place.line, file)
     }
 
     fn add(&mut self, entry: &Entry, file: Option<&str>) {
-        let by = format!(
-            "{}{}",
-            quoted(&host::shown(&entry.text)),
-            place(entry.place.line, file)
-        );
-        match host::meant(&entry.text, entry.stars) {
-            Ok(meant) => {
+        let by = Self::by(entry, file);
+        match host::denied(&entry.text, entry.stars) {
+            host::Denied::Host(meant) => {
                 // Ports and methods beside the host.
                 let is_part = meant.is_part || !entry.said.is_empty();
                 let names = if is_part {
@@ -420,15 +485,15 @@ impl Denied {
                 names.add(&meant.host, by);
             }
             // What it covers is not known exactly: all that it may cover.
-            Err(_) if entry.text.contains('*') => match host::region(&entry.text) {
-                Some(region) => {
-                    let base = region.strip_prefix("*.").unwrap_or(&region);
+            host::Denied::Names(names) => {
+                for name in names {
+                    let base = name.strip_prefix("*.").unwrap_or(&name);
                     self.whole.add(base, by.clone());
-                    self.whole.add(&region, by);
+                    self.whole.add(&name, by.clone());
                 }
-                None => self.whole.everything = Some(by),
-            },
-            Err(_) => {}
+            }
+            host::Denied::Addresses => self.addresses = Some(by),
+            host::Denied::Unknown => self.whole.everything = Some(by),
         }
     }
 }

@@ -6,13 +6,33 @@ use serde_yaml::Value;
 
 use crate::manifest::escaped;
 
-use super::found::{Found, Item, Said};
+use super::found::{Entry, Found, Item, Said};
 use super::host::Stars;
 use super::place::Lines;
 use super::tree;
 
 /// What both have in their network section.
 const LISTS: [&str; 2] = ["allowedDomains", "deniedDomains"];
+/// What that has besides, and the sections around it: none of it takes back a host.
+const NETWORK: &str = "allowedDomains deniedDomains allowUnixSockets allowAllUnixSockets \
+    allowLocalBinding allowManagedDomainsOnly allowMachLookup httpProxyPort socksProxyPort \
+    mitmProxy parentProxy strictAllowlist";
+const SANDBOX: &str = "network filesystem enabled failIfUnavailable autoAllowBashIfSandboxed \
+    allowUnsandboxedCommands excludedCommands ignoreViolations enableWeakerNestedSandbox \
+    enableWeakerNetworkIsolation ripgrep mandatoryDenySearchDepth allowPty seccomp \
+    allowAppleEvents bwrapPath socatPath $schema";
+const PERMISSIONS: &str =
+    "allow ask deny defaultMode additionalDirectories disableBypassPermissionsMode disableAutoMode";
+const ASKED: &str = "somebody is asked there, each time";
+
+/// A rule of WebFetch.
+enum Fetch<'r> {
+    Host(&'r str),
+    /// The tool, whatever it fetches.
+    Tool,
+    /// It is not written as such a rule is.
+    Odd,
+}
 
 pub(super) fn is_sandbox_runtime(tree: &Value) -> bool {
     has_lists(tree, &["network"])
@@ -34,30 +54,59 @@ fn has_lists(tree: &Value, path: &[&str]) -> bool {
 pub(super) fn read_sandbox_runtime(tree: &Value, text: &str) -> Found {
     let mut found = Found::default();
     network(tree, &["network"], &mut Lines::of(text), &mut found);
+    found.refuse(tree::strangers(Some(tree), SANDBOX));
     found
 }
 
 pub(super) fn read_claude_code(tree: &Value, text: &str) -> Found {
     let mut found = Found::default();
     found.head.push(Said::Note(
-        "looked at: sandbox.network, and the permissions of WebFetch; the others name no host"
+        "looked at: sandbox.network, and the permissions of WebFetch, which are for every program here; \
+         the others name no host"
             .to_owned(),
     ));
     let lines = &mut Lines::of(text);
     network(tree, &["sandbox", "network"], lines, &mut found);
+    found.refuse(tree::strangers(tree.get("sandbox"), SANDBOX));
+    // Of a tool that is denied or asked about no rule allows anything.
+    let permissions = tree.get("permissions");
+    let mut refused = tree::strangers(permissions, PERMISSIONS);
+    for (list, why) in [("deny", "WebFetch is denied"), ("ask", ASKED)] {
+        let rules = tree::list(tree::get(tree, &["permissions", list]));
+        let is_tool = |rule: &&Value| matches!(rule.as_str().and_then(fetch), Some(Fetch::Tool));
+        if rules.iter().any(is_tool) {
+            refused.get_or_insert_with(|| why.to_owned());
+        }
+    }
     for list in ["allow", "ask", "deny"] {
         let rules = tree::texts(tree, &["permissions", list], lines, &mut found);
         for (rule, place) in rules {
             let Some(host) = fetch(&rule) else {
                 continue;
             };
+            let text = if let Fetch::Host(host) = host {
+                host
+            } else {
+                &rule
+            };
+            let mut entry = Entry::new(text, place.clone(), Stars::Below);
             match (host, list) {
-                ("", "deny") => found.leave(&rule, &place, "it denies a tool, and no host"),
-                ("", _) => found.leave(&rule, &place, "it names no host"),
-                (host, "allow") => found.allow(host, place, Stars::Below),
-                (host, "deny") => found.deny(host, place, Stars::Below),
+                (Fetch::Tool, "deny") => {
+                    found.leave(&rule, &place, "it denies a tool, and no host")
+                }
+                (Fetch::Tool, _) => found.leave(&rule, &place, "it names no host"),
+                (Fetch::Host(_), "allow") => {
+                    entry.refused.clone_from(&refused);
+                    found.routes.push(Item::Allow(entry));
+                }
+                (Fetch::Odd, "allow") => {
+                    found.leave(&rule, &place, "a rule is written WebFetch(domain:HOST)");
+                }
                 _ => {
-                    found.leave(&rule, &place, "somebody is asked there, each time");
+                    if list == "ask" {
+                        entry.refused = Some(ASKED.to_owned());
+                    }
+                    found.routes.push(Item::Deny(entry));
                 }
             }
         }
@@ -65,14 +114,23 @@ pub(super) fn read_claude_code(tree: &Value, text: &str) -> Found {
     found
 }
 
-/// The host of a rule that is of WebFetch; empty where it names none.
-fn fetch(rule: &str) -> Option<&str> {
-    let rest = rule.trim().strip_prefix("WebFetch")?;
-    if rest.is_empty() {
-        return Some(rest);
+/// What a rule says of WebFetch, if it is one of it.
+fn fetch(rule: &str) -> Option<Fetch<'_>> {
+    const TOOL: &str = "WebFetch";
+    let rule = rule.trim();
+    let (tool, rest) = rule.split_at_checked(TOOL.len())?;
+    if !tool.eq_ignore_ascii_case(TOOL) || rest.starts_with(char::is_alphanumeric) {
+        return None;
     }
-    let inside = rest.strip_prefix('(')?.strip_suffix(')')?;
-    Some(inside.strip_prefix("domain:").unwrap_or_default().trim())
+    let inside = rest
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'));
+    let domain = inside.and_then(|inside| inside.strip_prefix("domain:"));
+    Some(match (tool == TOOL, rest, inside, domain.map(str::trim)) {
+        (_, "", ..) | (_, _, Some("" | "*"), _) | (_, _, _, Some("" | "*")) => Fetch::Tool,
+        (true, _, _, Some(host)) => Fetch::Host(host),
+        _ => Fetch::Odd,
+    })
 }
 
 fn network(tree: &Value, path: &[&str], lines: &mut Lines, found: &mut Found) {
@@ -95,4 +153,5 @@ fn network(tree: &Value, path: &[&str], lines: &mut Lines, found: &mut Found) {
             found.head.push(said);
         }
     }
+    found.refuse(tree::strangers(tree::get(tree, path), NETWORK));
 }

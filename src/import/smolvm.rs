@@ -5,14 +5,22 @@
 use super::found::{Entry, Found, Item, Said};
 use super::host::{self, Stars};
 use super::place::{Place, split_comment};
+use super::tree;
 
 const NETWORK: &str = "it is a network, and hosts are allowed one by one";
 
+const FLAGS: [(&str, bool); 2] = [("--allow-host", true), ("--allow-cidr", false)];
+/// What may stand before a command.
+const BEFORE: &str = "sudo exec env command nohup time then do else if while until ! {";
+/// Its flags with a value in the next word (its `machine run` and `machine create`): the first
+/// word behind those and the subcommand begins what is run within.
+const VALUED: &str = "-I --image -n --name -e --env -w --workdir -v --volume -p --port --dns \
+    --network --net-backend --gpu-vram --cpus --mem --storage --overlay -s --smolfile --timeout \
+    --oci-platform --from --label --secret-env --secret-file --max-image-size";
+
 pub(super) fn is(text: &str) -> bool {
     let mut lines = text.lines().map(|line| split_comment(line).0);
-    lines.any(|code| {
-        code.contains("--allow-host") || code.contains("--allow-cidr") || list(code).is_some()
-    })
+    lines.any(|code| FLAGS.iter().any(|(flag, _)| code.contains(flag)) || list(code).is_some())
 }
 
 /// Whether a list of a Smolfile begins here, of hosts or of networks, and what is behind its `=`.
@@ -26,58 +34,240 @@ fn list(code: &str) -> Option<(bool, &str)> {
 }
 
 pub(super) fn read(text: &str) -> Found {
+    let code = |line| split_comment(line).0;
+    if text.lines().any(|line| list(code(line)).is_some()) {
+        smolfile(text)
+    } else {
+        script(text)
+    }
+}
+
+/// The lists of a Smolfile: those of `[network]`, which has no other keys.
+fn smolfile(text: &str) -> Found {
     let mut found = Found::default();
-    // Within a list of a Smolfile, or behind a flag: whether hosts are listed there.
+    let mut section = String::new();
+    let mut refused = None;
+    // Within a list: whether hosts are listed there. Within a text of several lines.
     let mut within: Option<bool> = None;
-    let mut flag: Option<bool> = None;
+    let mut is_text = false;
     for (index, line) in text.lines().enumerate() {
-        let (code, comment) = split_comment(line);
+        let (code, comment) = uncommented(line);
+        let marks = code.matches("\"\"\"").count() + code.matches("'\''").count();
+        if is_text || marks % 2 == 1 {
+            is_text ^= marks % 2 == 1;
+            continue;
+        }
         let mut place = Place {
             beside: comment.map(str::to_owned),
             ..Place::line(index + 1)
         };
-        let mut put = |value: &str, of_hosts| {
-            let place = std::mem::replace(&mut place, Place::line(index + 1));
-            put(&mut found, value, of_hosts, place);
-        };
-        let started = list(code);
-        if let Some(of_hosts) = started.map(|(of_hosts, _)| of_hosts).or(within) {
-            let rest = started.map_or(code, |(_, rest)| rest);
-            let (inside, ends) = match rest.split_once(']') {
-                Some((inside, _)) => (inside, true),
-                None => (rest, false),
-            };
-            within = Some(of_hosts).filter(|_| !ends);
-            let quotes = |c: char| matches!(c, '"' | '\'');
-            // What is between two quotes is every other part.
-            for value in inside.split(quotes).skip(1).step_by(2) {
-                put(value, of_hosts);
+        let trimmed = code.trim();
+        if within.is_none() && trimmed.starts_with('[') {
+            let blank = |c: char| c.is_whitespace() || matches!(c, '[' | ']' | '"' | '\'');
+            section = trimmed.trim_matches(blank).to_owned();
+            if section != "network" && section.starts_with("network") {
+                refused.get_or_insert_with(|| tree::stranger(&section));
             }
             continue;
         }
-        for word in code.split_whitespace() {
-            let word = word.trim_matches(['"', '\'']);
-            if word == "\\" {
-                continue;
-            }
-            if let Some(of_hosts) = flag.take() {
-                put(word, of_hosts);
-                continue;
-            }
-            for (name, of_hosts) in [("--allow-host", true), ("--allow-cidr", false)] {
-                match word.strip_prefix(name) {
-                    Some("") => flag = Some(of_hosts),
-                    Some(rest) => {
-                        if let Some(value) = rest.strip_prefix('=') {
-                            put(value.trim_matches(['"', '\'']), of_hosts);
-                        }
-                    }
-                    None => {}
-                }
+        let started = list(code);
+        if within.is_none()
+            && started.is_none()
+            && section == "network"
+            && let Some((key, _)) = code.split_once('=')
+        {
+            refused.get_or_insert_with(|| tree::stranger(key.trim()));
+        }
+        let Some(of_hosts) = started.map(|(of_hosts, _)| of_hosts).or(within) else {
+            continue;
+        };
+        let rest = started.map_or(code, |(_, rest)| rest);
+        let (inside, ends) = match rest.split_once(']') {
+            Some((inside, _)) => (inside, true),
+            None => (rest, false),
+        };
+        within = Some(of_hosts).filter(|_| !ends);
+        // What is between two quotes is every other part.
+        for value in inside.split(['"', '\'']).skip(1).step_by(2) {
+            let place = std::mem::replace(&mut place, Place::line(index + 1));
+            if section == "network" {
+                put(&mut found, value, of_hosts, place);
+            } else {
+                found.leave(value, &place, "it is not in [network]");
             }
         }
     }
+    found.refuse(refused);
     found
+}
+
+/// A line of TOML without its comment, and that.
+fn uncommented(line: &str) -> (&str, Option<&str>) {
+    let mut quote = None;
+    for (at, c) in line.char_indices() {
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(begun), _) if begun == c => quote = None,
+            (None, '#') => {
+                let (code, comment) = line.split_at_checked(at).unwrap_or((line, ""));
+                return (code, split_comment(comment).1);
+            }
+            _ => {}
+        }
+    }
+    (line, None)
+}
+
+/// The flags of smolvm's own commands in a script.
+fn script(text: &str) -> Found {
+    let mut found = Found::default();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut taken = vec![false; lines.len()];
+    for command in commands(text) {
+        for (line, value, of_hosts) in flags(&command) {
+            let whole = lines.get(line).copied().unwrap_or_default();
+            let is_first = taken
+                .get_mut(line)
+                .is_some_and(|it| !std::mem::replace(it, true));
+            let comment = split_comment(whole).1.filter(|_| is_first);
+            let place = Place {
+                beside: comment.map(str::to_owned),
+                ..Place::line(line + 1)
+            };
+            put(&mut found, value, of_hosts, place);
+        }
+    }
+    for (index, (line, taken)) in lines.iter().zip(taken).enumerate() {
+        let code = split_comment(line).0;
+        if !taken && FLAGS.iter().any(|(flag, _)| code.contains(flag)) {
+            let why = "it is no flag of a command of smolvm's";
+            found.leave(code.trim(), &Place::line(index + 1), why);
+        }
+    }
+    found
+}
+
+/// What a command gives to these flags, where it is smolvm's, each with its line.
+fn flags(command: &[(usize, String)]) -> Vec<(usize, &str, bool)> {
+    let before = |word: &str| word.contains('=') || BEFORE.split(' ').any(|it| it == word);
+    let words = command.iter().map(|(line, word)| (*line, word.as_str()));
+    let words = words.skip_while(|(_, word)| !word.starts_with('-') && before(word));
+    let mut words = words.peekable();
+    // A line of flags alone has no command.
+    let is_smolvm = |word: &str| {
+        let name = word.rsplit('/').next().unwrap_or_default();
+        name.trim_matches(['$', '{', '}'])
+            .eq_ignore_ascii_case("smolvm")
+    };
+    let mut left = match words.peek() {
+        Some((_, word)) if word.starts_with("--allow-") => 0,
+        // Itself, and what it is to do with what.
+        Some((_, word)) if is_smolvm(word) => 3,
+        _ => return Vec::new(),
+    };
+    let mut values = Vec::new();
+    while let Some((line, word)) = words.next() {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        if let Some((_, of_hosts)) = FLAGS.iter().find(|(flag, _)| *flag == name) {
+            let value = value.map(|value| (line, value)).or_else(|| words.next());
+            values.extend(value.map(|(line, value)| (line, value, *of_hosts)));
+        } else if word == "--" || !word.starts_with('-') && left == 0 {
+            // What is run within begins here.
+            break;
+        } else if !word.starts_with('-') {
+            left -= 1;
+            if left == 1 && word != "machine" {
+                left = 0;
+            }
+        } else if VALUED.split(' ').any(|it| it == word) {
+            words.next();
+        }
+    }
+    values
+}
+
+/// The commands of a script, each as its words with their lines from 0, without their quotes.
+fn commands(text: &str) -> Vec<Vec<(usize, String)>> {
+    let mut commands = vec![Vec::new()];
+    let mut word: Option<String> = None;
+    let (mut line, mut quote) = (0, None);
+    // What ends a text that is given to a command.
+    let mut ends: Option<String> = None;
+    let mut chars = text.chars().peekable();
+    let mut end = |word: &mut Option<String>, line, ends_command: bool| {
+        if let (Some(last), Some(word)) = (commands.last_mut(), word.take()) {
+            last.push((line, word));
+        }
+        if ends_command {
+            commands.push(Vec::new());
+        }
+    };
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None, '\\') | (Some('"'), '\\') => match chars.next() {
+                Some('\n') => line += 1,
+                Some(c) => word.get_or_insert_default().push(c),
+                None => {}
+            },
+            (Some(begun), _) if begun == c => quote = None,
+            (Some(_), _) => {
+                line += usize::from(c == '\n');
+                word.get_or_insert_default().push(c);
+            }
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => {
+                while chars.peek().is_some_and(|c| *c != '\n') {
+                    chars.next();
+                }
+            }
+            (None, '<') if chars.peek() == Some(&'<') => {
+                chars.next();
+                end(&mut word, line, false);
+                let mut name = String::new();
+                while let Some(c) =
+                    chars.next_if(|c| !c.is_whitespace() || name.is_empty() && *c != '\n')
+                {
+                    if !matches!(c, '-' | '"' | '\'' | '\\') && !c.is_whitespace() {
+                        name.push(c);
+                    }
+                }
+                ends = Some(name).filter(|name| !name.starts_with('<'));
+            }
+            (None, '\n') => {
+                end(&mut word, line, true);
+                line += 1;
+                if let Some(name) = ends.take() {
+                    // Not commands, and not ours.
+                    loop {
+                        let mut whole = String::new();
+                        let mut is_last = true;
+                        for c in chars.by_ref() {
+                            if c == '\n' {
+                                is_last = false;
+                                break;
+                            }
+                            whole.push(c);
+                        }
+                        line += 1;
+                        if is_last || whole.trim() == name {
+                            break;
+                        }
+                    }
+                }
+            }
+            (None, ';' | '&' | '|' | '(' | ')' | '`') => end(&mut word, line, true),
+            (None, c) if c.is_whitespace() => end(&mut word, line, false),
+            (None, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    end(&mut word, line, true);
+    commands
 }
 
 fn put(found: &mut Found, value: &str, of_hosts: bool, place: Place) {

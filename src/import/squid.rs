@@ -22,6 +22,12 @@ const OF_OTHERS: [&str; 6] = [
 ];
 /// Addresses that every client has.
 const EVERYTHING: [&str; 5] = ["all", "0.0.0.0/0", "0.0.0.0/0.0.0.0", "::/0", "0/0"];
+/// Lists that are made of lists.
+const OF_LISTS: [&str; 2] = ["any-of", "all-of"];
+/// So many `http_access` lines may say something else of one list, and so many lists may each be
+/// all that is let through: who writes more has a program for it, and we no time without an end.
+const MOST: usize = 16;
+const TOO_MANY: &str = "more lines of http_access name it than are followed";
 /// Words in the name of a list of what is to be kept out.
 const KEEPS_OUT: [&str; 6] = ["block", "black", "deny", "denied", "bad", "malware"];
 
@@ -81,8 +87,14 @@ pub(super) fn read(text: &str) -> Found {
         accesses,
         wide,
         others: left,
+        narrowing,
+        condition,
     } = lines(text, joined);
     let mut found = Found::default();
+    for (line, code) in narrowing {
+        let said = Said::lost(escaped(code), "it is no rule of access that is read");
+        found.head.push(said.at(Some(line)));
+    }
     if let Some((first, word)) = left.first() {
         let word = quoted(word);
         found.head.push(Said::Note(match left.len() - 1 {
@@ -104,7 +116,9 @@ pub(super) fn read(text: &str) -> Found {
         let uses = if accesses.is_empty() {
             &[Use::Allow(Vec::new())]
         } else {
-            rules.uses.get(acl.name).map_or(&[][..], Vec::as_slice)
+            let name = rules.list(acl.name).map(|(name, _)| name);
+            name.and_then(|name| rules.uses.get(name))
+                .map_or(&[][..], Vec::as_slice)
         };
         if OF_OTHERS.contains(&acl.kind) {
             others(&acl, uses, &mut found);
@@ -113,20 +127,31 @@ pub(super) fn read(text: &str) -> Found {
         }
     }
     found
+        .refuse(condition.map(|line| format!("line {line} is a condition, which is not followed")));
+    found
 }
 
 /// What the `http_access` lines come to, one after the other.
 struct Rules<'a> {
-    /// The lists that a line can name: whether it is of hosts' names.
-    lists: BTreeMap<&'a str, bool>,
-    /// Lists that everything is in.
-    wide: &'a [&'a str],
+    /// The lists that a line can name, whatever letters it has for it: its name, and what it is of.
+    lists: BTreeMap<String, (&'a str, Of)>,
+    /// What lists of lists are made of.
+    made: BTreeMap<&'a str, Vec<&'a str>>,
     uses: BTreeMap<&'a str, Vec<Use>>,
-    /// What is in none of these is denied by now.
-    within: Vec<&'a str>,
+    /// What is in none of these is denied by now, where anything is.
+    within: Option<Vec<&'a str>>,
     /// The line that denies everything that comes to it.
     end: Option<usize>,
     said: Vec<Said>,
+}
+
+/// What is in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Names,
+    Others,
+    Everything,
+    Lists,
 }
 
 /// The names of one line, by what they are.
@@ -138,15 +163,30 @@ struct Names<'a> {
 }
 
 impl<'a> Rules<'a> {
-    fn of(acls: &[Acl<'a>], wide: &'a [&'a str]) -> Self {
-        let lists = acls
-            .iter()
-            .map(|acl| (acl.name, OF_NAMES.contains(&acl.kind)));
+    fn of(acls: &[Acl<'a>], wide: &[&'a str]) -> Self {
+        let mut lists = BTreeMap::new();
+        let mut made: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        lists.insert("all".to_owned(), ("all", Of::Everything));
+        for name in wide {
+            lists.insert(name.to_ascii_lowercase(), (*name, Of::Everything));
+        }
+        for acl in acls {
+            let of = match acl.kind {
+                kind if OF_NAMES.contains(&kind) => Of::Names,
+                kind if OF_LISTS.contains(&kind) => Of::Lists,
+                _ => Of::Others,
+            };
+            let lower = acl.name.to_ascii_lowercase();
+            let (name, _) = *lists.entry(lower).or_insert((acl.name, of));
+            if of == Of::Lists {
+                made.entry(name).or_default().extend(&acl.values);
+            }
+        }
         Self {
-            lists: lists.collect(),
-            wide,
+            lists,
+            made,
             uses: BTreeMap::new(),
-            within: Vec::new(),
+            within: None,
             end: None,
             said: Vec::new(),
         }
@@ -179,8 +219,14 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// A list by its name.
+    fn list(&self, name: &str) -> Option<(&'a str, Of)> {
+        let name = name.trim_start_matches('!').to_ascii_lowercase();
+        self.lists.get(&name).copied()
+    }
+
     fn is_wide(&self, name: &str) -> bool {
-        name == "all" || self.wide.contains(&name)
+        !name.starts_with('!') && matches!(self.list(name), Some((_, Of::Everything)))
     }
 
     fn names(&self, access: &Access<'a>) -> Names<'a> {
@@ -191,11 +237,10 @@ impl<'a> Rules<'a> {
             .copied()
             .filter(|name| !self.is_wide(name))
         {
-            let list = name.trim_start_matches('!');
-            match (self.lists.get(list) == Some(&true), name == list) {
-                (true, true) => names.hosts.push(list),
-                (true, false) => names.not_hosts.push(list),
-                (false, _) => names.conditions.push(name),
+            match (self.list(name), name.starts_with('!')) {
+                (Some((list, Of::Names)), false) => names.hosts.push(list),
+                (Some((list, Of::Names)), true) => names.not_hosts.push(list),
+                _ => names.conditions.push(name),
             }
         }
         names
@@ -206,49 +251,74 @@ impl<'a> Rules<'a> {
             let uses = self.uses.entry(list).or_default();
             // Said once.
             if !uses.contains(usage) {
-                uses.push(usage.clone());
+                let is_over = matches!(uses.first(), Some(Use::Less(why)) if why == TOO_MANY);
+                if *usage == Use::Deny || uses.len() < MOST && !is_over {
+                    uses.push(usage.clone());
+                } else {
+                    uses.retain(|it| *it == Use::Deny);
+                    uses.insert(0, Use::Less(TOO_MANY.to_owned()));
+                }
             }
         }
     }
 
     fn allow(&mut self, access: &Access<'a>, names: &Names<'a>) {
         // A list of something else is told of where it is, as one that is allowed.
-        let others = |name: &&&str| self.lists.get(name.trim_start_matches('!')) == Some(&false);
-        let told: Vec<&str> = names.conditions.iter().filter(others).copied().collect();
+        let told = self.others(&names.conditions);
         self.each(&told, &Use::Allow(Vec::new()));
         self.each(&names.not_hosts, &Use::Deny);
-        let lists = if names.hosts.is_empty() {
-            self.within.clone()
-        } else {
-            names.hosts.clone()
+        let within = self.within.clone();
+        let lists = match (&within, &names.hosts[..]) {
+            (Some(within), []) => within.clone(),
+            (_, hosts) => hosts.to_vec(),
         };
-        let mut together: Vec<&str> = lists.iter().chain(&self.within).copied().collect();
-        together.sort_unstable();
-        together.dedup();
-        match together[..] {
-            [] if told.is_empty() && names.not_hosts.is_empty() => {
+        let out = within
+            .as_ref()
+            .filter(|it| !lists.iter().all(|list| it.contains(list)));
+        match &lists[..] {
+            [] if told.is_empty() && names.not_hosts.is_empty() && within.is_none() => {
                 self.said.push(Said::Note(format!(
                     "line {} allows every host: not carried over",
                     access.line
                 )));
             }
             [] => {}
-            [list] => {
-                let conditions = access.names.iter().filter(|it| **it != list);
-                let conditions = conditions.filter(|it| !self.is_wide(it));
-                let conditions = conditions.map(|it| escaped(it)).collect();
-                self.each(&[list], &Use::Allow(conditions));
-            }
-            _ => {
-                let all: Vec<String> = together.iter().map(|it| escaped(it)).collect();
+            several if several.len() > 1 && !names.hosts.is_empty() || out.is_some() => {
+                let within = out.into_iter().flatten();
+                let all = several.iter().chain(within).take(3);
+                let all: Vec<String> = all.map(|it| escaped(it)).collect();
                 let why = format!(
                     "line {} allows what is in {} together, and a manifest has no such thing",
                     access.line,
                     all.join(" and ")
                 );
-                self.each(&lists, &Use::Less(why));
+                self.each(several, &Use::Less(why));
+            }
+            _ => {
+                let is_list = |it: &str| lists.iter().any(|list| it.eq_ignore_ascii_case(list));
+                let conditions = access.names.iter().filter(|it| !is_list(it));
+                let conditions = conditions.filter(|it| !self.is_wide(it));
+                let conditions = conditions.map(|it| escaped(it)).collect();
+                self.each(&lists, &Use::Allow(conditions));
             }
         }
+    }
+
+    /// The lists of something else than names among these; of one that is made of lists, those.
+    fn others(&self, names: &[&'a str]) -> Vec<&'a str> {
+        let mut others = Vec::new();
+        for name in names {
+            match self.list(name) {
+                Some((list, Of::Lists)) => {
+                    let made = self.made.get(list).into_iter().flatten();
+                    others.push(list);
+                    others.extend(made.filter_map(|it| self.list(it)).map(|(list, _)| list));
+                }
+                Some((list, Of::Others)) => others.push(list),
+                _ => {}
+            }
+        }
+        others
     }
 
     fn deny(&mut self, access: &Access<'a>, names: &Names<'a>) {
@@ -259,10 +329,17 @@ impl<'a> Rules<'a> {
         ) {
             ([], [], []) => self.end = Some(access.line),
             // `deny !list` is how an allowlist is written.
-            ([], [list], []) => self.within.push(list),
+            ([], lists, []) => {
+                let mut within = self.within.take().unwrap_or_else(|| lists.to_vec());
+                let mut out = within.clone();
+                within.retain(|it| lists.contains(it));
+                out.retain(|it| !lists.contains(it));
+                let why = format!("line {} denies what is in it alone", access.line);
+                self.each(&out, &Use::Less(why));
+                self.within = Some(within);
+            }
             ([], _, conditions) => {
-                let told = conditions.iter().map(|it| it.trim_start_matches('!'));
-                let told: Vec<&str> = told.filter(|it| self.lists.contains_key(it)).collect();
+                let told = self.others(conditions);
                 self.each(&told, &Use::Deny);
                 if told.len() < conditions.len() || !names.not_hosts.is_empty() {
                     let all: Vec<String> = access.names.iter().map(|it| escaped(it)).collect();
@@ -290,11 +367,16 @@ struct Lines<'a> {
     wide: Vec<&'a str>,
     /// Whatever else there is: the number and the first word of each.
     others: Vec<(usize, &'a str)>,
+    /// What of that may take away something that is allowed.
+    narrowing: Vec<(usize, &'a str)>,
+    /// The first line that decides whether others are read.
+    condition: Option<usize>,
 }
 
 fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
     let (mut acls, mut accesses) = (Vec::new(), Vec::new());
     let (mut wide, mut others) = (Vec::new(), Vec::new());
+    let (mut narrowing, mut condition) = (Vec::new(), None);
     let mut above = Vec::new();
     // A line that goes on takes as many of the text's as it has.
     let mut numbers = 0_usize;
@@ -323,7 +405,10 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                 if words.clone().any(|value| EVERYTHING.contains(&value)) && kind == "src" {
                     wide.push(name);
                 }
-                if !OF_NAMES.contains(&kind) && !OF_OTHERS.contains(&kind) {
+                if ![&OF_NAMES[..], &OF_OTHERS, &OF_LISTS]
+                    .concat()
+                    .contains(&kind)
+                {
                     others.push((number, "acl"));
                     above.clear();
                     continue;
@@ -357,7 +442,13 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                     names: words.collect(),
                 });
             }
-            Some(word) => others.push((number, word)),
+            Some("if") => condition = condition.or(Some(number)),
+            Some(word) => {
+                if word == "include" || words.any(|it| matches!(it, "deny" | "terminate")) {
+                    narrowing.push((number, code.trim()));
+                }
+                others.push((number, word));
+            }
         }
         above.clear();
     }
@@ -366,6 +457,8 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
         accesses,
         wide,
         others,
+        narrowing,
+        condition,
     }
 }
 
@@ -375,9 +468,12 @@ fn others(acl: &Acl, uses: &[Use], found: &mut Found) {
     let what = format!("acl {} {}", escaped(acl.name), acl.kind);
     let why = match acl.kind {
         "dst" => "hosts are allowed by their names, not by where they lead",
+        kind if OF_LISTS.contains(&kind) => "a manifest has no lists of lists",
         _ => "a regular expression is no host",
     };
     let said = if uses.contains(&Use::Deny) {
+        let here = line.map_or_else(String::new, |line| format!(" (line {line})"));
+        found.unread.push(what.clone() + &here);
         let why = format!("{why}; see that no route allows what it denied");
         Said::lost(format!("the denial of {what}"), why)
     } else {
@@ -404,11 +500,15 @@ fn names(acl: Acl, uses: &[Use], found: &mut Found) {
             },
         );
         if value.starts_with('"') {
-            found.leave(
-                value.trim_matches('"'),
-                &here,
-                "it is another file: name it as well",
-            );
+            let why = if uses.contains(&Use::Deny) {
+                found
+                    .unread
+                    .push(format!("{value} (line {})", line.unwrap_or(0)));
+                "it is another file, of what is denied: name it as well, with a ! before each line"
+            } else {
+                "it is another file: name it as well"
+            };
+            found.leave(value.trim_matches('"'), &here, why);
             continue;
         }
         if uses.is_empty() {
@@ -422,6 +522,9 @@ fn names(acl: Acl, uses: &[Use], found: &mut Found) {
             match usage {
                 Use::Deny => found.deny(value, place, Stars::WithName),
                 Use::Less(why) => found.leave(value, &place, why),
+                Use::Allow(_) if value.contains('*') => {
+                    found.leave(value, &place, "a * is no wildcard of Squid's");
+                }
                 Use::Allow(_) if is_kept_out => {
                     let why = format!("by its name, {} is what is kept out", quoted(name));
                     found.leave(value, &place, &why);

@@ -3,6 +3,8 @@
 
 use serde_yaml::Value;
 
+use crate::manifest::quoted;
+
 use super::found::{Entry, Found};
 use super::host::Stars;
 use super::place::{Lines, Place};
@@ -12,6 +14,9 @@ use super::place::{Lines, Place};
 const DEEPEST: usize = 256;
 /// What aliases may repeat, in bytes, were each of all there is before it.
 const MOST_REPEATED: usize = 64 << 20;
+
+/// Lists of what is denied: of one in them that is no text nobody can tell what it denies.
+const DENIALS: [&str; 4] = ["deniedDomains", "deny", "ask", "blocklist"];
 
 /// Why a text is not given to the parser, which would take minutes or gigabytes for it.
 fn too_much(text: &str) -> Option<&'static str> {
@@ -50,7 +55,46 @@ pub(super) fn parse(text: &str) -> Result<Value, String> {
     let not_yaml = |error: serde_yaml::Error| format!("not YAML: {error}");
     let mut tree: Value = serde_yaml::from_str(text).map_err(not_yaml)?;
     tree.apply_merge().map_err(not_yaml)?;
+    if all(&tree).iter().any(|it| matches!(it, Value::Tagged(_))) {
+        return Err("it has a tag of YAML's, which no format has\nhint: put what begins with a ! between quotes".to_owned());
+    }
     Ok(tree)
+}
+
+/// A document's values, each before what is in it. Not by calling itself: how deep a document is,
+/// its author decides.
+pub(super) fn all(tree: &Value) -> Vec<&Value> {
+    let mut all = Vec::new();
+    let mut left = vec![tree];
+    while let Some(value) = left.pop() {
+        all.push(value);
+        let start = left.len();
+        match value {
+            Value::Sequence(list) => left.extend(list),
+            Value::Mapping(map) => left.extend(map.values()),
+            _ => {}
+        }
+        if let Some(added) = left.get_mut(start..) {
+            added.reverse();
+        }
+    }
+    all
+}
+
+/// Why nothing is carried over of what a mapping allows: it has a key that is none of these,
+/// between blanks, and that may take the permission back.
+#[inline(never)]
+pub(super) fn strangers(tree: Option<&Value>, known: &str) -> Option<String> {
+    let keys = tree.and_then(Value::as_mapping)?.keys();
+    let mut keys = keys.map(|key| text(key).unwrap_or_default());
+    keys.find(|key| !known.split(' ').any(|it| it == key))
+        .map(|key| stranger(&key))
+}
+
+#[inline(never)]
+pub(super) fn stranger(key: &str) -> String {
+    let key = quoted(key);
+    format!("the key {key} beside it is not known, and may take it back")
 }
 
 /// Whether a text that is no YAML was meant for it: JSON, or keys that a format is known by.
@@ -68,7 +112,7 @@ pub(super) fn is_meant(text: &str) -> bool {
     text.trim_start().starts_with('{')
         || text
             .lines()
-            .any(|line| KEYS.iter().any(|key| line.starts_with(key)))
+            .any(|line| line.starts_with("- ") || KEYS.iter().any(|key| line.starts_with(key)))
 }
 
 /// What is below these keys.
@@ -84,8 +128,7 @@ pub(super) fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(value) => Some(value.to_string()),
-        Value::Tagged(tagged) => text(&tagged.value),
-        Value::Null | Value::Sequence(_) | Value::Mapping(_) => None,
+        _ => None,
     }
 }
 
@@ -136,11 +179,14 @@ pub(super) fn texts(
                 let place = lines.value(&text);
                 texts.push((text, place));
             }
-            None => found.leave(
-                path.last().copied().unwrap_or("an entry"),
-                &Place::default(),
-                "an entry of it is no text",
-            ),
+            None => {
+                let name = path.last().copied().unwrap_or("an entry");
+                found.leave(name, &Place::default(), "an entry of it is no text");
+                if DENIALS.contains(&name) && !is_nothing(value) {
+                    let what = format!("an entry of {name}");
+                    found.deny(&what, Place::default(), Stars::Below);
+                }
+            }
         }
     }
     texts

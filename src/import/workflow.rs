@@ -5,13 +5,17 @@ use serde_yaml::Value;
 
 use crate::manifest::quoted;
 
-use super::found::{Found, Said};
+use super::found::{Entry, Found, Item, Said};
 use super::host::Stars;
-use super::place::Lines;
+use super::place::{Lines, Place, split_comment};
 use super::tree;
 
 const ACTION: &str = "step-security/harden-runner";
 const ENDPOINTS: &str = "allowed-endpoints";
+/// What a step is given (its `action.yml`).
+const KNOWN: &str = "allowed-endpoints egress-policy token disable-telemetry disable-sudo \
+    disable-sudo-and-containers disable-file-monitoring policy api-key use-policy-store \
+    deploy-on-self-hosted-vm";
 
 pub(super) fn is(tree: &Value) -> bool {
     !steps(tree).is_empty()
@@ -19,37 +23,28 @@ pub(super) fn is(tree: &Value) -> bool {
 
 /// What each step that uses it is given.
 fn steps(tree: &Value) -> Vec<&Value> {
-    let mut steps = Vec::new();
-    // Not by calling itself: how deep a document is, its author decides.
-    let mut left = vec![tree];
-    while let Some(value) = left.pop() {
-        let uses = value
-            .get("uses")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if uses.split('@').next() == Some(ACTION)
-            && let Some(with) = value.get("with")
-        {
-            steps.push(with);
-        }
-        let start = left.len();
-        match value {
-            Value::Sequence(list) => left.extend(list),
-            Value::Mapping(map) => left.extend(map.values()),
-            _ => {}
-        }
-        if let Some(added) = left.get_mut(start..) {
-            added.reverse();
-        }
-    }
-    steps
+    let uses = |step: &&Value| {
+        let uses = step.get("uses").and_then(Value::as_str);
+        uses.and_then(|uses| uses.split('@').next()) == Some(ACTION)
+    };
+    let steps = tree::all(tree).into_iter().filter(uses);
+    steps.filter_map(|step| step.get("with")).collect()
 }
 
 pub(super) fn read(tree: &Value, text: &str) -> Found {
     let mut found = Found::default();
     let mut lines = Lines::of(text);
     lines.enter(&[]);
-    for with in steps(tree) {
+    let steps = steps(tree);
+    if steps.len() > 1 {
+        let several = format!(
+            "what {} steps may reach, each for itself, is taken together",
+            steps.len()
+        );
+        found.head.push(Said::Note(several));
+    }
+    for with in steps {
+        let stranger = tree::strangers(Some(with), KNOWN);
         let field = |key| with.get(key).and_then(tree::text);
         if let Some(policy) = field("egress-policy").filter(|policy| policy != "block") {
             let what = format!("egress-policy: {}", quoted(&policy));
@@ -70,10 +65,19 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
                 found.leave(part, &place, "it is an expression");
                 continue;
             }
-            let words = part.split(|c: char| c.is_whitespace() || c == ',');
-            for endpoint in words.filter(|word| !word.is_empty()) {
-                let place = lines.value(endpoint);
-                found.allow(endpoint, place, Stars::Below);
+            for line in part.lines() {
+                // It is none in there, but whoever wrote it meant one.
+                let (line, comment) = split_comment(line);
+                let words = line.split(|c: char| c.is_whitespace() || c == ',');
+                for endpoint in words.filter(|word| !word.is_empty()) {
+                    let place = lines.value(endpoint);
+                    let mut entry = Entry::new(endpoint, place, Stars::Below);
+                    entry.refused.clone_from(&stranger);
+                    found.routes.push(Item::Allow(entry));
+                }
+                if let Some(comment) = comment {
+                    found.leave(comment, &Place::default(), "it is behind a #");
+                }
             }
         }
     }

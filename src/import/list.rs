@@ -14,7 +14,7 @@ const DENIES: &str =
 
 fn denies(word: &str) -> bool {
     let word = word.trim_matches(['[', ']', ':']).to_ascii_lowercase();
-    DENIES.split(' ').any(|it| it == word)
+    tree::listed(DENIES, &word)
 }
 
 pub(super) fn read(text: &str) -> Found {

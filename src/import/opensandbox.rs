@@ -79,7 +79,7 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         }
         match action.as_str() {
             "allow" => {
-                entry.refused = tree::strangers(Some(rule), KNOWN[1]);
+                entry.refused = tree::strangers(Some(rule), &[KNOWN[1]]);
                 found.routes.push(Item::Allow(entry));
                 continue;
             }
@@ -88,6 +88,6 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         }
         found.routes.push(Item::Deny(entry));
     }
-    found.refuse(tree::strangers(Some(policy), KNOWN[0]));
+    found.refuse(tree::strangers(Some(policy), &[KNOWN[0]]));
     found
 }

@@ -49,7 +49,7 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
     for (name, policy) in tree::pairs(tree.get(POLICIES)) {
         lines.key(&name);
         let programs = programs(policy);
-        let known = tree::strangers(Some(policy), "name endpoints binaries");
+        let known = tree::strangers(Some(policy), &["name endpoints binaries"]);
         // Nobody may, but whom it names.
         let nobody = || {
             programs
@@ -66,27 +66,24 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
             };
             let place = lines.value(&host);
             let mut entry = Entry::new(&host, place, Stars::OneLabel);
-            let is_domain = host.trim_start_matches("*.").contains('.');
-            entry.refused = refused
-                .clone()
-                .or_else(|| tree::strangers(Some(endpoint), &format!("{READ} {OTHERS}")))
-                .or_else(|| {
-                    let ports = tree::list(endpoint.get("port"));
-                    let none = ports.is_empty() && tree::list(endpoint.get("ports")).is_empty();
-                    none.then(|| "it names no port".to_owned())
-                })
-                .or_else(|| {
-                    let is_wide = host.contains('*') && !is_domain;
-                    is_wide.then(|| {
-                        "a wildcard of a whole top-level domain is refused there".to_owned()
-                    })
-                });
+            let has_no_port = ["port", "ports"]
+                .iter()
+                .all(|key| tree::list(endpoint.get(key)).is_empty());
+            let is_wide = host.contains('*') && !host.trim_start_matches("*.").contains('.');
+            let why = match (has_no_port, is_wide) {
+                (true, _) => Some("it names no port"),
+                (_, true) => Some("a wildcard of a whole top-level domain is refused there"),
+                _ => None,
+            };
+            let stranger = tree::strangers(Some(endpoint), &[READ, OTHERS]);
+            let stranger = refused.clone().or(stranger);
+            entry.refused = stranger.or_else(|| why.map(str::to_owned));
             entry.said = limits(endpoint);
             entry.said.extend(programs.clone());
             found.routes.push(Item::Allow(entry));
         }
     }
-    found.refuse(tree::strangers(Some(tree), SECTIONS));
+    found.refuse(tree::strangers(Some(tree), &[SECTIONS]));
     found
 }
 
@@ -170,7 +167,7 @@ fn limits(endpoint: &Value) -> Vec<Said> {
     }
     let others: Vec<String> = tree::pairs(Some(endpoint))
         .into_iter()
-        .filter(|(key, value)| !READ.split(' ').any(|it| it == key) && !tree::is_nothing(value))
+        .filter(|(key, value)| !tree::listed(READ, key) && !tree::is_nothing(value))
         .map(|(key, _)| escaped(&key))
         .take(SHOWN)
         .collect();

@@ -104,7 +104,7 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         let off = "wider than there: forward_proxy is not enabled there, and no tunnel is opened";
         found.head.push(Said::Note(off.to_owned()));
     }
-    found.refuse(tree::strangers(Some(tree), KNOWN));
+    found.refuse(tree::strangers(Some(tree), &[KNOWN]));
     found
 }
 

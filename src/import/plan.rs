@@ -39,8 +39,9 @@ pub(super) struct Plan {
     denied: Denied,
     /// What is allowed so far, where the first rule decides.
     granted: Names,
-    /// There, the first rule of each name: where it stands, and what it is if it denies.
-    first: BTreeMap<String, (usize, Option<String>)>,
+    /// There, the first rule of each name, and what each is that denies.
+    first: BTreeMap<String, usize>,
+    firsts: Vec<Option<String>>,
 }
 
 /// A file of which nothing is decided yet.
@@ -74,15 +75,15 @@ impl Plan {
             }
         }
         if found.first_decides && file.is_none() {
-            for (index, item) in found.routes.iter().enumerate() {
+            for item in &found.routes {
                 let (entry, denies) = match item {
                     Item::Allow(entry) => (entry, false),
                     Item::Deny(entry) => (entry, true),
                     Item::Said(_) => continue,
                 };
                 if let Ok(meant) = host::meant(&entry.text, entry.stars) {
-                    let by = denies.then(|| Denied::by(entry, None));
-                    self.first.entry(meant.host).or_insert((index, by));
+                    self.first.entry(meant.host).or_insert(self.firsts.len());
+                    self.firsts.push(denies.then(|| Denied::by(entry, None)));
                 }
             }
         }
@@ -184,35 +185,23 @@ impl Plan {
         let mut above = entry.place.above.clone();
         let shown = quoted(&host::shown(&entry.text));
         let lost = |why: String| Said::lost(shown.clone(), why).at(entry.place.line);
-        let meant = match host::meant(&entry.text, entry.stars) {
-            Ok(meant) => meant,
-            Err(why) => {
-                above.extend(self.words(&lost(why), file));
-                above.extend(entry.place.beside.clone());
+        let (meant, why, beside) = match host::meant(&entry.text, entry.stars) {
+            Err(why) => (None, Some(why), true),
+            Ok(_) if entry.refused.is_some() => (None, entry.refused.clone(), true),
+            Ok(meant) => {
+                let why = self.denial(&meant);
+                (Some(meant), why, false)
+            }
+        };
+        let meant = match (meant, why) {
+            (Some(meant), None) => meant,
+            (_, why) => {
+                above.extend(self.words(&lost(why.unwrap_or_default()), file));
+                above.extend(entry.place.beside.clone().filter(|_| beside));
                 candidates.push(Candidate::comment(above));
                 return;
             }
         };
-        if entry.refused.is_some() {
-            let why = entry.refused.clone().unwrap_or_default();
-            above.extend(self.words(&lost(why), file));
-            above.extend(entry.place.beside.clone());
-            candidates.push(Candidate::comment(above));
-            return;
-        }
-        let by = self.denied.whole.touches(&meant.host);
-        let address = || self.denied.addresses.as_deref();
-        let by = by.or_else(|| address().filter(|_| host::is_address(&meant.host)));
-        if let Some(by) = by {
-            let why = if meant.host.starts_with("*.") {
-                format!("{by} is denied, and nothing can be taken out of a wildcard")
-            } else {
-                format!("{by} is denied")
-            };
-            above.extend(self.words(&lost(why), file));
-            candidates.push(Candidate::comment(above));
-            return;
-        }
         let mut apexes = Vec::new();
         let mut said = meant.said;
         said.extend(entry.said.clone());
@@ -237,12 +226,6 @@ impl Plan {
         }
         for said in said {
             if let Said::Apex(base) = said {
-                if let Some(by) = self.denied_first(&base) {
-                    let why = format!("{by} is denied, and the wildcard would stand for it too");
-                    above.extend(self.words(&lost(why), file));
-                    candidates.push(Candidate::comment(above));
-                    return;
-                }
                 apexes.push(base);
             } else {
                 let said = said.at(entry.place.line);
@@ -260,19 +243,34 @@ impl Plan {
         });
     }
 
-    /// What denies a host, where the first rule that fits it does.
-    fn denied_first(&self, host: &str) -> Option<String> {
+    /// Why a host is not allowed that something denies.
+    #[inline(never)]
+    fn denial(&self, meant: &Meant) -> Option<String> {
+        let by = self.denied.whole.touches(&meant.host);
+        let address = || self.denied.addresses.as_deref();
+        let by = by.or_else(|| address().filter(|_| host::is_address(&meant.host)));
+        let by = by.or_else(|| {
+            let base = meant.host.strip_prefix("*.")?;
+            self.firsts.get(self.first(base)?)?.as_deref()
+        })?;
+        let wildcard = if meant.host.starts_with("*.") {
+            ", and nothing can be taken out of a wildcard"
+        } else {
+            ""
+        };
+        Some(format!("{by} is denied{wildcard}"))
+    }
+
+    /// The first rule that fits a host, where the first decides.
+    fn first(&self, host: &str) -> Option<usize> {
         let mut best = self.first.get(host);
         let mut name = host;
         while let Some((_, parent)) = name.split_once('.') {
             let found = self.first.get(&format!("*.{parent}"));
-            best = best
-                .into_iter()
-                .chain(found)
-                .min_by_key(|(index, _)| *index);
+            best = best.into_iter().chain(found).min();
             name = parent;
         }
-        best?.1.clone()
+        best.copied()
     }
 
     /// The routes, each host once, in the order in which each is there first.

@@ -54,7 +54,7 @@ fn has_lists(tree: &Value, path: &[&str]) -> bool {
 pub(super) fn read_sandbox_runtime(tree: &Value, text: &str) -> Found {
     let mut found = Found::default();
     network(tree, &["network"], &mut Lines::of(text), &mut found);
-    found.refuse(tree::strangers(Some(tree), SANDBOX));
+    found.refuse(tree::strangers(Some(tree), &[SANDBOX]));
     found
 }
 
@@ -67,10 +67,10 @@ pub(super) fn read_claude_code(tree: &Value, text: &str) -> Found {
     ));
     let lines = &mut Lines::of(text);
     network(tree, &["sandbox", "network"], lines, &mut found);
-    found.refuse(tree::strangers(tree.get("sandbox"), SANDBOX));
+    found.refuse(tree::strangers(tree.get("sandbox"), &[SANDBOX]));
     // Of a tool that is denied or asked about no rule allows anything.
     let permissions = tree.get("permissions");
-    let mut refused = tree::strangers(permissions, PERMISSIONS);
+    let mut refused = tree::strangers(permissions, &[PERMISSIONS]);
     for (list, why) in [("deny", "WebFetch is denied"), ("ask", ASKED)] {
         let rules = tree::list(tree::get(tree, &["permissions", list]));
         let is_tool = |rule: &&Value| matches!(rule.as_str().and_then(fetch), Some(Fetch::Tool));
@@ -153,5 +153,5 @@ fn network(tree: &Value, path: &[&str], lines: &mut Lines, found: &mut Found) {
             found.head.push(said);
         }
     }
-    found.refuse(tree::strangers(tree::get(tree, path), NETWORK));
+    found.refuse(tree::strangers(tree::get(tree, path), &[NETWORK]));
 }

@@ -149,7 +149,7 @@ fn script(text: &str) -> Found {
 
 /// What a command gives to these flags, where it is smolvm's, each with its line.
 fn flags(command: &[(usize, String)]) -> Vec<(usize, &str, bool)> {
-    let before = |word: &str| word.contains('=') || BEFORE.split(' ').any(|it| it == word);
+    let before = |word: &str| word.contains('=') || tree::listed(BEFORE, word);
     let words = command.iter().map(|(line, word)| (*line, word.as_str()));
     let words = words.skip_while(|(_, word)| !word.starts_with('-') && before(word));
     let mut words = words.peekable();
@@ -182,92 +182,76 @@ fn flags(command: &[(usize, String)]) -> Vec<(usize, &str, bool)> {
             if left == 1 && word != "machine" {
                 left = 0;
             }
-        } else if VALUED.split(' ').any(|it| it == word) {
+        } else if tree::listed(VALUED, word) {
             words.next();
         }
     }
     values
 }
 
-/// The commands of a script, each as its words with their lines from 0, without their quotes.
-fn commands(text: &str) -> Vec<Vec<(usize, String)>> {
+/// A command's words with their lines from 0, without their quotes.
+type Command = Vec<(usize, String)>;
+
+/// The commands of a script.
+fn commands(text: &str) -> Vec<Command> {
     let mut commands = vec![Vec::new()];
     let mut word: Option<String> = None;
-    let (mut line, mut quote) = (0, None);
-    // What ends a text that is given to a command.
-    let mut ends: Option<String> = None;
-    let mut chars = text.chars().peekable();
-    let mut end = |word: &mut Option<String>, line, ends_command: bool| {
-        if let (Some(last), Some(word)) = (commands.last_mut(), word.take()) {
-            last.push((line, word));
+    let mut quote = None;
+    // What ends a text that is given to a command: that has no commands, or not ours.
+    let mut ends: Option<&str> = None;
+    for (index, line) in text.lines().enumerate() {
+        if let Some(name) = ends {
+            ends = Some(name).filter(|name| line.trim() != *name);
+            continue;
         }
-        if ends_command {
-            commands.push(Vec::new());
+        let mut is_escaped = false;
+        for c in line.chars() {
+            let mut begins = false;
+            if is_escaped {
+                is_escaped = false;
+            } else if c == '\\' && quote != Some('\'') {
+                is_escaped = true;
+                continue;
+            } else if quote == Some(c) {
+                quote = None;
+                continue;
+            } else if quote.is_none() {
+                if c == '#' && word.is_none() {
+                    break;
+                }
+                let is_last = matches!(c, ';' | '&' | '|' | '(' | ')' | '`');
+                if is_last || c.is_whitespace() {
+                    end(&mut commands, &mut word, index, is_last);
+                    continue;
+                }
+                quote = Some(c).filter(|c| matches!(c, '"' | '\''));
+                begins = quote.is_some();
+            }
+            let word = word.get_or_insert_default();
+            if !begins {
+                word.push(c);
+            }
         }
-    };
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (None, '\\') | (Some('"'), '\\') => match chars.next() {
-                Some('\n') => line += 1,
-                Some(c) => word.get_or_insert_default().push(c),
-                None => {}
-            },
-            (Some(begun), _) if begun == c => quote = None,
-            (Some(_), _) => {
-                line += usize::from(c == '\n');
-                word.get_or_insert_default().push(c);
-            }
-            (None, '"' | '\'') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None, '#') if word.is_none() => {
-                while chars.peek().is_some_and(|c| *c != '\n') {
-                    chars.next();
-                }
-            }
-            (None, '<') if chars.peek() == Some(&'<') => {
-                chars.next();
-                end(&mut word, line, false);
-                let mut name = String::new();
-                while let Some(c) =
-                    chars.next_if(|c| !c.is_whitespace() || name.is_empty() && *c != '\n')
-                {
-                    if !matches!(c, '-' | '"' | '\'' | '\\') && !c.is_whitespace() {
-                        name.push(c);
-                    }
-                }
-                ends = Some(name).filter(|name| !name.starts_with('<'));
-            }
-            (None, '\n') => {
-                end(&mut word, line, true);
-                line += 1;
-                if let Some(name) = ends.take() {
-                    // Not commands, and not ours.
-                    loop {
-                        let mut whole = String::new();
-                        let mut is_last = true;
-                        for c in chars.by_ref() {
-                            if c == '\n' {
-                                is_last = false;
-                                break;
-                            }
-                            whole.push(c);
-                        }
-                        line += 1;
-                        if is_last || whole.trim() == name {
-                            break;
-                        }
-                    }
-                }
-            }
-            (None, ';' | '&' | '|' | '(' | ')' | '`') => end(&mut word, line, true),
-            (None, c) if c.is_whitespace() => end(&mut word, line, false),
-            (None, c) => word.get_or_insert_default().push(c),
+        if quote.is_none() && !is_escaped {
+            end(&mut commands, &mut word, index, true);
+            let behind = line.split_once("<<").map(|(_, name)| name);
+            let name = behind.filter(|name| !name.starts_with('<'));
+            let blank = |c: char| c.is_whitespace() || matches!(c, '-' | '"' | '\'' | '\\');
+            ends = name.and_then(|name| name.split(blank).find(|part| !part.is_empty()));
         }
     }
-    end(&mut word, line, true);
+    end(&mut commands, &mut word, 0, true);
     commands
+}
+
+#[inline(never)]
+fn end(commands: &mut Vec<Command>, word: &mut Option<String>, line: usize, is_last: bool) {
+    if let (Some(command), Some(word)) = (commands.last_mut(), word.take()) {
+        command.push((line, word));
+    }
+    if is_last {
+        commands.push(Vec::new());
+    }
 }
 
 fn put(found: &mut Found, value: &str, of_hosts: bool, place: Place) {

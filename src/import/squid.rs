@@ -11,19 +11,19 @@ use super::place::{Place, split_comment};
 
 /// Lists of names.
 const OF_NAMES: [&str; 2] = ["dstdomain", "ssl::server_name"];
-/// Lists of what may be a name, or of what stands for one.
-const OF_OTHERS: [&str; 6] = [
+/// Lists of what may be a name, or of what stands for one; lists of lists.
+const OF_OTHERS: [&str; 8] = [
     "dstdom_regex",
     "ssl::server_name_regex",
     "url_regex",
     "urlpath_regex",
     "dst",
     "dstdomain_regex",
+    "any-of",
+    "all-of",
 ];
 /// Addresses that every client has.
 const EVERYTHING: [&str; 5] = ["all", "0.0.0.0/0", "0.0.0.0/0.0.0.0", "::/0", "0/0"];
-/// Lists that are made of lists.
-const OF_LISTS: [&str; 2] = ["any-of", "all-of"];
 /// So many `http_access` lines may say something else of one list, and so many lists may each be
 /// all that is let through: who writes more has a program for it, and we no time without an end.
 const MOST: usize = 16;
@@ -72,8 +72,8 @@ struct Access<'a> {
 /// What an `http_access` line makes of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Use {
-    /// Allowed, together with these others.
-    Allow(Vec<String>),
+    /// Allowed, under these conditions.
+    Allow(String),
     Deny,
     /// Allowed less than it names, which no manifest can say: why.
     Less(String),
@@ -112,18 +112,18 @@ pub(super) fn read(text: &str) -> Found {
     let mut rules = Rules::of(&acls, &wide);
     rules.follow(&accesses);
     found.head.append(&mut rules.said);
-    for acl in acls {
+    let allowed = [Use::Allow(String::new())];
+    for acl in &acls {
         let uses = if accesses.is_empty() {
-            &[Use::Allow(Vec::new())]
+            &allowed
         } else {
-            let name = rules.list(acl.name).map(|(name, _)| name);
-            name.and_then(|name| rules.uses.get(name))
-                .map_or(&[][..], Vec::as_slice)
+            let uses = rules.list(acl.name).and_then(|list| rules.uses.get(list));
+            uses.map_or(&[][..], Vec::as_slice)
         };
-        if OF_OTHERS.contains(&acl.kind) {
-            others(&acl, uses, &mut found);
-        } else {
+        if OF_NAMES.contains(&acl.kind) {
             names(acl, uses, &mut found);
+        } else {
+            others(acl, uses, &mut found);
         }
     }
     found
@@ -131,68 +131,49 @@ pub(super) fn read(text: &str) -> Found {
     found
 }
 
-/// What the `http_access` lines come to, one after the other.
+/// What the `http_access` lines come to, one after the other. Lists are told by their places.
 struct Rules<'a> {
-    /// The lists that a line can name, whatever letters it has for it: its name, and what it is of.
-    lists: BTreeMap<String, (&'a str, Of)>,
-    /// What lists of lists are made of.
-    made: BTreeMap<&'a str, Vec<&'a str>>,
-    uses: BTreeMap<&'a str, Vec<Use>>,
+    acls: &'a [Acl<'a>],
+    /// The first of each name, in small letters; everything is in those that have no place.
+    lists: BTreeMap<String, usize>,
+    uses: Vec<Vec<Use>>,
     /// What is in none of these is denied by now, where anything is.
-    within: Option<Vec<&'a str>>,
+    within: Option<Vec<usize>>,
     /// The line that denies everything that comes to it.
     end: Option<usize>,
     said: Vec<Said>,
 }
 
-/// What is in a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
-    Names,
-    Others,
-    Everything,
-    Lists,
-}
-
 /// The names of one line, by what they are.
 #[derive(Default)]
 struct Names<'a> {
-    hosts: Vec<&'a str>,
-    not_hosts: Vec<&'a str>,
+    hosts: Vec<usize>,
+    not_hosts: Vec<usize>,
+    /// Lists of something else, which are conditions too.
+    others: Vec<usize>,
     conditions: Vec<&'a str>,
 }
 
 impl<'a> Rules<'a> {
-    fn of(acls: &[Acl<'a>], wide: &[&'a str]) -> Self {
+    fn of(acls: &'a [Acl<'a>], wide: &[&str]) -> Self {
         let mut lists = BTreeMap::new();
-        let mut made: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        lists.insert("all".to_owned(), ("all", Of::Everything));
-        for name in wide {
-            lists.insert(name.to_ascii_lowercase(), (*name, Of::Everything));
+        for name in wide.iter().chain(&["all"]) {
+            lists.insert(name.to_ascii_lowercase(), usize::MAX);
         }
-        for acl in acls {
-            let of = match acl.kind {
-                kind if OF_NAMES.contains(&kind) => Of::Names,
-                kind if OF_LISTS.contains(&kind) => Of::Lists,
-                _ => Of::Others,
-            };
-            let lower = acl.name.to_ascii_lowercase();
-            let (name, _) = *lists.entry(lower).or_insert((acl.name, of));
-            if of == Of::Lists {
-                made.entry(name).or_default().extend(&acl.values);
-            }
+        for (index, acl) in acls.iter().enumerate() {
+            lists.entry(acl.name.to_ascii_lowercase()).or_insert(index);
         }
         Self {
+            acls,
             lists,
-            made,
-            uses: BTreeMap::new(),
+            uses: vec![Vec::new(); acls.len()],
             within: None,
             end: None,
             said: Vec::new(),
         }
     }
 
-    fn follow(&mut self, accesses: &[Access<'a>]) {
+    fn follow(&mut self, accesses: &[Access]) {
         for access in accesses {
             let names = self.names(access);
             if let Some(end) = self.end {
@@ -219,142 +200,129 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// A list by its name.
-    fn list(&self, name: &str) -> Option<(&'a str, Of)> {
+    /// A list by its name, whatever letters it has for it.
+    #[inline(never)]
+    fn list(&self, name: &str) -> Option<usize> {
         let name = name.trim_start_matches('!').to_ascii_lowercase();
         self.lists.get(&name).copied()
     }
 
-    fn is_wide(&self, name: &str) -> bool {
-        !name.starts_with('!') && matches!(self.list(name), Some((_, Of::Everything)))
-    }
-
-    fn names(&self, access: &Access<'a>) -> Names<'a> {
+    fn names<'n>(&self, access: &Access<'n>) -> Names<'n> {
         let mut names = Names::default();
-        for name in access
-            .names
-            .iter()
-            .copied()
-            .filter(|name| !self.is_wide(name))
-        {
-            match (self.list(name), name.starts_with('!')) {
-                (Some((list, Of::Names)), false) => names.hosts.push(list),
-                (Some((list, Of::Names)), true) => names.not_hosts.push(list),
-                _ => names.conditions.push(name),
+        for name in &access.names {
+            let list = self.list(name);
+            let acl = list.and_then(|list| self.acls.get(list));
+            let is_not = name.starts_with('!');
+            let Some((list, acl)) = list.zip(acl) else {
+                if list.is_none() || is_not {
+                    names.conditions.push(name);
+                }
+                continue;
+            };
+            if !OF_NAMES.contains(&acl.kind) {
+                names.others.push(list);
+                names.conditions.push(name);
+            } else if is_not {
+                names.not_hosts.push(list);
+            } else {
+                names.hosts.push(list);
             }
         }
         names
     }
 
-    fn each(&mut self, lists: &[&'a str], usage: &Use) {
+    #[inline(never)]
+    fn each(&mut self, lists: &[usize], usage: &Use) {
         for list in lists {
-            let uses = self.uses.entry(list).or_default();
+            let Some(uses) = self.uses.get_mut(*list) else {
+                continue;
+            };
             // Said once.
-            if !uses.contains(usage) {
-                let is_over = matches!(uses.first(), Some(Use::Less(why)) if why == TOO_MANY);
-                if *usage == Use::Deny || uses.len() < MOST && !is_over {
-                    uses.push(usage.clone());
-                } else {
-                    uses.retain(|it| *it == Use::Deny);
-                    uses.insert(0, Use::Less(TOO_MANY.to_owned()));
-                }
+            if uses.contains(usage) {
+                continue;
+            }
+            let is_over = matches!(uses.first(), Some(Use::Less(why)) if why == TOO_MANY);
+            if *usage == Use::Deny || uses.len() < MOST && !is_over {
+                uses.push(usage.clone());
+            } else {
+                uses.retain(|it| *it == Use::Deny);
+                uses.insert(0, Use::Less(TOO_MANY.to_owned()));
             }
         }
     }
 
-    fn allow(&mut self, access: &Access<'a>, names: &Names<'a>) {
+    fn allow(&mut self, access: &Access, names: &Names) {
         // A list of something else is told of where it is, as one that is allowed.
-        let told = self.others(&names.conditions);
-        self.each(&told, &Use::Allow(Vec::new()));
+        self.each(&names.others, &Use::Allow(String::new()));
         self.each(&names.not_hosts, &Use::Deny);
         let within = self.within.clone();
-        let lists = match (&within, &names.hosts[..]) {
-            (Some(within), []) => within.clone(),
-            (_, hosts) => hosts.to_vec(),
+        let is_named = !names.hosts.is_empty();
+        let mut lists = names.hosts.clone();
+        if !is_named {
+            lists.extend(within.iter().flatten());
+        }
+        if lists.is_empty() {
+            if names.others.is_empty() && names.not_hosts.is_empty() && within.is_none() {
+                let line = access.line;
+                let said = format!("line {line} allows every host: not carried over");
+                self.said.push(Said::Note(said));
+            }
+            return;
+        }
+        let out = within.filter(|it| !lists.iter().all(|list| it.contains(list)));
+        if is_named && lists.len() > 1 || out.is_some() {
+            let all = lists.iter().chain(out.iter().flatten()).take(3);
+            let all = all.filter_map(|list| self.acls.get(*list));
+            let all: Vec<String> = all.map(|acl| escaped(acl.name)).collect();
+            let why = format!(
+                "line {} allows what is in {} together, and a manifest has no such thing",
+                access.line,
+                all.join(" and ")
+            );
+            return self.each(&lists, &Use::Less(why));
+        }
+        let is_condition = |name: &&&str| {
+            let list = self.list(name);
+            name.starts_with('!')
+                || list.is_none_or(|list| list != usize::MAX && !lists.contains(&list))
         };
-        let out = within
-            .as_ref()
-            .filter(|it| !lists.iter().all(|list| it.contains(list)));
-        match &lists[..] {
-            [] if told.is_empty() && names.not_hosts.is_empty() && within.is_none() => {
-                self.said.push(Said::Note(format!(
-                    "line {} allows every host: not carried over",
-                    access.line
-                )));
-            }
-            [] => {}
-            several if several.len() > 1 && !names.hosts.is_empty() || out.is_some() => {
-                let within = out.into_iter().flatten();
-                let all = several.iter().chain(within).take(3);
-                let all: Vec<String> = all.map(|it| escaped(it)).collect();
-                let why = format!(
-                    "line {} allows what is in {} together, and a manifest has no such thing",
-                    access.line,
-                    all.join(" and ")
-                );
-                self.each(several, &Use::Less(why));
-            }
-            _ => {
-                let is_list = |it: &str| lists.iter().any(|list| it.eq_ignore_ascii_case(list));
-                let conditions = access.names.iter().filter(|it| !is_list(it));
-                let conditions = conditions.filter(|it| !self.is_wide(it));
-                let conditions = conditions.map(|it| escaped(it)).collect();
-                self.each(&lists, &Use::Allow(conditions));
-            }
-        }
+        let conditions = access.names.iter().filter(is_condition);
+        let conditions: Vec<String> = conditions.map(|it| escaped(it)).collect();
+        self.each(&lists, &Use::Allow(conditions.join(", ")));
     }
 
-    /// The lists of something else than names among these; of one that is made of lists, those.
-    fn others(&self, names: &[&'a str]) -> Vec<&'a str> {
-        let mut others = Vec::new();
-        for name in names {
-            match self.list(name) {
-                Some((list, Of::Lists)) => {
-                    let made = self.made.get(list).into_iter().flatten();
-                    others.push(list);
-                    others.extend(made.filter_map(|it| self.list(it)).map(|(list, _)| list));
-                }
-                Some((list, Of::Others)) => others.push(list),
-                _ => {}
+    fn deny(&mut self, access: &Access, names: &Names) {
+        let Names {
+            hosts,
+            not_hosts,
+            others,
+            conditions,
+        } = names;
+        if !hosts.is_empty() {
+            self.each(hosts, &Use::Deny);
+        } else if !conditions.is_empty() {
+            self.each(others, &Use::Deny);
+            if others.len() < conditions.len() || !not_hosts.is_empty() {
+                let all: Vec<String> = access.names.iter().map(|it| escaped(it)).collect();
+                let what = format!("the denial of {}", all.join(" "));
+                let why = "a host is allowed for everybody, at all times";
+                self.said.push(Said::lost(what, why).at(Some(access.line)));
             }
-        }
-        others
-    }
-
-    fn deny(&mut self, access: &Access<'a>, names: &Names<'a>) {
-        match (
-            &names.hosts[..],
-            &names.not_hosts[..],
-            &names.conditions[..],
-        ) {
-            ([], [], []) => self.end = Some(access.line),
+        } else if not_hosts.is_empty() {
+            self.end = Some(access.line);
+        } else {
             // `deny !list` is how an allowlist is written.
-            ([], lists, []) => {
-                let mut within = self.within.take().unwrap_or_else(|| lists.to_vec());
-                let mut out = within.clone();
-                within.retain(|it| lists.contains(it));
-                out.retain(|it| !lists.contains(it));
-                let why = format!("line {} denies what is in it alone", access.line);
-                self.each(&out, &Use::Less(why));
-                self.within = Some(within);
+            let mut within = self.within.take().unwrap_or_else(|| not_hosts.clone());
+            let mut out = within.clone();
+            within.retain(|it| not_hosts.contains(it));
+            out.retain(|it| !not_hosts.contains(it));
+            let mut why = format!("line {} denies what is in it alone", access.line);
+            if within.len() > MOST {
+                out.append(&mut within);
+                TOO_MANY.clone_into(&mut why);
             }
-            ([], _, conditions) => {
-                let told = self.others(conditions);
-                self.each(&told, &Use::Deny);
-                if told.len() < conditions.len() || !names.not_hosts.is_empty() {
-                    let all: Vec<String> = access.names.iter().map(|it| escaped(it)).collect();
-                    self.said.push(Said::Note(format!(
-                        "not carried over: the denial of {} (line {}), because a host is allowed for \
-                         everybody, at all times",
-                        all.join(" "),
-                        access.line
-                    )));
-                }
-            }
-            (hosts, ..) => {
-                let hosts = hosts.to_vec();
-                self.each(&hosts, &Use::Deny);
-            }
+            self.each(&out, &Use::Less(why));
+            self.within = Some(within);
         }
     }
 }
@@ -405,10 +373,7 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                 if words.clone().any(|value| EVERYTHING.contains(&value)) && kind == "src" {
                     wide.push(name);
                 }
-                if ![&OF_NAMES[..], &OF_OTHERS, &OF_LISTS]
-                    .concat()
-                    .contains(&kind)
-                {
+                if !OF_NAMES.contains(&kind) && !OF_OTHERS.contains(&kind) {
                     others.push((number, "acl"));
                     above.clear();
                     continue;
@@ -468,7 +433,7 @@ fn others(acl: &Acl, uses: &[Use], found: &mut Found) {
     let what = format!("acl {} {}", escaped(acl.name), acl.kind);
     let why = match acl.kind {
         "dst" => "hosts are allowed by their names, not by where they lead",
-        kind if OF_LISTS.contains(&kind) => "a manifest has no lists of lists",
+        "any-of" | "all-of" => "a manifest has no lists of lists",
         _ => "a regular expression is no host",
     };
     let said = if uses.contains(&Use::Deny) {
@@ -482,23 +447,19 @@ fn others(acl: &Acl, uses: &[Use], found: &mut Found) {
     found.routes.push(Item::Said(said.at(line)));
 }
 
-fn names(acl: Acl, uses: &[Use], found: &mut Found) {
-    let Acl {
-        name,
-        values,
-        mut place,
-        ..
-    } = acl;
+fn names(acl: &Acl, uses: &[Use], found: &mut Found) {
+    let name = acl.name;
     let lower = name.to_ascii_lowercase();
-    let line = place.line;
-    for value in values {
-        let here = std::mem::replace(
-            &mut place,
+    let line = acl.place.line;
+    for (index, value) in acl.values.iter().enumerate() {
+        let here = if index == 0 {
+            acl.place.clone()
+        } else {
             Place {
                 line,
                 ..Place::default()
-            },
-        );
+            }
+        };
         if value.starts_with('"') {
             let why = if uses.contains(&Use::Deny) {
                 found
@@ -532,7 +493,7 @@ fn names(acl: Acl, uses: &[Use], found: &mut Found) {
                 Use::Allow(others) => {
                     let mut entry = Entry::new(value, place, Stars::WithName);
                     if !others.is_empty() {
-                        let what = format!("the condition {}", others.join(", "));
+                        let what = format!("the condition {others}");
                         let why = "a host is allowed for everybody, at all times";
                         entry.said.push(Said::lost(what, why));
                     }

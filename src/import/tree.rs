@@ -84,11 +84,17 @@ pub(super) fn all(tree: &Value) -> Vec<&Value> {
 /// Why nothing is carried over of what a mapping allows: it has a key that is none of these,
 /// between blanks, and that may take the permission back.
 #[inline(never)]
-pub(super) fn strangers(tree: Option<&Value>, known: &str) -> Option<String> {
+pub(super) fn strangers(tree: Option<&Value>, known: &[&str]) -> Option<String> {
     let keys = tree.and_then(Value::as_mapping)?.keys();
     let mut keys = keys.map(|key| text(key).unwrap_or_default());
-    keys.find(|key| !known.split(' ').any(|it| it == key))
+    keys.find(|key| !known.iter().any(|known| listed(known, key)))
         .map(|key| stranger(&key))
+}
+
+/// Whether a word is one of those between blanks.
+#[inline(never)]
+pub(super) fn listed(words: &str, word: &str) -> bool {
+    words.split(' ').any(|it| it == word)
 }
 
 #[inline(never)]

@@ -44,7 +44,7 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         found.head.push(Said::Note(several));
     }
     for with in steps {
-        let stranger = tree::strangers(Some(with), KNOWN);
+        let stranger = tree::strangers(Some(with), &[KNOWN]);
         let field = |key| with.get(key).and_then(tree::text);
         if let Some(policy) = field("egress-policy").filter(|policy| policy != "block") {
             let what = format!("egress-policy: {}", quoted(&policy));

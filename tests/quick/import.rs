@@ -138,3 +138,45 @@ fn what_cannot_be_imported_is_said_with_its_exit_code_and_prints_no_manifest() {
         );
     }
 }
+
+#[test]
+fn check_of_a_list_says_that_import_makes_a_manifest_of_it() {
+    let scratch = ScratchDir::new().unwrap();
+    for (name, input, hint) in [
+        ("list", "a.example\nb.example\n", "a list"),
+        ("list.yaml", "- a.example\n", "a list"),
+        (
+            "squid.conf",
+            "acl l dstdomain a.example\n",
+            "a configuration of Squid",
+        ),
+        (
+            "p.yaml",
+            "api_allowlist: [a.example]\n",
+            "a pipelock configuration",
+        ),
+    ] {
+        fs::write(scratch.join(name), input).unwrap();
+        let hint = format!("it looks like {hint}: sidecar-init import makes a manifest of it");
+        let check = run(scratch.path(), &["check", name], "");
+        assert_eq!(check.status.code(), Some(65), "{name}");
+        let said = text(&check.stderr);
+        assert!(said.contains(&format!("hint: {hint}\n")), "{name}: {said}");
+        let check = run(scratch.path(), &["check", "--json", name], "");
+        let said = text(&check.stdout);
+        assert!(
+            said.contains(&format!("\"hint\":\"{hint}\"")),
+            "{name}: {said}"
+        );
+    }
+    // What is meant for a manifest is told what is wrong with it, and nothing else.
+    for input in [
+        "slug: a\n",
+        "slug: a\nbottle: {egress: {routes: [a.example]}}\n",
+        "- a\n",
+        "",
+    ] {
+        let check = run(scratch.path(), &["check", "-"], input);
+        assert!(!text(&check.stderr).contains("import"), "{input}");
+    }
+}

@@ -92,8 +92,8 @@ pub(super) fn meant(text: &str, stars: Stars) -> Result<Meant, String> {
             a_labels.ok_or_else(|| cause(&refusal.message, &name))?
         }
     };
-    let part = |c: char| c.is_ascii_digit() || matches!(c, '-' | ',' | '*');
-    if !port.chars().all(part) {
+    let is_digit = |c: char| c.is_ascii_digit() || matches!(c, '-' | ',' | '*');
+    if !port.chars().all(is_digit) {
         return Err(NO_PORT.to_owned());
     }
     if host.parse::<IpAddr>().is_ok() {

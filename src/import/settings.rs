@@ -92,7 +92,7 @@ pub(super) fn read_claude_code(tree: &Value, text: &str) -> Found {
             let mut entry = Entry::new(text, place.clone(), Stars::Below);
             match (host, list) {
                 (Fetch::Tool, "deny") => {
-                    found.leave(&rule, &place, "it denies a tool, and no host")
+                    found.leave(&rule, &place, "it denies a tool, and no host");
                 }
                 (Fetch::Tool, _) => found.leave(&rule, &place, "it names no host"),
                 (Fetch::Host(_), "allow") => {

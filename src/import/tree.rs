@@ -180,19 +180,16 @@ pub(super) fn texts(
     lines.enter(path);
     let mut texts = Vec::new();
     for value in list(get(tree, path)) {
-        match text(value) {
-            Some(text) => {
-                let place = lines.value(&text);
-                texts.push((text, place));
-            }
-            None => {
-                let name = path.last().copied().unwrap_or("an entry");
-                found.leave(name, &Place::default(), "an entry of it is no text");
-                if DENIALS.contains(&name) && !is_nothing(value) {
-                    let what = format!("an entry of {name}");
-                    found.deny(&what, Place::default(), Stars::Below);
-                }
-            }
+        if let Some(text) = text(value) {
+            let place = lines.value(&text);
+            texts.push((text, place));
+            continue;
+        }
+        let name = path.last().copied().unwrap_or("an entry");
+        found.leave(name, &Place::default(), "an entry of it is no text");
+        if DENIALS.contains(&name) && !is_nothing(value) {
+            let what = format!("an entry of {name}");
+            found.deny(&what, Place::default(), Stars::Below);
         }
     }
     texts

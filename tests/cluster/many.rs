@@ -8,6 +8,15 @@ use crate::bottle::{Bottle, MANIFEST, cluster, kubectl, object, say, wait_for};
 /// As many as a node of two processors starts in a few minutes; `SIDECAR_BOTTLES` sets another number.
 const BOTTLES: usize = 10;
 
+/// The processes of a bottle: ours, the agent, and what the cluster has beside each Pod's.
+const NAMES: [&str; 5] = [
+    "sidecar-init",
+    "pipelock",
+    "sleep",
+    "catatonit",
+    "containerd-shim",
+];
+
 /// What all processes of this name on the node have used.
 #[derive(Debug, Default, Clone, Copy)]
 struct Used {
@@ -57,6 +66,30 @@ fn used(name: &str) -> Used {
     all
 }
 
+/// Of the node's memory what is in use, in KiB: its caches are not.
+fn in_use() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    number(&text, "MemTotal:") - number(&text, "MemAvailable:")
+}
+
+/// How many watches the API server serves.
+fn watches() -> u64 {
+    let metrics = kubectl(&["get", "--raw", "/metrics"]);
+    let lines = metrics.lines().filter(|line| {
+        line.starts_with("apiserver_longrunning_requests{") && line.contains("verb=\"WATCH\"")
+    });
+    let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    values.sum()
+}
+
+/// The objects that a bottle is made of, and those that the cluster adds.
+fn objects() -> u64 {
+    const KINDS: &str = "pods,configmaps,secrets,services,deployments.apps,replicasets.apps,networkpolicies,\
+        namespaces,serviceaccounts,endpointslices";
+    let list = object(&[KINDS, "-A"]);
+    list["items"].as_array().unwrap().len() as u64
+}
+
 #[test]
 fn many_bottles_start_together_cost_little_and_follow_one_change() {
     let Some(_turn) = cluster() else { return };
@@ -66,11 +99,8 @@ fn many_bottles_start_together_cost_little_and_follow_one_change() {
     let all: Vec<Bottle> = (0..bottles)
         .map(|number| Bottle::make(&format!("many-{number}"), MANIFEST))
         .collect();
-    let before = object(&[
-        "pods,configmaps,secrets,services,deployments.apps,replicasets.apps,networkpolicies,namespaces,serviceaccounts,endpointslices",
-        "-A",
-    ]);
-    let objects = |list: &serde_json::Value| list["items"].as_array().unwrap().len();
+    let (objects_before, watches_before, in_use_before) = (objects(), watches(), in_use());
+    let server_before = used("kube-apiserver");
     let began = Instant::now();
     for bottle in &all {
         bottle.apply();
@@ -80,10 +110,7 @@ fn many_bottles_start_together_cost_little_and_follow_one_change() {
         bottle.wait_ready();
     }
     let ready = began.elapsed();
-    let after = object(&[
-        "pods,configmaps,secrets,services,deployments.apps,replicasets.apps,networkpolicies,namespaces,serviceaccounts,endpointslices",
-        "-A",
-    ]);
+    let (objects_after, watches_after, in_use_after) = (objects(), watches(), in_use());
     for bottle in &all {
         assert_eq!(
             bottle.request("http://internet.test/"),
@@ -99,30 +126,31 @@ fn many_bottles_start_together_cost_little_and_follow_one_change() {
         );
     }
     // Idle, with the kubelet's probes: what ten seconds cost.
-    let [init, daemon] = ["sidecar-init", "pipelock"].map(used);
+    let first = NAMES.map(used);
     let measured = Instant::now();
     std::thread::sleep(std::time::Duration::from_secs(10));
-    let [init_later, daemon_later] = ["sidecar-init", "pipelock"].map(used);
+    let later = NAMES.map(used);
     let seconds = measured.elapsed().as_secs_f64();
-    assert!(
-        init.processes >= bottles && daemon.processes >= bottles,
-        "{init:?} {daemon:?}"
-    );
+    assert!(first.iter().all(|it| it.processes >= bottles), "{first:?}");
     #[allow(clippy::cast_precision_loss, reason = "small numbers")]
     let each = |it: u64| it as f64 / bottles as f64;
     say(&format!(
         "  {bottles} bottles: applied in {:.1} s, all ready {:.1} s after the first apply; {:.1} objects each",
         applied.as_secs_f64(),
         ready.as_secs_f64(),
-        each((objects(&after) - objects(&before)) as u64),
+        each(objects_after - objects_before),
     ));
-    for (name, first, later) in [
-        ("sidecar-init", init, init_later),
-        ("pipelock", daemon, daemon_later),
-    ] {
+    let megabytes = |kib: u64| each(kib) / 1000.0 * 1.024;
+    say(&format!(
+        "  of each: {:.1} MB of the node's memory, {:.1} watches at the API server, which has {:.1} MB more of its own",
+        megabytes(in_use_after.saturating_sub(in_use_before)),
+        each(watches_after.saturating_sub(watches_before)),
+        megabytes(used("kube-apiserver").kib.saturating_sub(server_before.kib)),
+    ));
+    for ((name, first), later) in NAMES.iter().zip(first).zip(later) {
         say(&format!(
             "  {name} of each: {:.1} MB; idle with its probe, in a minute: {:.0} ms of processor time, {:.0} wake-ups",
-            each(later.kib) / 1000.0 * 1.024,
+            megabytes(later.kib),
             each(later.ticks.saturating_sub(first.ticks)) * 10.0 * 60.0 / seconds,
             each(later.wakeups.saturating_sub(first.wakeups)) * 60.0 / seconds,
         ));

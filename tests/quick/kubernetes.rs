@@ -150,6 +150,25 @@ fn kustomize_puts_a_bottle_together_with_and_without_a_machine_for_each_pod() {
         let wanted = format!("runtimeClassName: {machine}");
         assert_eq!(count(&build(), &wanted), 2, "{machine}");
     }
+    // Of a bundle nobody outside reaches pipelock's own port.
+    let with = text.replace(
+        "# components: [../components/kata]",
+        "components: [../components/bundle]",
+    );
+    fs::write(&file, with).unwrap();
+    let bundle = build();
+    assert!(
+        plain.contains("port: 8888") && !bundle.contains("8888"),
+        "{bundle}"
+    );
+    for port in [8080, 9418, 9000] {
+        // The Service, and the two policies.
+        let wanted = format!("port: {port}");
+        let lines = bundle
+            .lines()
+            .map(|line| line.trim_start_matches([' ', '-']));
+        assert_eq!(lines.filter(|line| *line == wanted).count(), 3, "{bundle}");
+    }
 }
 
 #[test]

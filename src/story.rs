@@ -118,7 +118,13 @@ fn start(
     let run_dir = &paths.run_dir;
     let run = &mount_all(mode, arguments, run_dir, whose, Some(signals), reporter)?;
     let _secrets = (authority::Forgets(run), Held::begin(run.path()));
-    let bottle = &Bottle::of(paths.manifest, paths.cert, paths.key, mode);
+    let bottle = &Bottle::of(
+        paths.manifest,
+        paths.cert,
+        paths.key,
+        mode,
+        whose == Clients::OfThisHost,
+    );
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;
     reporter.enter(Stage::Manifest);

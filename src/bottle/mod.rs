@@ -38,6 +38,8 @@ pub struct Bottle {
     pub pair: Files,
     /// What this is.
     mode: Mode,
+    /// It is for the shells of whoever started it by hand.
+    of_this_host: bool,
 }
 
 /// A configuration as the daemon is to run it.
@@ -130,13 +132,20 @@ pub fn without_marks(all: &[u8]) -> (&[u8], &[u8], &[u8]) {
 impl Bottle {
     /// That of this manifest.
     #[must_use]
-    pub fn of(manifest: PathBuf, cert: PathBuf, key: PathBuf, mode: Mode) -> Self {
+    pub fn of(
+        manifest: PathBuf,
+        cert: PathBuf,
+        key: PathBuf,
+        mode: Mode,
+        of_this_host: bool,
+    ) -> Self {
         Self {
             credentials: credentials::directory(&manifest),
             trust: trust::directory(&manifest),
             manifest,
             pair: Files { cert, key },
             mode,
+            of_this_host,
         }
     }
 
@@ -253,6 +262,7 @@ impl Bottle {
         warnings.extend(out_of_place(&judgement.policy.network, mode));
         warnings.extend(unlimited(&judgement.policy.daemons, mode));
         warnings.extend(out_of_reach(&judgement.policy, mode));
+        warnings.extend(in_reach(&judgement.policy, self.of_this_host));
         let trust = (kind == ROOTS).then(|| roots.into());
         let bad_roots = (kind == BAD_ROOTS).then(|| text(roots));
         let mut desired = Desired {
@@ -366,6 +376,18 @@ fn unlimited(daemons: &[Daemon], mode: Mode) -> Option<String> {
     })
 }
 
+/// What is told where others than this host's own agents get to the proxy of a run that is for
+/// these alone.
+fn in_reach(policy: &Policy, of_this_host: bool) -> Option<String> {
+    (of_this_host && policy.listen.ip().is_unspecified()).then(|| {
+        format!(
+            "pipelock listens on every address, and whoever reaches this host can use it\nhint: write \
+             pipelock.listen: 127.0.0.1:{} into the manifest, which keeps it to this host",
+            policy.listen.port()
+        )
+    })
+}
+
 /// What is told where no agent gets to its proxy. What shares a container's network has its
 /// loopback as well, and so has a child's host; nobody shares a machine's.
 fn out_of_reach(policy: &Policy, mode: Mode) -> Option<String> {
@@ -397,6 +419,12 @@ mod tests {
             said.contains("pipelock listens on 127.0.0.1:8888"),
             "{said}"
         );
+        // What listens everywhere is what a machine needs, and what a laptop does not.
+        let open = policy("");
+        assert_eq!(in_reach(&open, false), None);
+        assert_eq!(in_reach(&alone, true), None);
+        let said = in_reach(&open, true).unwrap();
+        assert!(said.contains("pipelock.listen: 127.0.0.1:8888"), "{said}");
         // Who shares a network reaches its loopback.
         assert_eq!(out_of_reach(&alone, Mode::Container), None);
         assert_eq!(out_of_reach(&alone, Mode::Child), None);
@@ -467,7 +495,7 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let [manifest, cert, key] =
             ["manifest.yaml", "ca.pem", "ca-key.pem"].map(|it| directory.join(it));
-        let bottle = Bottle::of(manifest, cert, key, Mode::Machine);
+        let bottle = Bottle::of(manifest, cert, key, Mode::Machine, false);
         let missing = bottle.judge(&bottle.read_beside()).unwrap_err();
         assert_eq!(missing.code, ExitCode::ManifestMissing);
         assert!(missing.to_string().starts_with("cannot read "), "{missing}");

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::difference::difference;
@@ -57,6 +58,10 @@ fn work(options: &GrantOptions) -> Result<String, Refusal> {
         let edit = plan(&bytes, &wish, now, &place.shown)?;
         if let Some(words) = edit.nothing {
             return Ok(format!("{words}\n"));
+        }
+        // Beside the difference, which is to be a patch and no more.
+        if !edit.more.is_empty() {
+            let _ = writeln!(std::io::stderr(), "{}", edit.more.trim_start());
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         return Ok(difference(&place.shown, &text(&bytes), &text(&edit.bytes)));

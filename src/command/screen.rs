@@ -206,7 +206,7 @@ pub(super) fn picture(
     happened: &VecDeque<(String, Happening)>,
     places: &str,
     now: u64,
-    (rows, _): (usize, usize),
+    (rows, columns): (usize, usize),
 ) -> Vec<Line> {
     let mut lines = match look {
         Look::Told(told) => of_status(&told.0, now),
@@ -233,12 +233,35 @@ pub(super) fn picture(
     {
         lines.push(heading(""));
         lines.push(heading("refused, the last first"));
-        lines.extend(of_denials(tally, places, now, room));
+        lines.extend(of_denials(tally, places, now, (room, columns)));
     }
     if !events.is_empty() {
         lines.push(heading(""));
         lines.push(heading("what happened"));
         lines.extend(events);
+    }
+    lines
+}
+
+/// A command of the shell in lines of so many characters, where its words are no longer: each but
+/// the last goes on in the next, so that it can be pasted as it stands.
+fn continued(command: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut quoted = false;
+    for word in command.split(' ') {
+        let last = lines.last_mut().map(|line| (line.chars().count(), line));
+        if let Some((length, line)) = last {
+            // Within quotes a line's end would be one.
+            let fits = quoted || length + word.chars().count() + " \\ ".len() <= columns;
+            if fits || line.is_empty() {
+                line.push_str(if line.is_empty() { "" } else { " " });
+                line.push_str(word);
+            } else {
+                line.push_str(" \\");
+                lines.push(format!("  {word}"));
+            }
+        }
+        quoted ^= word.matches('\'').count() % 2 == 1;
     }
     lines
 }
@@ -310,7 +333,7 @@ fn of_status(file: &StatusFile, now: u64) -> Vec<Line> {
 }
 
 /// Each once, with what would allow it: those that were seen last, as many as there is room for.
-fn of_denials(tally: &Tally, places: &str, now: u64, room: usize) -> Vec<Line> {
+fn of_denials(tally: &Tally, places: &str, now: u64, (room, columns): (usize, usize)) -> Vec<Line> {
     let total = tally.total;
     let mut newest: Vec<&Denial> = tally.denials.iter().collect();
     newest.sort_by(|one, other| other.last_seen.cmp(&one.last_seen));
@@ -323,9 +346,13 @@ fn of_denials(tally: &Tally, places: &str, now: u64, room: usize) -> Vec<Line> {
         let ago = ago.map_or_else(String::new, |ago| format!(", {} ago", granted::span(ago)));
         let text = format!("{}{ago}", denials::explain(denial));
         lines.push(line(&denial.verb, &text, Some(Colour::Red)));
-        let help = denials::command(denial, places).or_else(|| denial.advice.clone());
-        if let Some(help) = help {
-            lines.push(line("", &help, None));
+        match (denials::command(denial, places), &denial.advice) {
+            (Some(command), _) => {
+                let parts = continued(&command, columns.saturating_sub(NAME + 2));
+                lines.extend(parts.iter().map(|part| line("", part, None)));
+            }
+            (None, Some(advice)) => lines.push(line("", advice, None)),
+            (None, None) => {}
         }
     }
     let told = newest.iter().take(shown);
@@ -369,6 +396,28 @@ mod tests {
 
     fn texts(lines: &[Line]) -> Vec<&str> {
         lines.iter().map(|line| line.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_command_is_cut_nowhere_where_its_words_have_room() {
+        let command =
+            "sidecar-init grant a.example --manifest '/a b/m.yaml' --run-dir /run/sidecar";
+        assert_eq!(continued(command, 100), [command]);
+        let lines = continued(command, 40);
+        let expected = [
+            "sidecar-init grant a.example \\",
+            "  --manifest '/a b/m.yaml' --run-dir \\",
+            "  /run/sidecar",
+        ];
+        assert_eq!(lines, expected);
+        // As a shell reads it.
+        let joined = lines.join("\n").replace(" \\\n ", "");
+        assert_eq!(joined, command);
+        // A word that has no room is not broken.
+        assert_eq!(
+            continued("sidecar-init grant", 4),
+            ["sidecar-init \\", "  grant"]
+        );
     }
 
     #[test]

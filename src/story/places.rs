@@ -62,13 +62,6 @@ pub(super) fn export_path(run: &Room) -> PathBuf {
 /// Says what to paste into another shell. The lines stand alone, so that each can be taken
 /// whole.
 pub(super) fn invite(export: &Path, policy: &Policy) {
-    if policy.listen.ip().is_unspecified() {
-        log::warn!(
-            "whoever reaches this host can use it, for it listens on every address; the manifest's \
-             pipelock.listen: 127.0.0.1:{} keeps it to this host",
-            policy.listen.port()
-        );
-    }
     let text = format!(
         "sidecar-init: paste this into another shell, and what it starts goes through pipelock:\n{}",
         export::invitation(export, policy)

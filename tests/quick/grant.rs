@@ -389,6 +389,12 @@ fn what_was_done_is_so_by_its_code_where_nobody_can_be_told() {
 #[test]
 fn a_grant_of_what_a_registry_gives_away_has_the_note_of_check() {
     let init = ready();
+    let dry = command(&init.bed, &["*.co.uk", "--dry-run"])
+        .output()
+        .unwrap();
+    assert!(dry.status.success(), "{dry:?}");
+    let note = String::from_utf8_lossy(&dry.stderr);
+    assert!(note.starts_with("note: "), "beside the patch: {dry:?}");
     let (code, said) = grant(&init.bed, &["*.co.uk"]);
     assert_eq!(code, 0, "{said}");
     let note = "\"*.co.uk\" allows every host below co.uk, whosever it is\nhint: name the domains that are meant\n";

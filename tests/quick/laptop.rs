@@ -99,6 +99,32 @@ fn a_second_run_in_the_same_directory_keeps_its_ca_and_names_an_allowed_host() {
 }
 
 #[test]
+fn a_laptop_that_listens_everywhere_is_warned_for_as_long_as_it_does() {
+    let mut init = laptop("{}", "run").start(Place::Child);
+    let status = init.wait_ready();
+    let port = {
+        let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let is_warned = |status: &Value| {
+        let warnings = status["warnings"].as_array().unwrap();
+        let is_it = |it: &Value| it.as_str().unwrap().contains("whoever reaches this host");
+        warnings.iter().any(is_it)
+    };
+    assert!(!is_warned(&status));
+    let before = fs::read_to_string(init.bed.manifest()).unwrap();
+    let everywhere = before.replace(&init.bed.address, &format!("0.0.0.0:{port}"));
+    init.bed.replace_manifest(&everywhere);
+    init.wait_for("it is warned", |status| {
+        status["config"]["applied_generation"] == 2 && is_warned(status)
+    });
+    init.bed.replace_manifest(&before);
+    init.wait_for("it is warned no more", |status| {
+        status["config"]["applied_generation"] == 3 && !is_warned(status)
+    });
+}
+
+#[test]
 fn whoever_names_a_file_of_the_pair_is_told_nothing_to_paste_and_given_no_export() {
     let mut init = Bed::new().start(Place::Child);
     init.wait_ready();
@@ -127,7 +153,8 @@ fn is_warned_of_a_port_that_others_reach_too() {
     let environment = fs::read_to_string(init.bed.path("run/export/client.env")).unwrap();
     let proxy = format!("HTTPS_PROXY=http://127.0.0.1:{port}\n");
     assert!(environment.contains(&proxy), "{environment}");
-    let warning = format!("pipelock.listen: 127.0.0.1:{port} keeps it to this host");
+    let warning =
+        format!("pipelock.listen: 127.0.0.1:{port} into the manifest, which keeps it to this host");
     assert!(init.console().contains(&warning), "{}", init.console());
 }
 

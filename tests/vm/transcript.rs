@@ -61,8 +61,14 @@ impl Transcript {
                 line.replace(&self.port, "")
             };
             let words = words.split(' ').map(|word| {
-                let is_time = word.len() >= 20 && word.starts_with("20") && word.contains('T');
-                if is_time { "TIME" } else { word }
+                let end = word.trim_end_matches([';', ',']).len();
+                let (time, rest) = word.split_at(end);
+                let is_time = time.len() >= 20 && time.starts_with("20") && time.contains('T');
+                if is_time {
+                    format!("TIME{rest}")
+                } else {
+                    word.to_owned()
+                }
             });
             self.text += &words.collect::<Vec<_>>().join(" ");
             self.text += "\n";

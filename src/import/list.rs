@@ -9,8 +9,7 @@ use super::place::{Lines, Place, split_comment};
 use super::tree;
 
 /// Words that deny what is behind them.
-const DENIES: &str =
-    "deny denied denies block blocked blacklist reject drop disallow except exclude not no";
+const DENIES: &str = "0.0.0.0 127.0.0.1 deny denied denies block blocked blacklist reject drop disallow except exclude not no";
 
 fn denies(word: &str) -> bool {
     let word = word.trim_matches(['[', ']', ':']).to_ascii_lowercase();
@@ -62,7 +61,13 @@ pub(super) fn read_tree(tree: &Value, text: &str) -> Found {
 fn put(found: &mut Found, code: &str, place: Place) {
     let words = code.split_once(char::is_whitespace);
     let behind = words.filter(|(word, _)| denies(word)).map(|(_, rest)| rest);
-    if let Some(denied) = code.strip_prefix('!').or(behind) {
+    // Lists of what is kept out begin their lines so.
+    let is_sign = matches!(
+        code.as_bytes(),
+        [b'!', ..] | [b'-' | b'~' | b'|', b'*' | b'.' | b'|' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z', ..]
+    );
+    let sign = code.get(1..).filter(|_| is_sign);
+    if let Some(denied) = sign.or(behind) {
         found.deny(denied.trim(), place, Stars::WithName);
     } else if words.is_some() {
         // So are addresses and names in hosts files, which block as often as they allow.

@@ -93,6 +93,10 @@ fn of_what_stands_beside_an_unknown_key_nothing_is_allowed() {
             "network.deny",
         ),
         (
+            "network.enabled = false\n[network]\nallow_hosts = [\"a.x.y\"]\n".to_owned(),
+            "network.enabled",
+        ),
+        (
             "api_allowlist: [a.x.y]\ndeny_hosts: [a.x.y]\n".to_owned(),
             "deny_hosts",
         ),
@@ -104,7 +108,7 @@ fn of_what_stands_beside_an_unknown_key_nothing_is_allowed() {
         shell(", tls: skip, mcp: {strict_tool_names: true}", ", name: n", "version: 1\n"),
         "{\"networkPolicy\": {\"egress\": [{\"action\": \"allow\", \"target\": \"a.x.y\"}]}, \"image\": \"i\"}".to_owned(),
         "{\"network\": {\"allowedDomains\": [\"a.x.y\"], \"httpProxyPort\": 1}, \"filesystem\": {}}".to_owned(),
-        "net = true\n[network]\nallow_hosts = [\"a.x.y\"]\n[dev]\nenabled = false\n".to_owned(),
+        "net = true\nenv = [\n  \"A=b\",\n]\n[network]\nallow_hosts = [\"a.x.y\"]\n[dev]\nenabled = false\n".to_owned(),
         "api_allowlist: [a.x.y]\nlogging: {format: json}\n".to_owned(),
     ] {
         judge(&[(&text, &["a.x.y"], "")]);
@@ -127,6 +131,12 @@ fn of_a_denial_that_is_not_well_written_all_is_denied_that_it_may_name() {
         ("a.x.y\nb.x.y\n!a.x.y extra\n".to_owned(), &["b.x.y"][..]),
         ("a.x.y\nb.x.y\n! a.x.y\n".to_owned(), &["b.x.y"]),
         ("a.x.y\nb.x.y\n!!a.x.y\n".to_owned(), &["b.x.y"]),
+        ("a.x.y\nb.x.y\n-a.x.y\n".to_owned(), &["b.x.y"]),
+        ("a.x.y\nb.x.y\n||a.x.y^\n".to_owned(), &["b.x.y"]),
+        ("a.x.y\nb.x.y\n0.0.0.0 a.x.y\n".to_owned(), &["b.x.y"]),
+        ("---\na.x.y\nb.x.y\n!c.x.y\n".to_owned(), &["a.x.y", "b.x.y"]),
+        ("[a.x.y, b.x.y, c.x.y, {deny: a.x.y}]\n".to_owned(), &[]),
+        ("[a.x.y, null]\n".to_owned(), &["a.x.y"]),
         ("a.x.y\nb.x.y\n!a.x.y:https\n".to_owned(), &["b.x.y"]),
         ("a.x.y\nb.x.y\ndeny a.x.y\n".to_owned(), &["b.x.y"]),
         ("a.x.y\nb.x.y\nBlock: https://a.x.y/\n".to_owned(), &["b.x.y"]),
@@ -191,6 +201,8 @@ fn a_tool_that_is_denied_or_asked_about_fetches_from_nowhere() {
         ("deny", "WebFetch"),
         ("deny", "WebFetch(*)"),
         ("deny", "webfetch(domain:*)"),
+        ("deny", "*"),
+        ("deny", "WebF*"),
         ("ask", "WebFetch"),
     ] {
         let text = format!(
@@ -322,6 +334,12 @@ fn what_squid_denies_in_its_other_ways_is_not_allowed_or_said_beside() {
             &with("acl other dstdomain c.z.y\nhttp_access deny !l !other\n"),
             &["*.z.y", "a.x.y"],
             "",
+        ),
+        // A comment ends where its line does.
+        (
+            &with("# c \\\nhttp_access deny bad\n"),
+            &["a.x.y"],
+            "\"b.z.y\" (line 2) is denied",
         ),
         // Names of lists are the same whatever letters they have.
         (

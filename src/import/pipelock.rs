@@ -43,17 +43,9 @@ const LIMITS: [(&[&str], u64, u64); 3] = [
 /// Names of keys are shown so far.
 const SHOWN: usize = 40;
 
-/// pipelock's own keys: it takes no others.
-const KNOWN: &str = "version mode enforce explain_blocks api_allowlist suppress fetch_proxy \
-    forward_proxy websocket_proxy dlp canary_tokens response_scanning mcp_input_scanning \
-    mcp_tool_scanning mcp_tool_policy git_protection logging session_profiling \
-    adaptive_enforcement mcp_session_binding request_body_scanning kill_switch sentry \
-    metrics_listen emit tool_chain_detection mcp_ws_listener tls_interception \
-    cross_request_detection reverse_proxy scan_api address_protection seed_phrase_detection rules \
-    file_sentry sandbox flight_recorder mcp_binary_integrity mcp_tool_provenance \
-    behavioral_baseline airlock browser_shield media_policy a2a_scanning taint mediation_envelope \
-    redaction agents default_agent_identity bind_default_agent_identity license_key license_file \
-    license_public_key internal trusted_domains ssrf";
+/// Words in the name of a key that takes something back: pipelock has no such key there, and
+/// takes none that it does not have.
+const TAKES_BACK: &str = "deny denied block exclu disab enabled";
 
 pub(super) fn is(tree: &Value) -> bool {
     let keys = [
@@ -104,7 +96,9 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         let off = "wider than there: forward_proxy is not enabled there, and no tunnel is opened";
         found.head.push(Said::Note(off.to_owned()));
     }
-    found.refuse(tree::strangers(Some(tree), &[KNOWN]));
+    let mut keys = tree::pairs(Some(tree)).into_iter().map(|(key, _)| key);
+    let taken = keys.find(|key| tree::has_one(TAKES_BACK, key));
+    found.refuse(taken.map(|key| tree::stranger(&key)));
     found
 }
 

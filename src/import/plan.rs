@@ -425,6 +425,7 @@ impl Plan {
 }
 
 impl Candidate {
+    #[inline(never)]
     fn comment(above: Vec<String>) -> Self {
         Self {
             host: String::new(),

@@ -20,12 +20,16 @@ pub(super) enum Said {
 }
 
 impl Said {
-    #[inline(never)]
     pub(super) fn lost(what: impl AsRef<str>, why: impl AsRef<str>) -> Self {
+        Self::lost_text(what.as_ref(), why.as_ref())
+    }
+
+    #[inline(never)]
+    fn lost_text(what: &str, why: &str) -> Self {
         Self::Lost {
-            what: what.as_ref().to_owned(),
+            what: what.to_owned(),
             line: None,
-            why: why.as_ref().to_owned(),
+            why: why.to_owned(),
         }
     }
 

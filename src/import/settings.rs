@@ -118,6 +118,13 @@ pub(super) fn read_claude_code(tree: &Value, text: &str) -> Found {
 fn fetch(rule: &str) -> Option<Fetch<'_>> {
     const TOOL: &str = "WebFetch";
     let rule = rule.trim();
+    // Of every tool, or of those that begin so.
+    if rule
+        .strip_suffix('*')
+        .is_some_and(|start| TOOL.starts_with(start))
+    {
+        return Some(Fetch::Tool);
+    }
     let (tool, rest) = rule.split_at_checked(TOOL.len())?;
     if !tool.eq_ignore_ascii_case(TOOL) || rest.starts_with(char::is_alphanumeric) {
         return None;

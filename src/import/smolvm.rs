@@ -52,7 +52,8 @@ fn smolfile(text: &str) -> Found {
     let mut is_text = false;
     for (index, line) in text.lines().enumerate() {
         let (code, comment) = uncommented(line);
-        let marks = code.matches("\"\"\"").count() + code.matches("'\''").count();
+        let marks = code.as_bytes().windows(3);
+        let marks = marks.filter(|it| *it == b"\"\"\"" || *it == b"'''").count();
         if is_text || marks % 2 == 1 {
             is_text ^= marks % 2 == 1;
             continue;
@@ -73,8 +74,8 @@ fn smolfile(text: &str) -> Found {
         let started = list(code);
         if within.is_none()
             && started.is_none()
-            && section == "network"
             && let Some((key, _)) = code.split_once('=')
+            && (section == "network" || section.is_empty() && key.trim().starts_with("network"))
         {
             refused.get_or_insert_with(|| tree::stranger(key.trim()));
         }

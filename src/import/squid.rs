@@ -8,35 +8,28 @@ use crate::manifest::{escaped, quoted};
 use super::found::{Entry, Found, Item, Said};
 use super::host::Stars;
 use super::place::{Place, split_comment};
+use super::tree;
 
 /// Lists of names.
-const OF_NAMES: [&str; 2] = ["dstdomain", "ssl::server_name"];
+const OF_NAMES: &str = "dstdomain ssl::server_name";
 /// Lists of what may be a name, or of what stands for one; lists of lists.
-const OF_OTHERS: [&str; 8] = [
-    "dstdom_regex",
-    "ssl::server_name_regex",
-    "url_regex",
-    "urlpath_regex",
-    "dst",
-    "dstdomain_regex",
-    "any-of",
-    "all-of",
-];
+const OF_OTHERS: &str =
+    "dstdom_regex ssl::server_name_regex url_regex urlpath_regex dst dstdomain_regex any-of all-of";
 /// Addresses that every client has.
-const EVERYTHING: [&str; 5] = ["all", "0.0.0.0/0", "0.0.0.0/0.0.0.0", "::/0", "0/0"];
+const EVERYTHING: &str = "all 0.0.0.0/0 0.0.0.0/0.0.0.0 ::/0 0/0";
 /// So many `http_access` lines may say something else of one list, and so many lists may each be
 /// all that is let through: who writes more has a program for it, and we no time without an end.
 const MOST: usize = 16;
 const TOO_MANY: &str = "more lines of http_access name it than are followed";
 /// Words in the name of a list of what is to be kept out.
-const KEEPS_OUT: [&str; 6] = ["block", "black", "deny", "denied", "bad", "malware"];
+const KEEPS_OUT: &str = "block black deny denied bad malware";
 
 /// Whether a list of hosts' names is in it.
 pub(super) fn has_names(text: &str) -> bool {
     let kind = |line: &str| {
         let mut words = line.split_whitespace();
         words.next().filter(|word| *word == "acl")?;
-        words.nth(1).map(|kind| OF_NAMES.contains(&kind))
+        words.nth(1).map(|kind| tree::listed(OF_NAMES, kind))
     };
     text.lines().any(|line| kind(line) == Some(true))
 }
@@ -46,7 +39,7 @@ pub(super) fn is(text: &str) -> bool {
         let mut words = line.split_whitespace();
         match words.next() {
             Some("acl") => words.nth(1).is_some_and(|kind| {
-                OF_NAMES.contains(&kind) || OF_OTHERS.contains(&kind) || kind == "port"
+                tree::listed(OF_NAMES, kind) || tree::listed(OF_OTHERS, kind) || kind == "port"
             }),
             Some("http_access") => matches!(words.next(), Some("allow" | "deny")),
             _ => false,
@@ -80,7 +73,11 @@ enum Use {
 }
 
 pub(super) fn read(text: &str) -> Found {
-    let joined = text.replace("\\\n", "  ").replace("\\\r\n", "   ");
+    let mut joined = String::with_capacity(text.len());
+    for line in text.lines() {
+        joined.push_str(line.trim_end_matches('\\'));
+        joined.push(if goes_on(line) { ' ' } else { '\n' });
+    }
     let joined = joined.as_str();
     let Lines {
         acls,
@@ -120,7 +117,7 @@ pub(super) fn read(text: &str) -> Found {
             let uses = rules.list(acl.name).and_then(|list| rules.uses.get(list));
             uses.map_or(&[][..], Vec::as_slice)
         };
-        if OF_NAMES.contains(&acl.kind) {
+        if tree::listed(OF_NAMES, acl.kind) {
             names(acl, uses, &mut found);
         } else {
             others(acl, uses, &mut found);
@@ -219,7 +216,7 @@ impl<'a> Rules<'a> {
                 }
                 continue;
             };
-            if !OF_NAMES.contains(&acl.kind) {
+            if !tree::listed(OF_NAMES, acl.kind) {
                 names.others.push(list);
                 names.conditions.push(name);
             } else if is_not {
@@ -341,6 +338,11 @@ struct Lines<'a> {
     condition: Option<usize>,
 }
 
+/// Whether the next line belongs to this one, which a comment has none of.
+fn goes_on(line: &str) -> bool {
+    line.ends_with('\\') && !line.trim_start().starts_with('#')
+}
+
 fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
     let (mut acls, mut accesses) = (Vec::new(), Vec::new());
     let (mut wide, mut others) = (Vec::new(), Vec::new());
@@ -348,7 +350,7 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
     let mut above = Vec::new();
     // A line that goes on takes as many of the text's as it has.
     let mut numbers = 0_usize;
-    let mut ends = text.lines().map(|line| line.ends_with('\\'));
+    let mut ends = text.lines().map(goes_on);
     for line in joined.lines() {
         numbers += 1;
         let number = numbers;
@@ -370,10 +372,10 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                     others.push((number, "acl"));
                     continue;
                 };
-                if words.clone().any(|value| EVERYTHING.contains(&value)) && kind == "src" {
+                if words.clone().any(|value| tree::listed(EVERYTHING, value)) && kind == "src" {
                     wide.push(name);
                 }
-                if !OF_NAMES.contains(&kind) && !OF_OTHERS.contains(&kind) {
+                if !tree::listed(OF_NAMES, kind) && !tree::listed(OF_OTHERS, kind) {
                     others.push((number, "acl"));
                     above.clear();
                     continue;
@@ -477,7 +479,7 @@ fn names(acl: &Acl, uses: &[Use], found: &mut Found) {
             found.leave(value, &here, &why);
             continue;
         }
-        let is_kept_out = KEEPS_OUT.iter().any(|word| lower.contains(word));
+        let is_kept_out = tree::has_one(KEEPS_OUT, &lower);
         for usage in uses {
             let place = here.clone();
             match usage {

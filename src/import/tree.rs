@@ -15,8 +15,8 @@ const DEEPEST: usize = 256;
 /// What aliases may repeat, in bytes, were each of all there is before it.
 const MOST_REPEATED: usize = 64 << 20;
 
-/// Lists of what is denied: of one in them that is no text nobody can tell what it denies.
-const DENIALS: [&str; 4] = ["deniedDomains", "deny", "ask", "blocklist"];
+/// Lists of what is denied, or may be: of one in them that is no text nobody can tell what it denies.
+const DENIALS: &str = "deniedDomains deny ask blocklist entry";
 
 /// Why a text is not given to the parser, which would take minutes or gigabytes for it.
 fn too_much(text: &str) -> Option<&'static str> {
@@ -97,6 +97,12 @@ pub(super) fn listed(words: &str, word: &str) -> bool {
     words.split(' ').any(|it| it == word)
 }
 
+/// Whether one of those between blanks is in a text.
+#[inline(never)]
+pub(super) fn has_one(words: &str, text: &str) -> bool {
+    words.split(' ').any(|it| text.contains(it))
+}
+
 #[inline(never)]
 pub(super) fn stranger(key: &str) -> String {
     let key = quoted(key);
@@ -105,20 +111,15 @@ pub(super) fn stranger(key: &str) -> String {
 
 /// Whether a text that is no YAML was meant for it: JSON, or keys that a format is known by.
 pub(super) fn is_meant(text: &str) -> bool {
-    const KEYS: [&str; 8] = [
-        "api_allowlist:",
-        "tls_interception:",
-        "forward_proxy:",
-        "fetch_proxy:",
-        "network_policies:",
-        "egress:",
-        "jobs:",
-        "network:",
-    ];
+    const KEYS: &str = "api_allowlist tls_interception forward_proxy fetch_proxy network_policies \
+        egress jobs network";
     text.trim_start().starts_with('{')
-        || text
-            .lines()
-            .any(|line| line.starts_with("- ") || KEYS.iter().any(|key| line.starts_with(key)))
+        || text.lines().any(|line| {
+            line.starts_with("- ")
+                || line
+                    .split_once(':')
+                    .is_some_and(|(key, _)| listed(KEYS, key))
+        })
 }
 
 /// What is below these keys.
@@ -185,11 +186,10 @@ pub(super) fn texts(
             texts.push((text, place));
             continue;
         }
-        let name = path.last().copied().unwrap_or("an entry");
+        let name = path.last().copied().unwrap_or("entry");
         found.leave(name, &Place::default(), "an entry of it is no text");
-        if DENIALS.contains(&name) && !is_nothing(value) {
-            let what = format!("an entry of {name}");
-            found.deny(&what, Place::default(), Stars::Below);
+        if listed(DENIALS, name) && !is_nothing(value) {
+            found.deny("an entry that is no text", Place::default(), Stars::Below);
         }
     }
     texts

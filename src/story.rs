@@ -118,13 +118,8 @@ fn start(
     let run_dir = &paths.run_dir;
     let run = &mount_all(mode, arguments, run_dir, whose, Some(signals), reporter)?;
     let _secrets = (authority::Forgets(run), Held::begin(run.path()));
-    let bottle = &Bottle::of(
-        paths.manifest,
-        paths.cert,
-        paths.key,
-        mode,
-        whose == Clients::OfThisHost,
-    );
+    let here = whose == Clients::OfThisHost;
+    let bottle = &Bottle::of(paths.manifest, [paths.cert, paths.key], mode, here);
     reporter.enter(Stage::Clock);
     let lifted = clock::floor(mode, reporter)?;
     reporter.enter(Stage::Manifest);
@@ -199,7 +194,7 @@ fn start(
         Mode::Container | Mode::Child => Ok(()),
     };
     let invite = |policy: &Policy| {
-        if whose == Clients::OfThisHost {
+        if here {
             places::invite(&export_path, policy);
         }
     };

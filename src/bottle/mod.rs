@@ -134,8 +134,7 @@ impl Bottle {
     #[must_use]
     pub fn of(
         manifest: PathBuf,
-        cert: PathBuf,
-        key: PathBuf,
+        [cert, key]: [PathBuf; 2],
         mode: Mode,
         of_this_host: bool,
     ) -> Self {
@@ -495,7 +494,7 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let [manifest, cert, key] =
             ["manifest.yaml", "ca.pem", "ca-key.pem"].map(|it| directory.join(it));
-        let bottle = Bottle::of(manifest, cert, key, Mode::Machine, false);
+        let bottle = Bottle::of(manifest, [cert, key], Mode::Machine, false);
         let missing = bottle.judge(&bottle.read_beside()).unwrap_err();
         assert_eq!(missing.code, ExitCode::ManifestMissing);
         assert!(missing.to_string().starts_with("cannot read "), "{missing}");

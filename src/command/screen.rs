@@ -336,7 +336,10 @@ fn of_status(file: &StatusFile, now: u64) -> Vec<Line> {
 fn of_denials(tally: &Tally, places: &str, now: u64, (room, columns): (usize, usize)) -> Vec<Line> {
     let total = tally.total;
     let mut newest: Vec<&Denial> = tally.denials.iter().collect();
-    newest.sort_by(|one, other| other.last_seen.cmp(&one.last_seen));
+    newest.sort_unstable_by(|one, other| {
+        let by_last = other.last_seen.cmp(&one.last_seen);
+        by_last.then_with(|| other.first_seen.cmp(&one.first_seen))
+    });
     // Two lines each, and one for those that are left out.
     let shown = (room.saturating_sub(1) / 2).max(1);
     let mut lines = Vec::new();

@@ -1,6 +1,7 @@
 //! Permissions that end by themselves: what is written of one, and what a policy is while some
 //! of them are in force. Pure: what time it is, is told.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use x509_cert::der::DateTime;
@@ -30,6 +31,18 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// The order in which grants are told: what ends next comes first, and behind all that are in
+    /// force what ended last.
+    #[must_use]
+    pub fn as_told(one: &&Self, other: &&Self) -> Ordering {
+        let (next, last) = (one.until.cmp(&other.until), other.until.cmp(&one.until));
+        let by_end = if one.in_force { next } else { last };
+        let by_force = other.in_force.cmp(&one.in_force);
+        by_force
+            .then(by_end)
+            .then_with(|| one.host.cmp(&other.host))
+    }
+
     /// Whether it is to be in force at this time, in seconds since 1970. A clock from before
     /// this program was built is wrong, and whatever ends by it would not end: nothing is.
     #[must_use]

@@ -155,7 +155,7 @@ fn ended(text: &mut String, policy: &Policy) {
     if over.is_empty() {
         return;
     }
-    over.sort_by_key(|grant| std::cmp::Reverse(grant.until));
+    over.sort_unstable_by(crate::policy::grants::Grant::as_told);
     let told: Vec<String> = over
         .iter()
         .take(MOST_ENDED)

@@ -387,15 +387,7 @@ impl Reporter {
 fn granted(policy: &Policy, now: u64) -> Vec<Granted> {
     let is_told = |grant: &&Grant| grant.in_force || now < grant.until.saturating_add(TOLD_FOR);
     let mut told: Vec<&Grant> = policy.grants.iter().filter(is_told).collect();
-    told.sort_by_key(|grant| {
-        let last_first = u64::MAX - grant.until;
-        let order = if grant.in_force {
-            grant.until
-        } else {
-            last_first
-        };
-        (!grant.in_force, order)
-    });
+    told.sort_unstable_by(Grant::as_told);
     told.into_iter().map(Granted::of).collect()
 }
 

@@ -94,8 +94,13 @@ fn outcome(request: Request, now: &StatusFile, before: Option<&StatusFile>) -> O
     // What was true before somebody else's request, that waits still, proves nothing.
     let heard = before.is_some_and(|before| status.requests > before.status.requests);
     match (&now.condition, request) {
+        // Whoever else has the port may give it up: that is looked for all the time.
         (Condition::Told(Word::Known(State::Halted)), Request::Halt)
-            if heard && status.port.is_some() =>
+            if heard
+                && status
+                    .port
+                    .as_ref()
+                    .is_some_and(|port| port.closed == Some(true)) =>
         {
             Some(Ok(condition(now)))
         }
@@ -272,6 +277,14 @@ mod tests {
         for (request, now) in [
             // The port is not judged yet.
             (Request::Halt, r#""state":"halted""#),
+            (
+                Request::Halt,
+                r#""state":"halted","requests":1,"port":{"address":"127.0.0.1:8888","closed":false}"#,
+            ),
+            (
+                Request::Halt,
+                r#""state":"halted","requests":1,"port":{"address":"127.0.0.1:8888","closed":null}"#,
+            ),
             (Request::Halt, r#""state":"stopping""#),
             (Request::Resume, r#""state":"starting""#),
             (Request::Stop, r#""state":"draining""#),

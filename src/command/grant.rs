@@ -23,7 +23,7 @@ use crate::plain;
 use crate::policy::{self, Policy, grants, matching};
 use crate::status::told::{Condition, StatusError, StatusFile};
 use crate::status::{Config, Granted, State, Status, Word};
-use crate::sys::files::{EditLock, FileError, Original, Room};
+use crate::sys::files::{EditLock, FileError, Original, Replaced, Room};
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -399,7 +399,7 @@ impl Place {
         let mut lock = None;
         for _ in 0..TRIES {
             let (bytes, original) = self.read()?;
-            let edit = plan(&bytes, wish, clock::now(), &self.shown)?;
+            let mut edit = plan(&bytes, wish, clock::now(), &self.shown)?;
             if edit.nothing.is_some() || edit.bytes == bytes {
                 return Ok(edit);
             }
@@ -414,8 +414,16 @@ impl Place {
                 continue;
             }
             match self.room.replace(&self.name, &edit.bytes, &original) {
-                Ok(true) => return Ok(edit),
-                Ok(false) => {}
+                Ok(Replaced::Done(unsure)) => {
+                    if let Some(errno) = unsure {
+                        let (shown, why) = (&self.shown, errno.desc());
+                        edit.more += &format!(
+                            "\nnote: after a loss of power {shown} may be the old one again: {why}"
+                        );
+                    }
+                    return Ok(edit);
+                }
+                Ok(Replaced::Changed) => {}
                 Err(error) => return Err(Self::unwritten(&error, wish)),
             }
         }

@@ -441,7 +441,14 @@ impl<'a> Page<'a> {
                 Some(edits?.concat())
             }
             Change::Revoke => match begin {
-                Begin::Flow(open) => self.without_flow(open, items, &meant),
+                Begin::Flow(open) => {
+                    let mut edits = self.without_flow(open, items, &meant)?;
+                    if meant.len() == items.len() {
+                        let close = value.span.end.checked_sub(1)?;
+                        edits.extend(self.bracket_alone(key, open, close));
+                    }
+                    Some(edits)
+                }
                 Begin::Block => {
                     let lines = meant
                         .iter()
@@ -786,6 +793,16 @@ impl<'a> Page<'a> {
             text.strip_suffix('\r').unwrap_or(text).len()
         });
         (before..next, String::new())
+    }
+
+    /// What a closing bracket needs where nothing is left before it: on a line of its own it has to
+    /// stand further in than the key, to which an entry is the only exception.
+    fn bracket_alone(&self, key: &Node, open: usize, close: usize) -> Option<Edit> {
+        let stands = self.indentation(close)?.len();
+        let least = self.indentation(key.span.start)?.len() + 1;
+        let in_block = matches!(self.begin, Begin::Block);
+        let own = in_block && self.line_start(close) > open && stands < least;
+        own.then(|| (close..close, " ".repeat(least + 1 - stands)))
     }
 
     fn without_flow(&self, open: usize, items: &[Node], meant: &[usize]) -> Option<Vec<Edit>> {
@@ -1256,6 +1273,27 @@ mod tests {
             );
         }
         assert_eq!(edited(b"\xff", Change::Revoke, &|_| true), None);
+    }
+
+    #[test]
+    fn the_last_of_a_list_in_brackets_leaves_one_that_is_read() {
+        let entry = "{host: a, until: 2026-11-27T00:00:00Z}";
+        for (text, wanted) in [
+            (format!("grants: [\n  {entry}\n]\n"), "grants: [\n  ]\n"),
+            (
+                format!("grants: [\n  {entry},\n  # c\n]\nslug: a\n"),
+                "grants: [\n  # c\n  ]\nslug: a\n",
+            ),
+            (format!("  grants: [{entry}\n  ]\n"), "  grants: [\n    ]\n"),
+            (format!("grants: [\n  {entry}\n  ]\n"), "grants: [\n  ]\n"),
+            (
+                format!("{{\"grants\": [\n{entry}\n]}}\n"),
+                "{\"grants\": [\n]}\n",
+            ),
+        ] {
+            assert_eq!(revoke(&text, "a").as_deref(), Some(wanted), "{text}");
+            assert!(grant(wanted, "a", UNTIL).is_some(), "{wanted}");
+        }
     }
 
     #[test]

@@ -159,19 +159,30 @@ impl Original {
 const BEING_EDITED: &str = ".sidecar-init";
 const LOCKED: &str = ".sidecar-lock";
 
+/// What became of a file that was to be replaced.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is; and why it may be the old one again after a loss of power, where that is so.
+    Done(Option<Errno>),
+    /// Another stands there by now, and nothing was done.
+    Changed,
+}
+
 /// That nobody else edits a file, until this is dropped.
 #[derive(Debug)]
 pub struct EditLock<'a> {
     room: &'a Room,
     name: String,
-    /// What is locked; closed behind the removal of its name.
-    _file: File,
+    /// What is locked; closed behind the removal of its name. None where a stranger's is there.
+    file: Option<File>,
 }
 
 impl Drop for EditLock<'_> {
     fn drop(&mut self) {
-        let flags = UnlinkatFlags::NoRemoveDir;
-        let _ = unlinkat(&self.room.fd, self.name.as_str(), flags);
+        if self.file.is_some() {
+            let flags = UnlinkatFlags::NoRemoveDir;
+            let _ = unlinkat(&self.room.fd, self.name.as_str(), flags);
+        }
     }
 }
 
@@ -390,7 +401,9 @@ impl Room {
 
     /// Keeps others from editing a file of this name and owner so as well; `None` while another
     /// does. It is a lock (flock(2)) on a file of its own that none but that owner can open:
-    /// whoever may merely read here makes nobody wait.
+    /// whoever may merely read here makes nobody wait. Whoever may write here, and is neither
+    /// that owner nor this user nor root, makes nobody wait either: what such a one has put
+    /// there is no lock, and [`Self::replace`] alone sees to it that no other's edit is lost.
     pub fn lock_to_edit(
         &self,
         name: &str,
@@ -401,6 +414,10 @@ impl Room {
             let new = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
             let file = match self.open_file(&name, new) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let owners = [original.owner.0, geteuid().as_raw(), 0];
+                    if self.owner(&name).is_some_and(|it| !owners.contains(&it)) {
+                        return Ok(Some(None));
+                    }
                     self.open_file(&name, OFlag::O_RDWR)?
                 }
                 made => {
@@ -419,13 +436,13 @@ impl Room {
             // Whoever had it before may have taken the name away since it was opened.
             let metadata = file.metadata()?;
             let is_it = self.identity(&name) == Some((metadata.dev(), metadata.ino()));
-            Ok(is_it.then_some(file))
+            Ok(is_it.then_some(Some(file)))
         };
         match lock() {
             Ok(file) => Ok(file.map(|file| EditLock {
                 room: self,
                 name,
-                _file: file,
+                file,
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(FileError::new("lock", &self.path.join(&name), error)),
@@ -433,21 +450,21 @@ impl Room {
     }
 
     /// Replaces a file that was read by `bytes`, whole or not at all, with the owner and the
-    /// mode it has, on the disk when it returns. False where another stands there by now, and
-    /// nothing was done. One at a time: what a cut leaves is the next one's to take away.
+    /// mode it has. An error is one of before: nothing was changed. One at a time: what a cut
+    /// leaves is the next one's to take away.
     pub fn replace(
         &self,
         name: &str,
         bytes: &[u8],
         original: &Original,
-    ) -> Result<bool, FileError> {
+    ) -> Result<Replaced, FileError> {
         let temporary = format!(".{name}{BEING_EDITED}");
         match unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(self.failed("remove", &temporary, errno)),
         }
         let replaced = self.exchange(&temporary, name, bytes, original);
-        if !matches!(replaced, Ok(true)) {
+        if !matches!(replaced, Ok(Replaced::Done(_))) {
             let _ = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
         }
         replaced.map_err(|source| FileError::new("write", &self.path.join(name), source))
@@ -459,7 +476,7 @@ impl Room {
         name: &str,
         bytes: &[u8],
         original: &Original,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Replaced> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.fd, temporary, flags | OFlag::O_NOFOLLOW, PRIVATE)?;
         let mut file = File::from(file);
@@ -472,11 +489,10 @@ impl Room {
         };
         fill(&mut file, bytes, access, true)?;
         if self.mark(name) != original.mark {
-            return Ok(false);
+            return Ok(Replaced::Changed);
         }
         renameat(&self.fd, temporary, &self.fd, name)?;
-        self.sync()?;
-        Ok(true)
+        Ok(Replaced::Done(self.sync().err()))
     }
 
     /// Opens a regular file without waiting, whatever else may be there instead.
@@ -534,6 +550,11 @@ impl Room {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH;
         let status = fstatat(&self.fd, name, flags).ok()?;
         Some((status.st_dev, status.st_ino))
+    }
+
+    fn owner(&self, name: &str) -> Option<u32> {
+        let status = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some(status.st_uid)
     }
 
     /// Takes away what starts that were cut off have left of temporary files, and empty
@@ -904,6 +925,15 @@ mod tests {
         let other = lock().unwrap();
         assert!(lock().is_none());
         drop(other);
+        // What a stranger has put there holds nobody up, and stays.
+        if is_root {
+            let theirs = File::create(&name).unwrap();
+            fchown(&theirs, Some(3456), None).unwrap();
+            theirs.lock().unwrap();
+            drop(lock().unwrap());
+            assert!(name.exists());
+            fs::remove_file(&name).unwrap();
+        }
         // What was left over is taken over, and is nobody's to be given away.
         fs::write(&name, "").unwrap();
         let left = fs::metadata(&name).unwrap().uid();

@@ -1007,7 +1007,7 @@ fn however_few_descriptors_it_is_given_it_ends_with_a_result() {
 // System calls that fail.
 
 /// `strace` without a word, so that only its injections are felt.
-fn tracer() -> Option<Vec<&'static str>> {
+pub fn tracer() -> Option<Vec<&'static str>> {
     let arguments = vec!["strace", "-D", "-qqq", "-o", "/dev/null"];
     let tried = Command::new("strace")
         .args([

@@ -712,6 +712,37 @@ fn a_dry_run_shows_the_difference_and_needs_nobody() {
 }
 
 #[test]
+fn what_is_written_is_never_said_not_to_be() {
+    let Some(tracer) = crate::faults::tracer() else {
+        return;
+    };
+    let init = ready();
+    // The new file is synced first, and then its directory.
+    let injected = "inject=fsync:error=EIO:when=2";
+    for (arguments, words) in [
+        (&["b.example"][..], "granted: b.example"),
+        (&["b.example", "--revoke"], "b.example was revoked at "),
+    ] {
+        let plain = command(&init.bed, arguments);
+        let output = Command::new(tracer[0])
+            .args(&tracer[1..])
+            .args(["-e", injected])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .output()
+            .unwrap();
+        let (code, said) = answer(&output);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.starts_with(words), "{said}");
+        assert!(said.contains("\nnote: after a loss of power "), "{said}");
+        assert_eq!(
+            allows(&init.bed, "b.example"),
+            !arguments.contains(&"--revoke")
+        );
+    }
+}
+
+#[test]
 fn a_manifest_keeps_its_owner_and_its_mode() {
     let init = ready();
     let manifest = init.bed.manifest();

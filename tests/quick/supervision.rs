@@ -900,6 +900,10 @@ fn a_halt_says_that_nothing_gets_through_only_where_the_port_was_proved_closed()
     assert!(told.starts_with(&format!("bed: {words}\n")), "{told}");
     assert!(init.console().contains(&words), "{}", init.console());
     assert!(!init.console().contains("nothing gets through"));
+    let halt = init.bed.run(&["halt", "--timeout", "1"]);
+    let why = String::from_utf8_lossy(&halt.stderr).into_owned();
+    assert_eq!(halt.status.code(), Some(69), "{why}");
+    assert!(why.contains(&words), "{why}");
 
     // A halt that was not true becomes so, and that is told; and a stop looks for itself.
     kill(Pid::from_raw(holder), Signal::SIGKILL).unwrap();

@@ -148,7 +148,8 @@ fn reloaded(now: &StatusFile, before: &StatusFile) -> Option<Outcome> {
     if config.reloads == last.reloads {
         return None;
     }
-    if let Some(error) = &now.status.manifest_error {
+    let error = now.status.manifest_error.as_ref();
+    if let Some(error) = error.filter(|_| !config.roots_refused) {
         return Some(Err((
             ExitCode::ManifestInvalid,
             format!(
@@ -159,16 +160,19 @@ fn reloaded(now: &StatusFile, before: &StatusFile) -> Option<Outcome> {
     }
     let generation = config.generation;
     let settled = now.is(State::Ready) && config.applied_generation >= generation;
-    match (generation == last.generation, now.is(State::Halted)) {
-        (_, true) => Some(Ok(format!(
-            "generation {generation} is read, and in force once it is resumed"
-        ))),
-        (true, false) if settled => Some(Ok(format!(
-            "the manifest asks for the same as before: generation {generation} is in force"
-        ))),
-        (false, false) if settled => Some(Ok(format!("generation {generation} is in force"))),
-        _ => None,
-    }
+    let words = match (generation == last.generation, now.is(State::Halted)) {
+        (_, true) => format!("generation {generation} is read, and in force once it is resumed"),
+        (true, false) if settled => {
+            format!("the manifest asks for the same as before: generation {generation} is in force")
+        }
+        (false, false) if settled => format!("generation {generation} is in force"),
+        _ => return None,
+    };
+    // It says that of the roots, which are waited for no longer than the manifest.
+    Some(match error {
+        None => Ok(words),
+        Some(error) => Err((ExitCode::ManifestInvalid, format!("{error}\n{words}"))),
+    })
 }
 
 /// Whom to ask; or why it cannot be asked from here.
@@ -348,6 +352,20 @@ mod tests {
                 wanted.map(|words: Result<&str, _>| words.map(str::to_owned))
             );
         }
+        // Of roots it is said once the manifest is in force.
+        let rootless = |generations: &str| {
+            let config = config(&format!(r#""roots_refused":true,{generations}"#));
+            let now = file(&format!(
+                r#""state":"ready","manifest_error":"x.pem: why",{config}"#
+            ));
+            outcome(Request::Reload, &now, Some(&before))
+        };
+        assert_eq!(rootless(r#""generation":3,"applied_generation":2"#), None);
+        let why = "x.pem: why\ngeneration 3 is in force".to_owned();
+        assert_eq!(
+            rootless(r#""generation":3,"applied_generation":3"#),
+            Some(Err((ExitCode::ManifestInvalid, why)))
+        );
         let refused = file(&format!(
             r#""state":"ready","manifest_error":"m:1: why",{same}"#
         ));

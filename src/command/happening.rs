@@ -236,14 +236,10 @@ fn of_status(before: Option<&StatusFile>, file: &StatusFile) -> Vec<Happening> {
         last.filter(|_| !is_good_again)
             .and_then(|last| in_force(last.config.applied_generation)),
     );
-    let not_used = |error: &Option<String>| {
-        let error = error.as_ref()?;
-        Some(format!("the newest is not used: {error}"))
-    };
     tell(
         "manifest",
-        not_used(&status.manifest_error),
-        last.and_then(|last| not_used(&last.manifest_error)),
+        status.manifest_in_words(),
+        last.and_then(crate::status::Status::manifest_in_words),
     );
     let revoked = |status: &crate::status::Status| {
         let revocation = status.revocation.as_ref()?;

@@ -298,8 +298,7 @@ fn of_status(file: &StatusFile, now: u64) -> Vec<Line> {
     if let Some(error) = &status.error {
         lines.push(line("error", error, Some(Colour::Red)));
     }
-    if let Some(error) = &status.manifest_error {
-        let text = format!("the newest is not used: {error}");
+    if let Some(text) = status.manifest_in_words() {
         lines.push(line("manifest", &text, Some(Colour::Red)));
     }
     if let Some(listen) = &status.listen {

@@ -256,8 +256,8 @@ pub fn describe(file: &StatusFile) -> String {
     if let Some(error) = &status.error {
         line("error", error.clone());
     }
-    if let Some(error) = &status.manifest_error {
-        line("manifest", format!("the newest is not used: {error}"));
+    if let Some(words) = status.manifest_in_words() {
+        line("manifest", words);
     }
     if let Some(since) = &status.ready_since {
         line("since", moment(since));

@@ -662,6 +662,7 @@ mod tests {
             manifest_sha256: Some(sentence()),
             manifest_modified: Some(sentence()),
             refused_sha256: Some(sentence()),
+            roots_refused: false,
             desired_sha256: Some(sentence()),
             applied_sha256: Some(sentence()),
         };

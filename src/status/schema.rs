@@ -334,6 +334,8 @@ pub struct Config {
     pub manifest_sha256: Option<String>,
     /// SHA-256 of the one that was read after that, where it cannot be used.
     pub refused_sha256: Option<String>,
+    /// Whether the manifest is used, and the roots beside it are not: why is the manifest's error.
+    pub roots_refused: bool,
     /// When the one of these that was read last had been changed, as its file system says.
     pub manifest_modified: Option<String>,
     /// Times the manifest was read again because somebody asked.
@@ -709,6 +711,18 @@ impl Companion {
 }
 
 impl Status {
+    /// What is wrong with the newest manifest, and whether it is used for all that.
+    #[must_use]
+    pub fn manifest_in_words(&self) -> Option<String> {
+        let error = self.manifest_error.as_ref()?;
+        let not_used = if self.config.roots_refused {
+            ""
+        } else {
+            "the newest is not used: "
+        };
+        Some(format!("{not_used}{error}"))
+    }
+
     /// Makes every text printable and everything so short that [`MAX_BYTES`] are never
     /// reached. What is told has come through here, and so has what is read.
     pub(super) fn limit(&mut self) {

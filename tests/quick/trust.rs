@@ -182,7 +182,7 @@ fn roots_that_cannot_be_read_keep_no_revocation_back() {
     assert!(
         error.contains("trust/bad.pem: it holds no certificate")
             && error
-                .ends_with("the manifest itself is in force, with the roots that were read before"),
+                .ends_with("the manifest itself is taken up, with the roots that were read before"),
         "{error}"
     );
     assert_eq!(roots(&init), before);
@@ -199,6 +199,42 @@ fn roots_that_cannot_be_read_keep_no_revocation_back() {
             .count(),
         1
     );
+    init.stop();
+}
+
+#[test]
+fn a_reload_without_its_roots_is_answered_once_the_manifest_is_in_force() {
+    let keys = "grace_seconds: 1, probe_seconds: 1, drain_seconds: 2";
+    let bed = Bed::new().with_supervisor(keys).with_faults("tunnels 1");
+    fs::create_dir(bed.path("trust")).unwrap();
+    let mut init = bed.start(Place::Child);
+    init.wait_ready();
+    fs::write(init.bed.path("trust/bad.pem"), "nothing").unwrap();
+    let text = init.bed.manifest_text(&["a.example"], "");
+    let limited = "pipelock:\n  requests_per_minute: 700\n";
+    let text = text.replace("pipelock:\n", limited);
+    assert!(text.contains(limited), "{text}");
+    init.bed.replace_manifest(&text);
+    let output = init.bed.run(&["reload"]);
+    let config = init.status()["config"].clone();
+    let shown = String::from_utf8(init.bed.run(&["status"]).stdout).unwrap();
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(65), "{why}");
+    assert_eq!(config["generation"], 2, "{why}");
+    assert_eq!(config["applied_generation"], 2, "{why}");
+    assert_eq!(config["roots_refused"], true);
+    let ends = "bad.pem: it holds no certificate";
+    assert!(why.contains(ends), "{why}");
+    let ends = "the manifest itself is taken up, with the roots that were read before\n  generation 2 is in force\n";
+    assert!(why.ends_with(ends), "{why}");
+    assert!(
+        shown.contains("  manifest     cannot use /") && !shown.contains("is not used"),
+        "{shown}"
+    );
+    fs::remove_file(init.bed.path("trust/bad.pem")).unwrap();
+    init.wait_for("it is mended", |status| {
+        status["manifest_error"].is_null() && status["config"]["roots_refused"] == false
+    });
     init.stop();
 }
 

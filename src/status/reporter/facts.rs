@@ -56,13 +56,13 @@ impl Reporter {
 
     /// The manifest was waited for, and is there; what is wrong with it is for who judges it.
     pub fn manifest_arrived(&mut self) {
-        self.status.manifest_error = None;
+        self.manifest_wrong(None, false);
     }
 
     /// The manifest was read, and can be used. It has these warnings, and so many that are
     /// told nowhere.
     pub fn manifest_read(&mut self, warnings: Vec<String>, untold: usize) {
-        self.status.manifest_error = None;
+        self.manifest_wrong(None, false);
         self.warn_of_manifest(warnings, untold);
     }
 
@@ -70,22 +70,27 @@ impl Reporter {
     /// logged once.
     pub fn roots_refused(&mut self, warnings: Vec<String>, untold: usize, why: &str) {
         let refused =
-            format!("{why}\nthe manifest itself is in force, with the roots that were read before");
+            format!("{why}\nthe manifest itself is taken up, with the roots that were read before");
         let is_news = self.status.manifest_error.as_ref() != Some(&refused);
         self.manifest_read(warnings, untold);
         if is_news {
             log::error!("the changed files of trust/ are not used:\n{refused}");
         }
-        self.status.manifest_error = Some(refused);
+        self.manifest_wrong(Some(refused), true);
     }
 
     /// The manifest was read, and cannot be used; the same reason is logged once.
     pub fn manifest_refused(&mut self, why: String) {
-        let known = &mut self.status.manifest_error;
-        if known.as_ref() != Some(&why) {
+        if self.status.manifest_error.as_ref() != Some(&why) {
             log::error!("the changed manifest is not used, the old one stays in force:\n{why}");
         }
-        *known = Some(why);
+        self.manifest_wrong(Some(why), false);
+    }
+
+    /// This is wrong with the manifest, or with the roots beside it alone.
+    fn manifest_wrong(&mut self, why: Option<String>, roots_alone: bool) {
+        self.status.manifest_error = why;
+        self.status.config.roots_refused = roots_alone;
     }
 
     /// The manifest that was read has this SHA-256 and was changed last then, and is used or not.
@@ -119,7 +124,7 @@ impl Reporter {
             manifest.display()
         );
         log::error!("{why}");
-        self.status.manifest_error = Some(why);
+        self.manifest_wrong(Some(why), false);
     }
 
     /// Nobody has looked at the manifest since, in seconds since 1970, for nobody could be sent.
@@ -131,7 +136,7 @@ impl Reporter {
             errno.desc()
         );
         log::error!("{why}");
-        self.status.manifest_error = Some(why);
+        self.manifest_wrong(Some(why), false);
     }
 
     /// What is wrong with the manifest is known once it is read.

@@ -59,12 +59,6 @@ impl Entry {
 
 impl Found {
     #[inline(never)]
-    pub(super) fn allow(&mut self, text: &str, place: Place, stars: Stars) {
-        let entry = Entry::new(text, place, stars);
-        self.routes.push(Item::Allow(entry));
-    }
-
-    #[inline(never)]
     pub(super) fn deny(&mut self, text: &str, place: Place, stars: Stars) {
         let entry = Entry::new(text, place, stars);
         self.routes.push(Item::Deny(entry));

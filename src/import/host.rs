@@ -96,6 +96,10 @@ pub(super) fn meant(text: &str, stars: Stars) -> Result<Meant, String> {
     if !port.chars().all(is_digit) {
         return Err(NO_PORT.to_owned());
     }
+    // Around a URL, there is more than that.
+    if text.contains(char::is_whitespace) {
+        return Err("it has a space".to_owned());
+    }
     if host.parse::<IpAddr>().is_ok() {
         said.push(Said::Note(
             "an address: requests that name it are allowed, names that lead to it are not"
@@ -159,11 +163,17 @@ pub(super) enum Denied {
 /// What is denied by a text, which is as much as it may be.
 #[inline(never)]
 pub(super) fn denied(text: &str, stars: Stars) -> Denied {
+    if is_of_addresses(text.trim()) {
+        return Denied::Addresses;
+    }
     if let Ok(meant) = meant(text, stars) {
         return Denied::Host(meant);
     }
-    if is_network(text.trim()) {
-        return Denied::Addresses;
+    // A name with a part of itself elsewhere, or a pattern; a network among other things.
+    let mut words = text.split_whitespace();
+    if text.contains('\\') || words.any(|word| is_of_addresses(word.trim_matches(['"', '\'', ','])))
+    {
+        return Denied::Unknown;
     }
     let mut names = Vec::new();
     let between = |c: char| !c.is_alphanumeric() && !matches!(c, '.' | '-' | '_' | '*');
@@ -187,10 +197,37 @@ pub(super) fn denied(text: &str, stars: Stars) -> Denied {
     }
 }
 
+/// Whether a denial names a host, a network or a pattern: something of more than one label.
+#[inline(never)]
+pub(super) fn has_hosts(text: &str) -> bool {
+    match denied(text, Stars::WithName) {
+        Denied::Host(meant) => meant.host.contains(['.', ':']),
+        Denied::Names(_) | Denied::Addresses => true,
+        Denied::Unknown => text.contains('*'),
+    }
+}
+
 /// Whether it is an address, or a network of them.
 pub(super) fn is_address(text: &str) -> bool {
     let text = text.trim();
-    is_network(text) || text.parse::<IpAddr>().is_ok()
+    is_of_addresses(text) || text.parse::<IpAddr>().is_ok()
+}
+
+/// Whether it is a network, however it is written: an address with something behind a `/`, or a
+/// range.
+fn is_of_addresses(text: &str) -> bool {
+    let text = text.split_once("://").map_or(text, |(_, behind)| behind);
+    let of = |text: &str| {
+        let inside = text.strip_prefix('[').unwrap_or(text);
+        let (name, _) = split_port(text);
+        let names = [inside.trim_end_matches(']'), name];
+        names.iter().any(|name| name.parse::<IpAddr>().is_ok())
+    };
+    let behind = |sign| {
+        let parts = text.split_once(sign);
+        parts.is_some_and(|(address, behind)| of(address) && !behind.is_empty())
+    };
+    behind('/') || behind('-')
 }
 
 /// Whether it is a CIDR, of one address too: that is no name that a client asks for.
@@ -314,6 +351,7 @@ mod tests {
             ("^a\\.example$", Below, "no: it has a backslash"),
             ("", Below, "no: it has an empty label"),
             ("a b", Below, "no: it has a space"),
+            ("not https://a.example/ b", Below, "no: it has a space"),
             ("with:", Below, "no: it ends in a colon"),
             ("x\"\n- host: evil", Below, "no: it has a control character"),
             (

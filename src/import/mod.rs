@@ -141,6 +141,28 @@ impl Kind {
         !matches!(self, Self::List | Self::Squid | Self::Smolvm)
     }
 
+    /// Its keys that deny by their names and that are read, or are of no hosts; of sections too.
+    fn denials(self) -> &'static str {
+        match self {
+            Self::Pipelock => {
+                "fetch_proxy.monitoring.blocklist \
+                fetch_proxy.monitoring.subdomain_entropy_exclusions explain_blocks \
+                git_protection.blocked_commands logging.include_blocked \
+                adaptive_enforcement.levels.*.block_all"
+            }
+            Self::OpenShell => {
+                "network_policies.*.endpoints.deny_rules filesystem_policy landlock process"
+            }
+            Self::ClaudeCode => {
+                "sandbox.network.deniedDomains sandbox.excludedCommands sandbox.filesystem \
+                permissions.deny disallowedTools deniedMcpServers blockedMarketplaces"
+            }
+            Self::SandboxRuntime => "network.deniedDomains excludedCommands filesystem",
+            Self::HardenRunner => "on jobs.*.strategy",
+            _ => "",
+        }
+    }
+
     fn read(self, tree: &Value, text: &str) -> Found {
         match self {
             Self::Pipelock => pipelock::read(tree, text),
@@ -289,7 +311,8 @@ fn read(source: &Source, from: Option<Kind>) -> Result<(Kind, Found), ImportErro
         Err(why) if kind.is_document() => return Err(unknown(&why)),
         Err(_) => Value::Null,
     };
-    let found = kind.read(&tree, text);
+    let mut found = kind.read(&tree, text);
+    tree::denials(&tree, kind.denials(), text, &mut found);
     // Prose is no list, and neither is one of which most is something else.
     let (hosts, others) = found.hosts();
     let is_one = match kind {

@@ -213,6 +213,163 @@ fn a_tool_that_is_denied_or_asked_about_fetches_from_nowhere() {
 }
 
 #[test]
+fn below_a_key_that_denies_by_its_name_all_hosts_are_denied_at_any_level() {
+    let base = "api_allowlist: [\"*.x.y\", b.z]\n";
+    for (text, wanted, said) in [
+        (
+            format!("{base}forward_proxy: {{enabled: true, deny_hosts: [a.x.y]}}\n"),
+            &["b.z"][..],
+            "below the key \"forward_proxy.deny_hosts\" (line 2)",
+        ),
+        (
+            format!("{base}blacklist: [a.x.y]\n"),
+            &["b.z"],
+            "below the key \"blacklist\" (line 2)",
+        ),
+        (
+            format!("{base}fetch_proxy: {{blocklist: [a.x.y]}}\nmonitoring: {{blocklist: [a.x.y]}}\n"),
+            &["b.z"],
+            "below the key \"monitoring.blocklist\" (line 3)",
+        ),
+        (
+            format!("{base}x: [{{y: {{Black-List: {{a.x.y: true}}}}}}]\n"),
+            &["b.z"],
+            "below the key \"x.y.Black-List\"",
+        ),
+        (
+            format!("{base}x: {{disallow: everything}}\n"),
+            &[],
+            "the denial of \"* below x.disallow\" (line 2), because it names no host; nothing is allowed",
+        ),
+        (
+            format!("{base}x: {{forbidden: [{{}}, false], except: [], Blocked: {{a: {{}}}}}}\n"),
+            &["*.x.y", "b.z"],
+            "",
+        ),
+        (
+            "{\"sandbox\":{\"network\":{\"allowedDomains\":[\"*.x.y\", \"b.z\"]}},\"network\":{\"deniedDomains\":[\"a.x.y\"]}}".to_owned(),
+            &["b.z"],
+            "below the key \"network.deniedDomains\" (line 1)",
+        ),
+        (
+            "networkPolicy:\n  egress: [{action: allow, target: a.x.y}, {action: allow, target: b.z}]\ndeny_hosts: [a.x.y]\n".to_owned(),
+            &["b.z"],
+            "below the key \"deny_hosts\" (line 3)",
+        ),
+        (
+            "networkPolicy:\n  egress: [{action: allow, target: a.x.y}]\nnetwork_policy:\n  egress: [{action: deny, target: a.x.y}]\n".to_owned(),
+            &[],
+            "there are several policies",
+        ),
+        // What is known to be of no hosts is not.
+        (
+            format!("{base}logging: {{include_blocked: true}}\nadaptive_enforcement: {{levels: {{high: {{block_all: true}}}}}}\n"),
+            &["*.x.y", "b.z"],
+            "",
+        ),
+        (
+            "{\"network\":{\"allowedDomains\":[\"b.z\"]},\"filesystem\":{\"denyRead\":[\"~/.b.z\"]}}".to_owned(),
+            &["b.z"],
+            "",
+        ),
+        (
+            format!("{SHELL}}}], binaries: [{{path: /b}}]}}}}\nversion: {{exclude: a.x.y}}\n"),
+            &[],
+            "below the key \"version.exclude\" (line 2)",
+        ),
+    ] {
+        judge(&[(&text, wanted, said)]);
+    }
+}
+
+#[test]
+fn below_a_heading_that_is_not_known_to_allow_and_in_a_line_that_is_no_host_nothing_is_allowed() {
+    let below = "because it stands below a heading that is not known to allow";
+    for heading in [
+        "[production]",
+        "production:",
+        "=== production ===",
+        "Not ours at all",
+        "The office",
+        "the hosts that we have:",
+    ] {
+        let text = format!("a.x.y\n{heading}\nb.x.y\nlocalhost\nallowed hosts:\nc.x.y\n");
+        let said = if heading.starts_with("Not") {
+            "denied there: \"b.x.y\""
+        } else {
+            below
+        };
+        judge(&[(&text, &["a.x.y", "c.x.y"], said)]);
+    }
+    for heading in [
+        "[denylist]",
+        "Deny list",
+        "=== Blocked ===",
+        "Forbidden:",
+        "BLACKLIST",
+        "do not allow",
+    ] {
+        for text in [
+            format!("*.x.y\nb.z\n{heading}\na.x.y\n"),
+            format!("[\"*.x.y\", b.z, \"{heading}\", a.x.y]\n"),
+        ] {
+            judge(&[(&text, &["b.z"], "\"a.x.y\" (line ")]);
+        }
+    }
+    for line in [
+        "deny:a.x.y",
+        "a.x.y deny",
+        "~ a.x.y",
+        "local-zone: \"a.x.y\" refuse",
+        "address=/a.x.y/",
+        "deny/a.x.y",
+        "deny@a.x.y",
+        "deny://a.x.y",
+        "deny=a.x.y",
+        "192.0.2.7 a.x.y",
+        "see https://a.x.y/ for more",
+    ] {
+        judge(&[(
+            &format!("*.x.y\nb.z\na.x.y\n{line}\n"),
+            &["b.z"],
+            "is denied, and nothing can be taken out",
+        )]);
+    }
+    for heading in [
+        "# denied ones",
+        "Allow:",
+        "[whitelist]",
+        "== Allowed domains ==",
+        "hosts",
+    ] {
+        judge(&[(
+            &format!("b.z\n{heading}\na.x.y\n[2001:db8::1]\n10.0.0.0/8\n192.0.2.1\n"),
+            &["192.0.2.1", "2001:db8::1", "a.x.y", "b.z"],
+            "",
+        )]);
+    }
+}
+
+#[test]
+fn a_denied_network_is_one_however_it_is_written() {
+    for network in [
+        "192.0.2.0/255.255.255.0",
+        "192.0.2.0/24:443",
+        "192.0.2.0:443/24",
+        "https://192.0.2.0/24",
+        "[2001:db8::]/32",
+        "2001:db8::/32",
+        "192.0.2.1-192.0.2.9",
+    ] {
+        let text = format!(
+            "{{\"network\": {{\"allowedDomains\": [\"a.x.y\", \"192.0.2.7\"], \"deniedDomains\": [\"{network}\"]}}}}"
+        );
+        judge(&[(&text, &["a.x.y"], "\"192.0.2.7\" (line 1)")]);
+        judge(&[(&format!("a.x.y\n192.0.2.7\n!{network}\n"), &["a.x.y"], "")]);
+    }
+}
+
+#[test]
 fn only_smolvms_own_flags_name_hosts() {
     let own = "smolvm machine run --allow-host a.x.y";
     for (line, wanted) in [
@@ -386,6 +543,55 @@ fn what_squid_denies_in_its_other_ways_is_not_allowed_or_said_beside() {
             &with("if 0\nhttp_access allow bad\nendif\n"),
             &[],
             "line 3 is a condition",
+        ),
+        // What goes on is ended neither by a comment nor by an empty line.
+        (
+            "acl l dstdomain .z.y\nacl bad dstdomain c.y \\\n# c\n\n b.z.y\nhttp_access deny bad\nhttp_access allow l\n",
+            &[],
+            "\"b.z.y\" (line 2) is denied",
+        ),
+        (
+            "acl l dstdomain .z.y\nacl bad dstdomain b.z.y\nhttp_access allow l \\\n# c\n !bad\nhttp_access deny all\n",
+            &[],
+            "\"b.z.y\" (line 2) is denied",
+        ),
+        (
+            "acl l dstdomain .z.y\nhttp_access allow l \\\n# c\n localnet\nhttp_access deny all\n",
+            &["*.z.y"],
+            "the condition localnet",
+        ),
+        // A word in two parts is none.
+        (
+            "acl l dstdomain .z.y\nacl bad dstdomain b.z\\\n.y\nhttp_access deny bad\nhttp_access allow l\n",
+            &[],
+            "nothing is allowed",
+        ),
+        (
+            &with("HTTP_ACCESS DENY bad\n"),
+            &["a.x.y"],
+            "\"b.z.y\" (line 2) is denied",
+        ),
+        (
+            "acl l dstdomain .z.y\nACL bad DSTDOMAIN b.z.y\nhttp_access deny bad\nhttp_access allow l\n",
+            &[],
+            "\"b.z.y\" (line 2) is denied",
+        ),
+        (
+            &with("http_access maybe bad\n"),
+            &["*.z.y", "a.x.y"],
+            beside,
+        ),
+        // Another file may have it.
+        (
+            &with("http_access deny elsewhere\n"),
+            &["*.z.y", "a.x.y"],
+            beside,
+        ),
+        (&with("include f\n"), &["*.z.y", "a.x.y"], beside),
+        (
+            "acl forbidden dstdomain .z.y\nacl l dstdomain a.x.y\n",
+            &["a.x.y"],
+            "# no http_access line was there that allows or denies it\n      - host: a.x.y",
         ),
         (
             "acl l dstdomain *.z.y a.x.y\nhttp_access allow l\n",

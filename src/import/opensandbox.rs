@@ -89,5 +89,11 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         found.routes.push(Item::Deny(entry));
     }
     found.refuse(tree::strangers(Some(policy), &[KNOWN[0]]));
+    let places = WITHIN.iter().chain(&["egress"]);
+    if places.filter(|key| tree.get(key).is_some()).count() > 1 {
+        found.refuse(Some(
+            "there are several policies, and one is read".to_owned(),
+        ));
+    }
     found
 }

@@ -1,7 +1,7 @@
 //! Squid's configuration: `acl NAME dstdomain …` lines are lists, and `http_access` lines say
 //! whether one is of what is allowed. `.name` stands for `name` and all below it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::manifest::{escaped, quoted};
 
@@ -21,12 +21,16 @@ const EVERYTHING: &str = "all 0.0.0.0/0 0.0.0.0/0.0.0.0 ::/0 0/0";
 /// all that is let through: who writes more has a program for it, and we no time without an end.
 const MOST: usize = 16;
 const TOO_MANY: &str = "more lines of http_access name it than are followed";
-/// Words in the name of a list of what is to be kept out.
-const KEEPS_OUT: &str = "block black deny denied bad malware";
+/// Words in the name of a list of what is to be kept out, besides those that say so of any key.
+const KEEPS_OUT: &str = "block black bad malware";
+const NO_RULE: &str = "no http_access line was there that allows or denies it";
+/// Lists that Squid has of itself.
+const OWN: &str = "all manager localhost to_localhost to_linklocal connect";
 
 /// Whether a list of hosts' names is in it.
 pub(super) fn has_names(text: &str) -> bool {
     let kind = |line: &str| {
+        let line = line.to_ascii_lowercase();
         let mut words = line.split_whitespace();
         words.next().filter(|word| *word == "acl")?;
         words.nth(1).map(|kind| tree::listed(OF_NAMES, kind))
@@ -36,6 +40,7 @@ pub(super) fn has_names(text: &str) -> bool {
 
 pub(super) fn is(text: &str) -> bool {
     text.lines().any(|line| {
+        let line = line.to_ascii_lowercase();
         let mut words = line.split_whitespace();
         match words.next() {
             Some("acl") => words.nth(1).is_some_and(|kind| {
@@ -50,7 +55,8 @@ pub(super) fn is(text: &str) -> bool {
 /// One `acl` line.
 struct Acl<'a> {
     name: &'a str,
-    kind: &'a str,
+    /// In small letters.
+    kind: String,
     values: Vec<&'a str>,
     place: Place,
 }
@@ -73,22 +79,21 @@ enum Use {
 }
 
 pub(super) fn read(text: &str) -> Found {
-    let mut joined = String::with_capacity(text.len());
-    for line in text.lines() {
-        joined.push_str(line.trim_end_matches('\\'));
-        joined.push(if goes_on(line) { ' ' } else { '\n' });
-    }
-    let joined = joined.as_str();
+    let (joined, numbers) = join(text);
     let Lines {
         acls,
         accesses,
         wide,
+        known,
         others: left,
         narrowing,
         condition,
-    } = lines(text, joined);
+    } = lines(&joined, numbers);
     let mut found = Found::default();
     for (line, code) in narrowing {
+        found
+            .unread
+            .push(format!("{} (line {line})", escaped(code)));
         let said = Said::lost(escaped(code), "it is no rule of access that is read");
         found.head.push(said.at(Some(line)));
     }
@@ -106,10 +111,11 @@ pub(super) fn read(text: &str) -> Found {
             "no http_access line is there: its lists are taken for what is allowed".to_owned(),
         ));
     }
-    let mut rules = Rules::of(&acls, &wide);
+    let mut rules = Rules::of(&acls, &wide, &known);
     rules.follow(&accesses);
     found.head.append(&mut rules.said);
-    let allowed = [Use::Allow(String::new())];
+    found.unread.append(&mut rules.unread);
+    let allowed = [Use::Allow(NO_RULE.to_owned())];
     for acl in &acls {
         let uses = if accesses.is_empty() {
             &allowed
@@ -117,7 +123,7 @@ pub(super) fn read(text: &str) -> Found {
             let uses = rules.list(acl.name).and_then(|list| rules.uses.get(list));
             uses.map_or(&[][..], Vec::as_slice)
         };
-        if tree::listed(OF_NAMES, acl.kind) {
+        if tree::listed(OF_NAMES, &acl.kind) {
             names(acl, uses, &mut found);
         } else {
             others(acl, uses, &mut found);
@@ -139,6 +145,9 @@ struct Rules<'a> {
     /// The line that denies everything that comes to it.
     end: Option<usize>,
     said: Vec<Said>,
+    /// All that have a name here, in small letters, and what denies a list that has none.
+    known: BTreeSet<String>,
+    unread: Vec<String>,
 }
 
 /// The names of one line, by what they are.
@@ -152,7 +161,8 @@ struct Names<'a> {
 }
 
 impl<'a> Rules<'a> {
-    fn of(acls: &'a [Acl<'a>], wide: &[&str]) -> Self {
+    fn of(acls: &'a [Acl<'a>], wide: &[&str], known: &[&str]) -> Self {
+        let known = known.iter().map(|name| name.to_ascii_lowercase());
         let mut lists = BTreeMap::new();
         for name in wide.iter().chain(&["all"]) {
             lists.insert(name.to_ascii_lowercase(), usize::MAX);
@@ -167,7 +177,15 @@ impl<'a> Rules<'a> {
             within: None,
             end: None,
             said: Vec::new(),
+            known: known.collect(),
+            unread: Vec::new(),
         }
+    }
+
+    /// Whether a list is nowhere in this file, and not Squid's own.
+    fn is_elsewhere(&self, name: &str) -> bool {
+        let name = name.trim_start_matches('!').to_ascii_lowercase();
+        !self.known.contains(&name) && !tree::listed(OWN, &name)
     }
 
     fn follow(&mut self, accesses: &[Access]) {
@@ -216,7 +234,7 @@ impl<'a> Rules<'a> {
                 }
                 continue;
             };
-            if !tree::listed(OF_NAMES, acl.kind) {
+            if !tree::listed(OF_NAMES, &acl.kind) {
                 names.others.push(list);
                 names.conditions.push(name);
             } else if is_not {
@@ -302,6 +320,11 @@ impl<'a> Rules<'a> {
             if others.len() < conditions.len() || !not_hosts.is_empty() {
                 let all: Vec<String> = access.names.iter().map(|it| escaped(it)).collect();
                 let what = format!("the denial of {}", all.join(" "));
+                // Another file may say which hosts are in it.
+                if access.names.iter().any(|it| self.is_elsewhere(it)) {
+                    let all = all.join(" ");
+                    self.unread.push(format!("{all} (line {})", access.line));
+                }
                 let why = "a host is allowed for everybody, at all times";
                 self.said.push(Said::lost(what, why).at(Some(access.line)));
             }
@@ -328,8 +351,9 @@ impl<'a> Rules<'a> {
 struct Lines<'a> {
     acls: Vec<Acl<'a>>,
     accesses: Vec<Access<'a>>,
-    /// Names of lists that everything is in.
+    /// Names of lists that everything is in, and of all lists.
     wide: Vec<&'a str>,
+    known: Vec<&'a str>,
     /// Whatever else there is: the number and the first word of each.
     others: Vec<(usize, &'a str)>,
     /// What of that may take away something that is allowed.
@@ -338,28 +362,39 @@ struct Lines<'a> {
     condition: Option<usize>,
 }
 
-/// Whether the next line belongs to this one, which a comment has none of.
-fn goes_on(line: &str) -> bool {
-    line.ends_with('\\') && !line.trim_start().starts_with('#')
+/// The lines as Squid joins them, each with the number of its first: neither a comment nor an empty
+/// line ends one that goes on. A `\\` within a word stays there, so that it is no host.
+fn join(text: &str) -> (String, Vec<usize>) {
+    let (mut joined, mut numbers) = (String::with_capacity(text.len()), Vec::new());
+    let mut goes_on = false;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.split('\r').next().unwrap_or_default().trim_start();
+        let is_comment = line.starts_with('#');
+        if goes_on && (line.is_empty() || is_comment) {
+            continue;
+        }
+        if !goes_on {
+            numbers.push(index + 1);
+        }
+        let part = line.strip_suffix('\\').filter(|_| !is_comment);
+        goes_on = part.is_some();
+        let part = part.filter(|part| part.ends_with(char::is_whitespace) || part.is_empty());
+        joined.push_str(part.unwrap_or(line));
+        joined.push_str(if goes_on { "" } else { "\n" });
+    }
+    (joined, numbers)
 }
 
-fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
+fn lines(joined: &str, numbers: Vec<usize>) -> Lines<'_> {
     let (mut acls, mut accesses) = (Vec::new(), Vec::new());
     let (mut wide, mut others) = (Vec::new(), Vec::new());
     let (mut narrowing, mut condition) = (Vec::new(), None);
-    let mut above = Vec::new();
-    // A line that goes on takes as many of the text's as it has.
-    let mut numbers = 0_usize;
-    let mut ends = text.lines().map(goes_on);
-    for line in joined.lines() {
-        numbers += 1;
-        let number = numbers;
-        while ends.next() == Some(true) {
-            numbers += 1;
-        }
+    let (mut above, mut known) = (Vec::new(), Vec::new());
+    for (line, number) in joined.lines().zip(numbers) {
         let (code, comment) = split_comment(line);
         let mut words = code.split_whitespace();
-        match words.next() {
+        let first = words.next();
+        match first.map(str::to_ascii_lowercase).as_deref() {
             None => {
                 match comment {
                     Some(comment) => above.push(comment.to_owned()),
@@ -372,10 +407,12 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                     others.push((number, "acl"));
                     continue;
                 };
+                known.push(name);
+                let kind = kind.to_ascii_lowercase();
                 if words.clone().any(|value| tree::listed(EVERYTHING, value)) && kind == "src" {
                     wide.push(name);
                 }
-                if !tree::listed(OF_NAMES, kind) && !tree::listed(OF_OTHERS, kind) {
+                if !tree::listed(OF_NAMES, &kind) && !tree::listed(OF_OTHERS, &kind) {
                     others.push((number, "acl"));
                     above.clear();
                     continue;
@@ -395,10 +432,12 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
                 });
             }
             Some("http_access") => {
-                let allows = match words.next() {
+                let action = words.next().map(str::to_ascii_lowercase);
+                let allows = match action.as_deref() {
                     Some("allow") => true,
                     Some("deny") => false,
                     _ => {
+                        narrowing.push((number, code.trim()));
                         others.push((number, "http_access"));
                         continue;
                     }
@@ -411,10 +450,11 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
             }
             Some("if") => condition = condition.or(Some(number)),
             Some(word) => {
-                if word == "include" || words.any(|it| matches!(it, "deny" | "terminate")) {
+                let denies = |it: &str| tree::denies(it) || it.eq_ignore_ascii_case("terminate");
+                if word == "include" || words.any(denies) {
                     narrowing.push((number, code.trim()));
                 }
-                others.push((number, word));
+                others.push((number, first.unwrap_or_default()));
             }
         }
         above.clear();
@@ -423,6 +463,7 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
         acls,
         accesses,
         wide,
+        known,
         others,
         narrowing,
         condition,
@@ -433,7 +474,7 @@ fn lines<'a>(text: &str, joined: &'a str) -> Lines<'a> {
 fn others(acl: &Acl, uses: &[Use], found: &mut Found) {
     let line = acl.place.line;
     let what = format!("acl {} {}", escaped(acl.name), acl.kind);
-    let why = match acl.kind {
+    let why = match acl.kind.as_str() {
         "dst" => "hosts are allowed by their names, not by where they lead",
         "any-of" | "all-of" => "a manifest has no lists of lists",
         _ => "a regular expression is no host",
@@ -479,7 +520,7 @@ fn names(acl: &Acl, uses: &[Use], found: &mut Found) {
             found.leave(value, &here, &why);
             continue;
         }
-        let is_kept_out = tree::has_one(KEEPS_OUT, &lower);
+        let is_kept_out = tree::has_one(KEEPS_OUT, &lower) || tree::denies(&lower);
         for usage in uses {
             let place = here.clone();
             match usage {
@@ -494,7 +535,9 @@ fn names(acl: &Acl, uses: &[Use], found: &mut Found) {
                 }
                 Use::Allow(others) => {
                     let mut entry = Entry::new(value, place, Stars::WithName);
-                    if !others.is_empty() {
+                    if others == NO_RULE {
+                        entry.said.push(Said::Note(NO_RULE.to_owned()));
+                    } else if !others.is_empty() {
                         let what = format!("the condition {others}");
                         let why = "a host is allowed for everybody, at all times";
                         entry.said.push(Said::lost(what, why));

@@ -5,8 +5,8 @@ use serde_yaml::Value;
 
 use crate::manifest::quoted;
 
-use super::found::{Entry, Found};
-use super::host::Stars;
+use super::found::{Entry, Found, Item, Said};
+use super::host::{self, Stars};
 use super::place::{Lines, Place};
 
 /// So many brackets within each other: more than any format has, and few enough for a parser
@@ -17,6 +17,18 @@ const MOST_REPEATED: usize = 64 << 20;
 
 /// Lists of what is denied, or may be: of one in them that is no text nobody can tell what it denies.
 const DENIALS: &str = "deniedDomains deny ask blocklist entry";
+
+/// What a name says that is of something that is denied, without blanks and signs.
+const DENIES: &str =
+    "deny denied denies denial block blacklist disallow exclu except forbid reject";
+
+/// Whether a name says that what has it is denied, whatever letters and signs it is written with.
+#[inline(never)]
+pub(super) fn denies(name: &str) -> bool {
+    let letters = name.chars().filter(|c| c.is_alphanumeric());
+    let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+    has_one(DENIES, &letters)
+}
 
 /// Why a text is not given to the parser, which would take minutes or gigabytes for it.
 fn too_much(text: &str) -> Option<&'static str> {
@@ -79,6 +91,84 @@ pub(super) fn all(tree: &Value) -> Vec<&Value> {
         }
     }
     all
+}
+
+/// Denies all hosts that are below a key that denies by its name, at any level, and that is not
+/// `read`: paths from the top between blanks, with a `.` between keys, `*` for any key, each for all
+/// below it too. Where none is below, nothing is allowed. They come before whatever else is there.
+pub(super) fn denials(tree: &Value, read: &str, text_of: &str, found: &mut Found) {
+    let mut lines = Lines::of(text_of);
+    let mut path: Vec<String> = Vec::new();
+    let mut items = Vec::new();
+    let mut left = vec![(0, None, tree)];
+    while let Some((depth, key, value)) = left.pop() {
+        path.truncate(depth);
+        if let Some(key) = key {
+            path.push(key);
+            let key = path.last().map_or("", String::as_str);
+            if denies(key) {
+                let line = lines.key(key);
+                let is = |read: &str| {
+                    let mut here = path.iter();
+                    let fits = |key| here.next().is_some_and(|it| key == "*" || key == it);
+                    read.split('.').all(fits)
+                };
+                if !read.split(' ').any(is) && !is_empty(value) {
+                    below(&path.join("."), value, line, &mut items, found);
+                    continue;
+                }
+            }
+        }
+        let start = left.len();
+        match value {
+            Value::Sequence(list) => left.extend(list.iter().map(|it| (path.len(), None, it))),
+            Value::Mapping(map) => {
+                left.extend(map.iter().map(|(key, it)| (path.len(), text(key), it)));
+            }
+            _ => {}
+        }
+        if let Some(added) = left.get_mut(start..) {
+            added.reverse();
+        }
+    }
+    found.routes.splice(0..0, items);
+}
+
+/// Whether nothing is said in it.
+fn is_empty(value: &Value) -> bool {
+    let holds = |it: &&Value| it.is_mapping() || it.is_sequence() || is_nothing(it);
+    all(value).iter().all(holds)
+}
+
+/// The hosts below a key that denies.
+fn below(key: &str, value: &Value, line: Option<usize>, items: &mut Vec<Item>, found: &mut Found) {
+    let place = || Place {
+        line,
+        ..Place::default()
+    };
+    let here = line.map_or_else(String::new, |line| format!(" (line {line})"));
+    found.head.push(Said::Note(format!(
+        "denied: whatever host is below the key {}{here}, which denies by its name",
+        quoted(key)
+    )));
+    let mut deny = |text: &str| {
+        let entry = Entry::new(text, place(), Stars::WithName);
+        items.push(Item::Deny(entry));
+    };
+    let mut has_hosts = false;
+    for value in all(value) {
+        let keys = value.as_mapping().into_iter().flat_map(|map| map.keys());
+        for text in keys.chain([value]).filter_map(Value::as_str) {
+            if host::has_hosts(text) {
+                has_hosts = true;
+                deny(text);
+            }
+        }
+    }
+    if !has_hosts {
+        // A star is every host.
+        deny(&format!("* below {key}"));
+    }
 }
 
 /// Why nothing is carried over of what a mapping allows: it has a key that is none of these,

@@ -68,14 +68,7 @@ pub fn run(options: &RunOptions) -> ! {
         Err(error) => {
             // For the places where a status is read; why they cannot be had is less than why
             // there is nothing to tell of.
-            let _ = mount_all(
-                mode,
-                &arguments,
-                &paths.run_dir,
-                clients,
-                None,
-                &mut reporter,
-            );
+            let _ = mount_all(mode, &arguments, &paths, clients, None, &mut reporter);
             // Nobody else may be had to write the result.
             console::console().flush_within(Duration::ZERO);
             conclude(
@@ -115,8 +108,7 @@ fn start(
     reporter: &mut Reporter,
 ) -> Result<Ending, StartError> {
     reporter.enter(Stage::Mounts);
-    let run_dir = &paths.run_dir;
-    let run = &mount_all(mode, arguments, run_dir, whose, Some(signals), reporter)?;
+    let run = &mount_all(mode, arguments, &paths, whose, Some(signals), reporter)?;
     let _secrets = (authority::Forgets(run), Held::begin(run.path()));
     let here = whose == Clients::OfThisHost;
     let bottle = &Bottle::of(paths.manifest, [paths.cert, paths.key], mode, here);

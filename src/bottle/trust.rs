@@ -26,6 +26,10 @@ pub fn directory(manifest: &Path) -> PathBuf {
     manifest.with_file_name("trust")
 }
 
+/// What pipelock trusts, in a run directory. Not ca.pem: that is what people call the certificate
+/// they keep there.
+pub const FILE: &str = "upstream-roots.pem";
+
 /// Where the bundle goes. pipelock treats an environment value of 16 bytes or more as
 /// a secret, so the path is short where the run directory is the usual one.
 #[must_use]
@@ -33,8 +37,7 @@ pub fn bundle_path(run_dir: &Path) -> PathBuf {
     if run_dir == Path::new("/run/sidecar") {
         PathBuf::from("/run/ca.pem")
     } else {
-        // Not ca.pem: that is what people call the certificate they keep there.
-        run_dir.join("upstream-roots.pem")
+        run_dir.join(FILE)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::sys::watch;
 pub const STATE_DIRECTORY: &str = "/var/lib/sidecar";
 /// In the run directory, where the daemon reads the pair in force while something else lies at
 /// the places that were named: certificate, and key.
-const PUT_BACK: [&str; 2] = ["served-ca.pem", "served-ca-key.pem"];
+pub const PUT_BACK: [&str; 2] = ["served-ca.pem", "served-ca-key.pem"];
 /// A certificate or key is a few kilobytes.
 const LONGEST_PEM: usize = 64 * 1024;
 /// Between the two files of a pair that somebody else is writing lies no longer than this.

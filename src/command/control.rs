@@ -13,9 +13,10 @@ use super::status::condition;
 use super::{below, print_done};
 use crate::cli::ControlOptions;
 use crate::exit::{ExitCode, StartError};
-use crate::status::told::{Condition, StatusFile};
+use crate::status::told::{Condition, StatusError, StatusFile};
 use crate::status::{State, Word};
-use crate::sys::claim::{Holder, Life};
+use crate::sys::claim::{self, Holder, Life, Seen};
+use crate::sys::files::Room;
 use crate::sys::process::pid_namespace;
 use crate::sys::signals::{Request, TABLE, note_sigterm};
 
@@ -25,14 +26,22 @@ pub fn control(options: &ControlOptions) -> Result<(), StartError> {
     let unavailable = |why: String| StartError::new(ExitCode::DaemonUnavailable, below(&why, "  "));
     let patience = Patience::of(options.timeout_seconds);
     let read = || patience.read(&options.run_dir).map(|(file, _)| file);
-    let before = read().map_err(|error| unavailable(error.to_string()))?;
+    let before = loop {
+        match read() {
+            Ok(before) => break before,
+            Err(StatusError::NotYet(_)) if !patience.is_over() => {
+                std::thread::sleep(super::LOOK_INTERVAL);
+            }
+            Err(error) => return Err(unavailable(ask_unread(options, &error)?)),
+        }
+    };
     if let Some(so) = outcome(options.request, &before, None) {
         return say(so.map_err(|(code, why)| {
             let hint = "hint: no sidecar-init runs with this run directory any more; name another with --run-dir";
             (code, format!("{}: {why}\n{hint}", options.run_dir.display()))
         }));
     }
-    let holder = reachable(&before).map_err(|why| {
+    let holder = reachable(before.claim).map_err(|why| {
         unavailable(format!(
             "cannot {} what runs with {}: {why}",
             verb(options.request),
@@ -69,6 +78,24 @@ pub fn control(options: &ControlOptions) -> Result<(), StartError> {
         }
         std::thread::sleep(super::LOOK_INTERVAL);
     }
+}
+
+/// What is said where the status cannot be read. A brake is put on all the same, by the lock alone.
+fn ask_unread(options: &ControlOptions, error: &StatusError) -> Result<String, StartError> {
+    let is_brake = matches!(options.request, Request::Halt | Request::Stop);
+    // A file system that does not answer would stop this process as well.
+    if is_brake
+        && !matches!(error, StatusError::Unread(..))
+        && let Ok(room) = Room::open(&options.run_dir)
+        && let Ok(holder) = reachable(claim::look(&room, &mut Vec::new()))
+    {
+        send(options.request, holder)?;
+        let verb = verb(options.request);
+        return Ok(format!(
+            "{error}\nasked to {verb} all the same: whether it has cannot be said"
+        ));
+    }
+    Ok(error.to_string())
 }
 
 /// What came of it: words for standard output, or the failure.
@@ -176,8 +203,8 @@ fn reloaded(now: &StatusFile, before: &StatusFile) -> Option<Outcome> {
 }
 
 /// Whom to ask; or why it cannot be asked from here.
-fn reachable(file: &StatusFile) -> Result<Holder, &'static str> {
-    let holder = file.claim.holder.ok_or(
+fn reachable(claim: Seen) -> Result<Holder, &'static str> {
+    let holder = claim.holder.ok_or(
         "nobody is known to run with it\n\
          hint: give --run-dir the run directory itself: an export has no lock, and the lock is for its owner alone; \
          what runs in a container or machine is asked in there, as with docker exec",

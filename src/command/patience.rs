@@ -43,13 +43,18 @@ impl Patience {
         // One that begins near the end of its time is given what a machine needs all the same.
         let left = self.wanted.saturating_sub(self.begun.elapsed()).max(LEAST);
         let unread = |why: String| StatusError::Unread(directory.join(FILE), why);
-        let mut errand = errand::send(&[], || match bring(directory) {
-            Ok(brought) => brought,
-            Err(error) => [&[FAILED], error.to_string().as_bytes()].concat(),
-        })
-        .map_err(|errno| unread(format!("cannot fork: {}", errno.desc())))?;
-        let Some(brought) = errand.wait(left.min(MOST)) else {
-            errand.kill();
+        let brought = match errand::send(&[], || bring_or_say(directory)) {
+            // Nobody can be sent: a halt must not fail for that, and most file systems answer.
+            Err(_) => Some(Some(bring_or_say(directory))),
+            Ok(mut errand) => {
+                let brought = errand.wait(left.min(MOST));
+                if brought.is_none() {
+                    errand.kill();
+                }
+                brought
+            }
+        };
+        let Some(brought) = brought else {
             let waited = self.begun.elapsed().as_secs();
             return Err(unread(format!(
                 "its file system has not answered within {waited} s"
@@ -66,7 +71,16 @@ impl Patience {
     }
 }
 
-/// The errand: the bytes, whatever they say.
+/// The errand: the bytes, or why there are none.
+#[inline(never)]
+fn bring_or_say(directory: &Path) -> Vec<u8> {
+    match bring(directory) {
+        Ok(brought) => brought,
+        Err(error) => [&[FAILED], error.to_string().as_bytes()].concat(),
+    }
+}
+
+/// The bytes, whatever they say.
 fn bring(directory: &Path) -> Result<Vec<u8>, StatusError> {
     let found = StatusFile::bytes(directory)?;
     let mut brought = vec![FOUND];

@@ -8,6 +8,7 @@ use std::rc::Rc;
 pub use super::exported::{AGENTS, BUNDLE, CA, ENVIRONMENT};
 use super::for_agents;
 use crate::environment;
+use crate::plain;
 use crate::policy::Policy;
 
 /// Where the export is, in the run directory.
@@ -125,12 +126,22 @@ fn url(policy: &Policy, ip: Option<IpAddr>) -> String {
     format!("http://{host}:{port}")
 }
 
-/// For a shell: as it is, if nothing in it means anything to one.
+/// For a shell: as it is, if nothing in it means anything to one. What no line shows as it is, is
+/// spelled out (printf(1)).
 #[must_use]
 pub fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if text.chars().all(is_plain) {
         return text.to_owned();
+    }
+    if plain::line(text) != text {
+        let mut spelled = "\"$(printf '".to_owned();
+        for byte in text.bytes() {
+            spelled.push('\\');
+            let digits = [byte >> 6, byte >> 3 & 7, byte & 7];
+            spelled.extend(digits.map(|digit| char::from(b'0' + digit)));
+        }
+        return spelled + "')\"";
     }
     format!("'{}'", text.replace('\'', "'\\''"))
 }
@@ -222,6 +233,7 @@ mod tests {
     fn is_quoted_for_a_shell_where_that_has_to_be() {
         assert_eq!(quoted("/home/me/run-1"), "/home/me/run-1");
         assert_eq!(quoted("/my $run's"), "'/my $run'\\''s'");
+        assert_eq!(quoted("/\u{1b}\n"), r#""$(printf '\057\033\012')""#);
     }
 
     #[test]

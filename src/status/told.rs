@@ -27,6 +27,8 @@ pub enum StatusError {
     Unread(PathBuf, String),
     /// Whoever read it says so.
     Told(String),
+    /// An init starts there, and has not written it yet.
+    NotYet(PathBuf),
 }
 
 impl fmt::Display for StatusError {
@@ -41,6 +43,11 @@ impl fmt::Display for StatusError {
             Self::Content(path, error) => write!(f, "cannot read {}: {error}", path.display()),
             Self::Unread(path, why) => write!(f, "cannot read {}: {why}", path.display()),
             Self::Told(why) => f.write_str(why),
+            Self::NotYet(path) => write!(
+                f,
+                "cannot read {}: the sidecar-init that starts there has not written it yet",
+                path.display()
+            ),
         }
     }
 }
@@ -50,7 +57,7 @@ impl std::error::Error for StatusError {
         match self {
             Self::File(error) => Some(error),
             Self::Content(_, error) => Some(error),
-            Self::Unread(..) | Self::Told(_) => None,
+            Self::Unread(..) | Self::Told(_) | Self::NotYet(_) => None,
         }
     }
 }
@@ -106,7 +113,7 @@ impl fmt::Display for Condition {
 /// What is in a run directory or an export, whatever it says.
 #[derive(Debug)]
 pub struct Bytes {
-    /// Of the status.
+    /// Of the status; none while whoever has the directory has not written it.
     pub status: Vec<u8>,
     /// Of the denials; none where they cannot be read.
     pub denials: Vec<u8>,
@@ -133,15 +140,31 @@ impl StatusFile {
     /// for a file system that does not answer.
     pub fn bytes(directory: &Path) -> Result<Bytes, StatusError> {
         let room = Room::open(directory).map_err(StatusError::File)?;
+        let status = room.read(FILE, MAX_BYTES);
+        let denials = denials::read(&room);
+        // After the status: whoever has the directory now wrote that, or none.
+        let (mut status, error) = match status {
+            Ok(status) => (status, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let claim = claim::look(&room, &mut status);
+        if let Some(error) = error
+            && (claim.holder.is_none() || !error.is_missing())
+        {
+            return Err(StatusError::File(error));
+        }
         Ok(Bytes {
-            status: room.read(FILE, MAX_BYTES).map_err(StatusError::File)?,
-            denials: denials::read(&room),
-            claim: claim::look(&room),
+            status,
+            denials,
+            claim,
         })
     }
 
     /// What the status at `directory` says, and what is true of its writer.
     pub fn judge(directory: &Path, bytes: &Bytes) -> Result<Self, StatusError> {
+        if bytes.status.is_empty() && bytes.claim.holder.is_some() {
+            return Err(StatusError::NotYet(directory.join(FILE)));
+        }
         let mut file = Self::parse(&bytes.status)
             .map_err(|error| StatusError::Content(directory.join(FILE), error))?;
         file.claim = bytes.claim;

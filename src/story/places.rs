@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags};
 use crate::boot::cmdline::{Arguments, Source};
 use crate::boot::mode::Mode;
 use crate::boot::mounts;
-use crate::bottle::Desired;
+use crate::bottle::{Desired, credentials, trust};
 use crate::ca::authority;
 use crate::cli::{Paths, RunOptions};
 use crate::daemon::pipelock;
@@ -17,11 +17,12 @@ use crate::exit::{ExitCode, StartError};
 use crate::policy::Policy;
 use crate::shutdown;
 use crate::status::export::{self, DIRECTORY as EXPORT};
-use crate::status::{Reporter, While};
+use crate::status::teller::NAMES;
+use crate::status::{self, Reporter, While, denials, report};
 use crate::sys::claim::{self, Claim, ClaimError};
 use crate::sys::console::{self, Stream};
 use crate::sys::errand;
-use crate::sys::files::{Access, FileError, Room, ensure_directory};
+use crate::sys::files::{Access, FileError, Room, ensure_directory, is_same_place};
 use crate::sys::signals::{Signals, wait};
 
 /// Nobody's agent trusts a machine without its state: it is waited for, as long as a disk may
@@ -32,6 +33,18 @@ const EXPORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The CA pair below a run directory.
 const PAIR_BELOW: [&str; 2] = ["ca.pem", "ca-key.pem"];
+
+/// What the init writes and removes in a run directory.
+const OWN_FILES: [&str; 8] = [
+    pipelock::CONFIG,
+    status::FILE,
+    denials::FILE,
+    report::FILE,
+    claim::FILE,
+    trust::FILE,
+    authority::PUT_BACK[0],
+    authority::PUT_BACK[1],
+];
 
 /// Who reads the export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +109,7 @@ const SMALLEST: &str = "  slug: laptop
 pub(super) fn mount_all(
     mode: Mode,
     arguments: &Arguments,
-    run_dir: &Path,
+    paths: &Paths,
     clients: Clients,
     mut signals: Option<&mut Signals>,
     reporter: &mut Reporter,
@@ -114,7 +127,12 @@ pub(super) fn mount_all(
         }
     }
     let unusable = |error| cannot_use(error, mode, None);
+    let run_dir = &paths.run_dir;
+    let was_there = mode != Mode::Machine && run_dir.exists();
     let room = Room::open_or_make(run_dir).map_err(unusable)?;
+    if was_there {
+        insist_on_a_place_apart(&paths.manifest, run_dir)?;
+    }
     let claim = claim_run_directory(&room, reporter)?;
     reporter
         .tell_in(&room, claim)
@@ -212,9 +230,50 @@ fn mount_apart(
     }
 }
 
+/// A manifest that lies where the init has files of its own would be lost. A machine's is on a
+/// share, which is not mounted yet.
+fn insist_on_a_place_apart(manifest: &Path, run_dir: &Path) -> Result<(), StartError> {
+    // By somebody else, for the manifest's file system may not answer; then it is not this one.
+    let look = || vec![u8::from(is_ours(manifest, run_dir))];
+    let found = errand::send(&[], look).ok().and_then(|mut sent| {
+        let found = sent.wait(Duration::from_secs(1));
+        if found.is_none() {
+            sent.kill();
+        }
+        found?
+    });
+    if found.is_none_or(|found| found != [1]) {
+        return Ok(());
+    }
+    Err(StartError::new(
+        ExitCode::Usage,
+        format!(
+            "cannot use {}: sidecar-init has files of its own there\nhint: put it elsewhere, or name another directory \
+             with --run-dir",
+            manifest.display()
+        ),
+    ))
+}
+
+/// Whether the manifest is one of the files of this run directory and its export, or lies where
+/// credentials are put, or has its own there.
+fn is_ours(manifest: &Path, run_dir: &Path) -> bool {
+    let is_of = |directory: &Path, names: &[&str]| {
+        names
+            .iter()
+            .any(|name| is_same_place(manifest, &directory.join(name)))
+    };
+    let kept = run_dir.join(credentials::DIRECTORY);
+    let given = credentials::directory(manifest);
+    is_of(run_dir, &OWN_FILES)
+        || is_of(&run_dir.join(EXPORT), &NAMES)
+        || manifest.parent().is_some_and(|it| is_same_place(it, &kept))
+        || given.exists() && is_same_place(&given, &kept)
+}
+
 /// Two inits would overwrite each other's configuration and status.
 fn claim_run_directory(room: &Room, reporter: &mut Reporter) -> Result<Option<Claim>, StartError> {
-    match claim::claim(room) {
+    match claim::claim(room, &reporter.status().boot_id) {
         Ok(claim) => Ok(Some(claim)),
         // What cannot be locked can be served from all the same; probes then go by the
         // status alone.

@@ -58,10 +58,10 @@ pub struct Claim {
     beaten: Duration,
 }
 
-/// Claims `room`, a run directory. The file is its owner's alone: whoever can open it
+/// Claims `room`, a run directory, for the start of this identifier. The file is its owner's alone: whoever can open it
 /// can lock it. One that others could open, or that is no file of ours, is replaced;
 /// but a directory that has something in it is somebody's, and not ours to move.
-pub fn claim(room: &Room) -> Result<Claim, ClaimError> {
+pub fn claim(room: &Room, boot_id: &str) -> Result<Claim, ClaimError> {
     let path = room.path().join(FILE);
     let unlocked = |source| ClaimError::Unlocked(FileError::new("lock", &path, source));
     let file = match room.open_file(FILE, OFlag::O_RDWR | OFlag::O_CREAT) {
@@ -84,16 +84,16 @@ pub fn claim(room: &Room) -> Result<Claim, ClaimError> {
         file,
         beaten: Duration::ZERO,
     };
-    claim.sign();
+    claim.sign(boot_id);
     Ok(claim)
 }
 
 impl Claim {
     /// Writes who has it, behind the place of [`Claim::beat`]. Without it nobody finds us, and
     /// nothing else is amiss.
-    fn sign(&mut self) {
+    fn sign(&mut self, boot_id: &str) {
         let namespace = pid_namespace().unwrap_or_default();
-        let holder = format!("{} {namespace}\n", std::process::id());
+        let holder = format!("{} {namespace} {boot_id}\n", std::process::id());
         let _ = self.file.write_at(holder.as_bytes(), BEAT);
     }
 
@@ -143,32 +143,44 @@ pub enum Life {
     Hangs(Duration),
 }
 
-/// What the lock in `room`, a run directory, says; nothing where it cannot be opened.
+/// What the lock in `room`, a run directory, says; nothing where it cannot be opened. Whether the
+/// init that has it wrote `status` is found there: until it has, that is an earlier start's, and is
+/// taken away.
 #[must_use]
-pub fn look(room: &Room) -> Seen {
+pub fn look(room: &Room, status: &mut Vec<u8>) -> Seen {
     let Ok(file) = room.open_file(FILE, OFlag::O_RDONLY) else {
         return Seen::default();
     };
+    let mut text = [0_u8; 128];
     // Before the question: whoever is found to live then had this number all the while.
-    let holder = holder(&file);
+    let holder = holder(&file, &mut text);
     let life = life(&file);
+    let lives = matches!(life, Some(Life::Lives | Life::Hangs(_)));
+    let holder = holder.filter(|_| lives);
+    if let Some((_, boot_id)) = holder
+        && !status.windows(boot_id.len().max(1)).any(|it| it == boot_id)
+    {
+        status.clear();
+    }
     Seen {
         life,
-        holder: holder.filter(|_| matches!(life, Some(Life::Lives | Life::Hangs(_)))),
+        holder: holder.map(|(holder, _)| holder),
     }
 }
 
-fn holder(file: &File) -> Option<Holder> {
-    let mut text = [0_u8; 64];
-    let length = file.read_at(&mut text, BEAT).ok()?;
+/// Who signed it, and for which start; an older sidecar-init names none.
+fn holder<'a>(file: &File, text: &'a mut [u8]) -> Option<(Holder, &'a [u8])> {
+    let length = file.read_at(text, BEAT).ok()?;
     let text = std::str::from_utf8(text.get(..length)?).ok()?;
-    let (pid, namespace) = text.lines().next()?.split_once(' ')?;
-    Some(Holder {
+    let (pid, rest) = text.lines().next()?.split_once(' ')?;
+    let (namespace, boot_id) = rest.split_once(' ').unwrap_or((rest, " "));
+    let holder = Holder {
         // 0 and what is negative would be a whole group.
         pid: pid.parse().ok().filter(|pid| *pid > 0)?,
         namespace: namespace.parse().ok()?,
         owner: file.metadata().ok()?.uid(),
-    })
+    };
+    Some((holder, boot_id.as_bytes()))
 }
 
 /// Whether an init has the file locked; `None` where that cannot be told.

@@ -80,6 +80,16 @@ fn meant() -> impl Iterator<Item = i32> {
 }
 
 fn start(keep: &[RawFd], work: impl FnOnce(&mut File, Pid)) -> Result<Errand, Errno> {
+    let mut work = Some(work);
+    start_one(keep, &mut |line, parent| {
+        if let Some(work) = work.take() {
+            work(line, parent);
+        }
+    })
+}
+
+/// One for all errands: what differs is `work` alone, and the program is to be small.
+fn start_one(keep: &[RawFd], work: &mut dyn FnMut(&mut File, Pid)) -> Result<Errand, Errno> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let keep = [keep, &[write.as_raw_fd()]].concat();

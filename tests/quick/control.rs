@@ -237,6 +237,91 @@ fn somebody_else_s_directory_has_nobody_signalled_but_its_owner_s() {
     assert_eq!(init.stop().0.code, 0);
 }
 
+#[test]
+fn an_init_that_starts_is_not_taken_for_the_one_before_it() {
+    let mut init = ready();
+    let own = init.status();
+    let run = init.bed.path("run");
+    let write = |status: &str| {
+        fs::write(run.join("new"), status).unwrap();
+        fs::rename(run.join("new"), run.join("status.json")).unwrap();
+    };
+    let earlier = own.to_string().replace(
+        own["boot_id"].as_str().unwrap(),
+        "00000000-0000-4000-8000-000000000000",
+    );
+    let late = ["--timeout", "1"];
+    let ask = |bed: &Bed, command| answer(&bed.run(&[&[command], &late[..]].concat()));
+    // As it is between the lock and the first status: it has the directory, and others wrote this.
+    init.signal(Signal::SIGSTOP);
+    for state in ["stopped", "ready"] {
+        write(&earlier.replace("\"state\":\"ready\"", &format!("\"state\":\"{state}\"")));
+        for command in ["status", "resume", "reload", "healthcheck"] {
+            let (code, why) = ask(&init.bed, command);
+            assert_ne!(code, Some(0), "{state} {command}: {why}");
+            let words = "the sidecar-init that starts there has not written it yet";
+            assert!(why.contains(words), "{state} {command}: {why}");
+        }
+    }
+    fs::remove_file(run.join("status.json")).unwrap();
+    let (code, why) = ask(&init.bed, "halt");
+    assert_eq!(code, Some(69), "{why}");
+    assert!(why.contains("has not written it yet"), "{why}");
+    assert!(why.contains("asked to halt all the same"), "{why}");
+    init.signal(Signal::SIGCONT);
+    init.wait_until("it is halted", |init| {
+        let text = fs::read_to_string(init.bed.path("run/status.json")).ok()?;
+        text.contains("\"state\":\"halted\"").then_some(())
+    });
+    assert_eq!(ask(&init.bed, "stop").0, Some(0));
+    assert_eq!(init.wait_end().code, 0);
+    let nobody = Command::new(init_program())
+        .args(["stop", "--run-dir", "/nonexistent/run"])
+        .output();
+    let (code, why) = answer(&nobody.unwrap());
+    assert_eq!(code, Some(69), "a wrong name is no success: {why}");
+}
+
+#[test]
+fn a_halt_is_asked_for_whatever_cannot_be_had_besides() {
+    let mut init = ready();
+    // Where no process can be forked.
+    let calls = "fork,vfork,clone,clone3";
+    let halt = Command::new("strace")
+        .args([
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            &format!("trace={calls}"),
+            "-e",
+        ])
+        .arg(format!("inject={calls}:error=EAGAIN"))
+        .args([init_program(), "halt", "--run-dir"])
+        .arg(init.bed.path("run"))
+        .output();
+    match halt {
+        Ok(output) => {
+            let halted = "halted; nothing gets through until it is resumed\n".to_owned();
+            assert_eq!(answer(&output), (Some(0), halted));
+            assert_eq!(answer(&init.bed.run(&["resume"])).0, Some(0));
+        }
+        Err(why) => skipped("a halt without a fork", &why.to_string()),
+    }
+    // Where the status says nothing.
+    init.signal(Signal::SIGSTOP);
+    fs::write(init.bed.path("run/status.json"), "{").unwrap();
+    let (code, why) = answer(&init.bed.run(&["halt", "--timeout", "1"]));
+    assert_eq!(code, Some(69), "{why}");
+    assert!(why.contains("asked to halt all the same"), "{why}");
+    init.signal(Signal::SIGCONT);
+    init.wait_until("it is halted", |init| {
+        let text = fs::read_to_string(init.bed.path("run/status.json")).ok()?;
+        text.contains("\"state\":\"halted\"").then_some(())
+    });
+    assert_eq!(init.stop().0.code, 0);
+}
+
 /// It would go on for ever.
 struct Watching(Child);
 

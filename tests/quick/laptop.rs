@@ -53,13 +53,71 @@ fn pasted(lines: &str, place: &Path) -> String {
 }
 
 #[test]
+fn a_manifest_that_would_be_overwritten_is_refused_before_anything_is_touched() {
+    for (name, link) in [
+        ("pipelock.yaml", None),
+        ("status.json", None),
+        ("denials.json", None),
+        ("lock", None),
+        ("export/status.json", None),
+        ("credentials/manifest.yaml", None),
+        ("report.json", Some("link.yaml")),
+    ] {
+        let mut bed = Bed::new();
+        let (run, manifest) = (bed.path("run"), bed.path("run").join(name));
+        fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+        fs::rename(bed.manifest(), &manifest).unwrap();
+        let text = fs::read_to_string(&manifest).unwrap();
+        let mut named = manifest.clone();
+        if let Some(link) = link {
+            named = bed.path(link);
+            std::os::unix::fs::symlink(&manifest, &named).unwrap();
+        }
+        bed = bed.with_argument(&format!("--manifest={}", named.display()));
+        let end = bed.start(Place::Child).without_status().wait_end();
+        let said = end.console_text();
+        assert_eq!(end.code, 64, "{name}: {said}");
+        let words = "sidecar-init has files of its own there";
+        assert!(said.contains(words), "{name}: {said}");
+        assert_eq!(fs::read_to_string(&manifest).unwrap(), text, "{name}");
+        // Nothing else came, on any level.
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 1, "{name}");
+        let inner = fs::read_dir(manifest.parent().unwrap()).unwrap();
+        assert_eq!(inner.count(), 1, "{name}");
+    }
+    // What is the host's beside it would be erased as well.
+    let bed = Bed::new();
+    fs::create_dir_all(bed.path("run/credentials/a")).unwrap();
+    fs::write(bed.path("run/credentials/a/key"), "secret").unwrap();
+    fs::rename(bed.manifest(), bed.path("run/manifest.yaml")).unwrap();
+    let named = format!("--manifest={}", bed.path("run/manifest.yaml").display());
+    let end = bed
+        .with_argument(&named)
+        .start(Place::Child)
+        .without_status()
+        .wait_end();
+    assert_eq!(end.code, 64, "{}", end.console_text());
+    assert!(end.bed.path("run/credentials/a/key").exists());
+    // And any other name in the run directory is nobody's.
+    fs::remove_dir_all(end.bed.path("run/credentials")).unwrap();
+    let bed = Bed::new();
+    fs::create_dir(bed.path("run")).unwrap();
+    fs::rename(bed.manifest(), bed.path("run/manifest.yaml")).unwrap();
+    let named = format!("--manifest={}", bed.path("run/manifest.yaml").display());
+    let mut init = bed.with_argument(&named).start(Place::Child);
+    init.wait_ready();
+    assert_eq!(init.stop().0.code, 0);
+}
+
+#[test]
 fn one_line_makes_what_it_needs_and_says_what_to_paste() {
     // A name that means something to a shell is no other case.
-    for run_dir in ["run", "my $run's"] {
+    for run_dir in ["run", "my $run's", "a\u{1b}[31m\nb"] {
         let bed = laptop("{}", run_dir);
         pipelock::copy_into(&bed.path(""));
         let mut init = bed.start(Place::Child);
         let lines = invited(&mut init);
+        assert!(!lines.contains('\u{1b}'), "{lines:?}");
         assert!(lines.ends_with("\n  curl https://example.com/"), "{lines}");
         let refused = pasted(&lines, Path::new("/"));
         assert!(refused.contains("403"), "{lines}\n{refused}");

@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub(super) first_decides: bool,
     /// What denies something that no name can be told of.
     pub(super) unread: Vec<String>,
+    /// Why nothing is allowed of any file that is imported with this one.
+    pub(super) stops: Option<String>,
     /// Whether the model's host is scanned there.
     pub(super) scans_the_model: bool,
 }

@@ -233,7 +233,15 @@ pub fn import(sources: &[Source], from: Option<Kind>, slug: &str) -> Result<Impo
     }
     let several = sources.len() > 1;
     let mut plan = Plan::default();
-    for (source, (kind, found)) in sources.iter().zip(found) {
+    let stops = sources.iter().zip(&found).find_map(|(source, (_, found))| {
+        let why = found.stops.as_ref().filter(|_| several)?;
+        Some(format!("{why} ({})", escaped(source.name)))
+    });
+    if let Some(why) = &stops {
+        plan.heading(format!("nothing is carried over, because {why}"));
+    }
+    for (source, (kind, mut found)) in sources.iter().zip(found) {
+        found.refuse(stops.clone());
         let file = several.then(|| escaped(source.name));
         plan.heading(format!(
             "Imported from {} ({}).",

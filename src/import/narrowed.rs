@@ -370,6 +370,74 @@ fn a_denied_network_is_one_however_it_is_written() {
 }
 
 #[test]
+fn what_turns_all_off_in_one_file_does_in_all_that_are_imported_with_it() {
+    let allows = "{\"permissions\":{\"allow\":[\"WebFetch(domain:a.x.y)\"]}}";
+    let settings =
+        |more: &str| format!("{{{more},\"sandbox\":{{\"network\":{{\"allowedDomains\":[]}}}}}}");
+    for (text, other) in [
+        (
+            settings("\"permissions\":{\"deny\":[\"WebFetch\"]}"),
+            allows,
+        ),
+        (settings("\"permissions\":{\"ask\":[\"WebFetch\"]}"), allows),
+        (settings("\"disallowedTools\":[\"WebFetch\"]"), allows),
+        (
+            "kill_switch: {enabled: true}\nfetch_proxy: {}\n".to_owned(),
+            "api_allowlist: [a.x.y]\n",
+        ),
+        ("kill_switch: on\nfetch_proxy: {}\n".to_owned(), "a.x.y\n"),
+    ] {
+        for texts in [[&text, other], [other, &text]] {
+            let sources = [0, 1].map(|n| Source {
+                name: ["f", "g"][n],
+                bytes: texts[n].as_bytes(),
+            });
+            let made = import(&sources, None, "a").unwrap();
+            assert_eq!(made.allowed, 0, "{texts:?}\n{}", made.manifest);
+            let made = made.manifest;
+            assert!(
+                made.contains("# nothing is carried over, because "),
+                "{made}"
+            );
+            assert!(made.contains("# not carried over: \"a.x.y\" ("), "{made}");
+        }
+    }
+    for text in [
+        "{\"permissions\":{\"allow\":[\"WebFetch(domain:a.x.y)\"]},\"disallowedTools\":[\"WebFetch\"]}",
+        "{\"permissions\":{\"allow\":[\"WebFetch(domain:a.x.y)\"],\"deny\":[\"Fetch(domain:a.x.y)\"]}}",
+        "api_allowlist: [a.x.y]\nkill_switch: yes please\n",
+    ] {
+        judge(&[(text, &[], "\"a.x.y\" (line 1)")]);
+    }
+    judge(&[(
+        "api_allowlist: [a.x.y]\nkill_switch: {enabled: false, message: m}\n",
+        &["a.x.y"],
+        "",
+    )]);
+}
+
+#[test]
+fn what_is_said_of_a_host_stands_beside_it_or_the_host_does_not() {
+    let denied: String = (0..5000)
+        .map(|n| format!("!evil{n}.bad.example\n"))
+        .collect();
+    judge(&[(
+        &format!("{denied}a.x.y:8443\n"),
+        &["a.x.y"],
+        "# not carried over: the port \"8443\" (line 5001), because every port of an allowed host is allowed\n# … and ",
+    )]);
+    // As many ports as there are lines, each said once, in no time.
+    let ports: String = (1..60_000).map(|n| format!("a.x.y:{n}\n")).collect();
+    let begun = std::time::Instant::now();
+    judge(&[(
+        &format!("{ports}b.x.y\n"),
+        &["b.x.y"],
+        "# not carried over: \"a.x.y\", because more has to be said of it",
+    )]);
+    assert!(begun.elapsed().as_secs() < 30);
+}
+
+#[test]
 fn only_smolvms_own_flags_name_hosts() {
     let own = "smolvm machine run --allow-host a.x.y";
     for (line, wanted) in [
@@ -442,6 +510,44 @@ fn what_a_program_a_port_or_a_protocol_narrows_is_said_or_not_allowed() {
             &shell("host: a.x.y", programs),
             &[],
             "because it names no port",
+        ),
+        (
+            &shell("host: a.x.y, ports: [null]", programs),
+            &[],
+            "because it names no port",
+        ),
+        (
+            &shell("host: a.x.y, port: 443, protocol: rest", programs),
+            &[],
+            "because it has no rule that allows",
+        ),
+        (
+            &shell("host: a.x.y, port: 443, access: full, rules: []", programs),
+            &[],
+            "because it has no rule that allows",
+        ),
+        (
+            &shell("host: a.x.y, port: 443, access: none", programs),
+            &[],
+            "because its access is not known",
+        ),
+        (
+            &shell(
+                "host: a.x.y, port: 443",
+                ", binaries: [{path: /b, enabled: false}]",
+            ),
+            &[],
+            "because the key \"enabled\" beside it is not known",
+        ),
+        (
+            "network_policies: [{endpoints: [{host: a.x.y, port: 443}], binaries: [/b]}]\n",
+            &[],
+            "not carried over: network_policies, because its policies have no names",
+        ),
+        (
+            "jobs:\n  a:\n    if: false\n    steps:\n    - uses: Step-Security/Harden-Runner@v2\n      with: {allowed-endpoints: \"a.x.y:443\"}\n  b:\n    steps:\n    - uses: step-security/harden-runner@v2\n      if: ${{ c }}\n      with: {allowed-endpoints: \"b.x.y:443\"}\n",
+            &["a.x.y", "b.x.y"],
+            "not carried over: the condition \"false\" (line 6), because a host is allowed for everybody, at all times\n      - host: a.x.y\n      # not carried over: the condition \"${{ c }}\" (line 11), because a host is allowed for everybody, at all times\n      - host: b.x.y\n",
         ),
         (
             &shell("host: \"*.com\", port: 443", programs),

@@ -46,10 +46,18 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         "looked at: {POLICIES}; the other sections are of files and processes"
     )));
     lines.enter(&[POLICIES]);
+    let policies = tree.get(POLICIES).filter(|it| !tree::is_nothing(it));
+    if policies.is_some_and(|it| !it.is_mapping()) {
+        let said = Said::lost(POLICIES, "its policies have no names");
+        found.routes.push(Item::Said(said));
+    }
     for (name, policy) in tree::pairs(tree.get(POLICIES)) {
         lines.key(&name);
         let programs = programs(policy);
-        let known = tree::strangers(Some(policy), &["name endpoints binaries"]);
+        let binaries = tree::list(policy.get("binaries"));
+        let mut binaries = binaries.into_iter();
+        let known = tree::strangers(Some(policy), &["name endpoints binaries"])
+            .or_else(|| binaries.find_map(|it| tree::strangers(Some(it), &["path harness"])));
         // Nobody may, but whom it names.
         let nobody = || {
             programs
@@ -68,11 +76,24 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
             let mut entry = Entry::new(&host, place, Stars::OneLabel);
             let has_no_port = ["port", "ports"]
                 .iter()
-                .all(|key| tree::list(endpoint.get(key)).is_empty());
+                .all(|key| !tree::list(endpoint.get(key)).iter().any(|it| !it.is_null()));
+            let value = |key| endpoint.get(key).and_then(tree::text);
+            let access = value("access");
+            let rules = endpoint.get("rules");
+            let is_checked = value("protocol").as_deref() == Some("rest");
+            let has_no_rule = match rules {
+                Some(rules) => tree::is_nothing(rules),
+                None => is_checked && access.is_none(),
+            };
+            let access = access.unwrap_or_else(|| "full".to_owned());
             let is_wide = host.contains('*') && !host.trim_start_matches("*.").contains('.');
             let why = match (has_no_port, is_wide) {
                 (true, _) => Some("it names no port"),
                 (_, true) => Some("a wildcard of a whole top-level domain is refused there"),
+                _ if has_no_rule => Some("it has no rule that allows a request"),
+                _ if !tree::listed("full read-only read-write", &access) => {
+                    Some("its access is not known")
+                }
                 _ => None,
             };
             let stranger = tree::strangers(Some(endpoint), &[READ, OTHERS]);

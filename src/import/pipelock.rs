@@ -85,12 +85,19 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
     scan_limit(tree, lines, &mut found);
     others(tree, &mut found);
     let flag = |path: &[&str]| tree::get(tree, path).and_then(Value::as_bool);
-    if flag(&["kill_switch", "enabled"]) == Some(true) {
+    // Whatever is written there but that it is off.
+    let switch = tree.get("kill_switch").filter(|it| !tree::is_nothing(it));
+    let is_off =
+        |switch: &&Value| switch.is_mapping() && switch.get("enabled").is_none_or(tree::is_nothing);
+    if switch.is_some_and(|switch| !is_off(&switch)) {
         let line = line_of(&["kill_switch", "enabled"], lines);
-        found.refuse(Some(format!(
+        let line = line.or_else(|| line_of(&["kill_switch"], lines));
+        let why = format!(
             "kill_switch.enabled (line {}) denies all",
             line.unwrap_or(0)
-        )));
+        );
+        found.refuse(Some(why.clone()));
+        found.stops = Some(why);
     }
     if flag(&["forward_proxy", "enabled"]) != Some(true) {
         let off = "wider than there: forward_proxy is not enabled there, and no tunnel is opened";

@@ -1,13 +1,14 @@
 //! From what the files say to what the manifest has: hosts that are denied anywhere are taken
 //! out, each host is there once, and what is lost is said where it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::manifest::quoted;
 use crate::policy::{self, MODEL_HOST};
 
 use super::found::{Entry, Found, Item, Said};
 use super::host::{self, Meant, Stars};
+use super::write;
 
 /// The most entries that a manifest's list of single values may have.
 const MOST_PASSED: usize = 4096;
@@ -33,8 +34,9 @@ pub(super) struct Plan {
     pub(super) left: usize,
     /// The hosts of the routes, in byte order.
     hosts: Vec<String>,
-    /// How many of them are passed through.
+    /// How many of them are passed through, and whether there is a network.
     passed: usize,
+    has_network: bool,
     parts: Vec<Part>,
     denied: Denied,
     /// What is allowed so far, where the first rule decides.
@@ -116,7 +118,7 @@ impl Plan {
                     "wider than there: {MODEL_HOST} is passed through here, unopened and unscanned"
                 ));
             }
-            let named: Vec<String> = found
+            let named: BTreeSet<String> = found
                 .passthrough
                 .iter()
                 .map(|entry| entry.text.trim().to_ascii_lowercase())
@@ -276,6 +278,8 @@ impl Plan {
     /// The routes, each host once, in the order in which each is there first.
     fn routes(&mut self, candidates: Vec<Candidate>) {
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        // What is said of each: as often as somebody likes.
+        let mut told: BTreeSet<(usize, String)> = BTreeSet::new();
         for candidate in &candidates {
             places.insert(candidate.host.clone(), usize::MAX);
         }
@@ -296,17 +300,33 @@ impl Plan {
             if let Some(first) = self.routes.get_mut(*place) {
                 let Block { above, beside, .. } = candidate.block;
                 for comment in above.into_iter().chain(beside) {
-                    if !first.above.contains(&comment) && first.beside.as_ref() != Some(&comment) {
+                    if told.insert((*place, comment.clone())) {
                         first.above.push(comment);
                     }
                 }
                 continue;
             }
             *place = here;
+            let all = candidate.block.above.iter().chain(&candidate.block.beside);
+            told.extend(all.map(|comment| (here, comment.clone())));
             let host = policy::in_yaml(&candidate.host);
             candidate.block.value = Some(format!("- host: {host}"));
             self.routes.push(candidate.block);
-            self.hosts.push(candidate.host);
+        }
+        for (host, place) in places {
+            let Some(block) = self.routes.get_mut(place).filter(|it| it.value.is_some()) else {
+                continue;
+            };
+            if write::is_told(block) {
+                self.hosts.push(host);
+                continue;
+            }
+            // Nobody would read why it is less than that.
+            self.left += 1;
+            block.value = None;
+            let why = "more has to be said of it than is written beside a host";
+            let lost = format!("not carried over: {}, because {why}", quoted(&host));
+            block.above.insert(0, lost);
         }
         self.hosts.sort_unstable();
     }
@@ -316,7 +336,7 @@ impl Plan {
     }
 
     /// A host that is passed through; `named` are all that are.
-    fn passed(&mut self, entry: Entry, named: &[String], file: Option<&str>) {
+    fn passed(&mut self, entry: Entry, named: &BTreeSet<String>, file: Option<&str>) {
         let shown = quoted(&host::shown(&entry.text));
         let what = format!("pass through {shown}");
         let line = entry.place.line;
@@ -357,7 +377,6 @@ impl Plan {
     }
 
     fn network(&mut self, entry: &Entry, file: Option<&str>) {
-        let is_there = self.networks.iter().any(|block| block.value.is_some());
         let mut block = Block {
             above: entry.place.above.clone(),
             value: None,
@@ -365,8 +384,9 @@ impl Plan {
         };
         let why = match policy::cidr(&entry.text) {
             Err(refusal) => Some(refusal.message),
-            Ok(_) if is_there => Some("network.internal_cidr is one network".to_owned()),
+            Ok(_) if self.has_network => Some("network.internal_cidr is one network".to_owned()),
             Ok(cidr) => {
+                self.has_network = true;
                 block.value = Some(format!("internal_cidr: {}", policy::in_yaml(&cidr)));
                 None
             }

@@ -23,6 +23,10 @@ const SANDBOX: &str = "network filesystem enabled failIfUnavailable autoAllowBas
     allowAppleEvents bwrapPath socatPath $schema";
 const PERMISSIONS: &str =
     "allow ask deny defaultMode additionalDirectories disableBypassPermissionsMode disableAutoMode";
+const ALLOW: &[&str] = &["permissions", "allow"];
+const ASK: &[&str] = &["permissions", "ask"];
+const DENY: &[&str] = &["permissions", "deny"];
+const DISALLOWED: &[&str] = &["disallowedTools"];
 const ASKED: &str = "somebody is asked there, each time";
 
 /// A rule of WebFetch.
@@ -71,17 +75,26 @@ pub(super) fn read_claude_code(tree: &Value, text: &str) -> Found {
     // Of a tool that is denied or asked about no rule allows anything.
     let permissions = tree.get("permissions");
     let mut refused = tree::strangers(permissions, &[PERMISSIONS]);
-    for (list, why) in [("deny", "WebFetch is denied"), ("ask", ASKED)] {
-        let rules = tree::list(tree::get(tree, &["permissions", list]));
+    let denied = "WebFetch is denied";
+    for (path, why) in [(DENY, denied), (DISALLOWED, denied), (ASK, ASKED)] {
+        let rules = tree::list(tree::get(tree, path));
         let is_tool = |rule: &&Value| matches!(rule.as_str().and_then(fetch), Some(Fetch::Tool));
         if rules.iter().any(is_tool) {
             refused.get_or_insert_with(|| why.to_owned());
+            found.stops.get_or_insert_with(|| why.to_owned());
         }
     }
-    for list in ["allow", "ask", "deny"] {
-        let rules = tree::texts(tree, &["permissions", list], lines, &mut found);
+    for (list, path) in [
+        ("allow", ALLOW),
+        ("ask", ASK),
+        ("deny", DENY),
+        ("deny", DISALLOWED),
+    ] {
+        let rules = tree::texts(tree, path, lines, &mut found);
         for (rule, place) in rules {
-            let Some(host) = fetch(&rule) else {
+            // Of a tool that is not known, what has a domain may be meant for this one.
+            let is_odd = || list != "allow" && rule.to_ascii_lowercase().contains("domain:");
+            let Some(host) = fetch(&rule).or_else(|| is_odd().then_some(Fetch::Odd)) else {
                 continue;
             };
             let text = if let Fetch::Host(host) = host {

@@ -130,7 +130,7 @@ fn script(text: &str) -> Found {
             let is_first = taken
                 .get_mut(line)
                 .is_some_and(|it| !std::mem::replace(it, true));
-            let comment = split_comment(whole).1.filter(|_| is_first);
+            let comment = is_first.then(|| split_comment(whole).1).flatten();
             let place = Place {
                 beside: comment.map(str::to_owned),
                 ..Place::line(line + 1)

@@ -216,12 +216,26 @@ fn what_would_take_a_parser_minutes_or_gigabytes_is_refused_before() {
         "x".repeat(1_000_000),
         vec!["*a"; 20_000].join(",")
     );
+    let tabs = format!(
+        "a: &a {}\napi_allowlist: [{}]\n",
+        "x".repeat(100_000),
+        vec!["\t*a"; 2_000].join(",")
+    );
+    // A kilobyte or two within each other.
+    let nested = format!(
+        "a: &a [{}]\nb: &b [{}]\napi_allowlist: [{}]\n",
+        vec!["1"; 1_600].join(","),
+        vec!["*a"; 40].join(","),
+        vec!["*b"; 40].join(",")
+    );
     let dashes = format!("api_allowlist:\n  {}x\n", "- ".repeat(100_000));
     for (text, why) in [
         (deep, "nested"),
         (json, "nested"),
         (dashes, "nested"),
         (wide, "aliases"),
+        (tabs, "aliases"),
+        (nested, "aliases"),
     ] {
         let error = of(&text).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

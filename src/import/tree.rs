@@ -1,6 +1,12 @@
 //! YAML and JSON, read by `serde_yaml`. Every format asks for the same few things: each is in the
 //! program once, and not in each of its callers.
 
+use std::fmt;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
 use serde_yaml::Value;
 
 use crate::manifest::quoted;
@@ -12,8 +18,10 @@ use super::place::{Lines, Place};
 /// So many brackets within each other: more than any format has, and few enough for a parser
 /// that takes longer for each the deeper it is.
 const DEEPEST: usize = 256;
-/// What aliases may repeat, in bytes, were each of all there is before it.
+/// What a document may take with all that its aliases repeat, in bytes, besides itself.
 const MOST_REPEATED: usize = 64 << 20;
+/// What a value takes, about, and what it takes at least of a text.
+const EACH: usize = 64;
 
 /// Lists of what is denied, or may be: of one in them that is no text nobody can tell what it denies.
 const DENIALS: &str = "deniedDomains deny ask blocklist entry";
@@ -32,8 +40,7 @@ pub(super) fn denies(name: &str) -> bool {
 
 /// Why a text is not given to the parser, which would take minutes or gigabytes for it.
 fn too_much(text: &str) -> Option<&'static str> {
-    let (mut depth, mut deepest, mut aliases) = (0_usize, 0, 0_usize);
-    let mut before = b' ';
+    let (mut depth, mut deepest) = (0_usize, 0);
     for byte in text.bytes() {
         match byte {
             b'[' | b'{' => {
@@ -41,10 +48,8 @@ fn too_much(text: &str) -> Option<&'static str> {
                 deepest = deepest.max(depth);
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
-            b'*' if matches!(before, b' ' | b'\n' | b'[' | b',' | b'{') => aliases += 1,
             _ => {}
         }
-        before = byte;
     }
     let entries = |line: &str| {
         line.split_whitespace()
@@ -55,8 +60,86 @@ fn too_much(text: &str) -> Option<&'static str> {
     if deepest > DEEPEST {
         return Some("brackets are nested too deep");
     }
-    let repeats = text.contains('&') && aliases.saturating_mul(text.len()) > MOST_REPEATED;
+    // The parser repeats whatever an alias stands for.
+    let mut left = MOST_REPEATED.saturating_add(text.len().saturating_mul(EACH / 2 + 1));
+    let repeats = text.contains('&') && {
+        let _ = Size(&mut left).deserialize(serde_yaml::Deserializer::from_str(text));
+        left == 0
+    };
     repeats.then_some("aliases repeat too much of it")
+}
+
+/// Goes through a document and keeps nothing of it, as long as something is left of so many bytes.
+struct Size<'a>(&'a mut usize);
+
+impl Size<'_> {
+    #[inline(never)]
+    fn take<E: Error>(&mut self, bytes: usize) -> Result<(), E> {
+        *self.0 = self.0.saturating_sub(EACH + bytes);
+        if *self.0 == 0 {
+            return Err(E::custom(""));
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Size<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Size<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_bool<E: Error>(mut self, _: bool) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_i64<E: Error>(mut self, _: i64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_u64<E: Error>(mut self, _: u64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_f64<E: Error>(mut self, _: f64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_unit<E: Error>(mut self) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
+        self.take(text.len())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        self.take(0)?;
+        while list.next_element_seed(Size(&mut *self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.take(0)?;
+        while map.next_key_seed(Size(&mut *self.0))?.is_some() {
+            map.next_value_seed(Size(&mut *self.0))?;
+        }
+        Ok(())
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
+        let (IgnoredAny, value) = tagged.variant()?;
+        value.newtype_variant_seed(self)
+    }
 }
 
 /// The document; else why it is none.

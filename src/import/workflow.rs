@@ -21,14 +21,27 @@ pub(super) fn is(tree: &Value) -> bool {
     !steps(tree).is_empty()
 }
 
-/// What each step that uses it is given.
-fn steps(tree: &Value) -> Vec<&Value> {
-    let uses = |step: &&Value| {
+/// What each step that uses it is given, and under what conditions it runs.
+fn steps(tree: &Value) -> Vec<(&Value, Vec<String>)> {
+    let uses = |step: &Value| {
         let uses = step.get("uses").and_then(Value::as_str);
-        uses.and_then(|uses| uses.split('@').next()) == Some(ACTION)
+        let action = uses.and_then(|uses| uses.split('@').next());
+        action.is_some_and(|action| action.eq_ignore_ascii_case(ACTION))
     };
-    let steps = tree::all(tree).into_iter().filter(uses);
-    steps.filter_map(|step| step.get("with")).collect()
+    let condition = |of: &Value| of.get("if").and_then(tree::text);
+    let mut steps = Vec::new();
+    // A job stands before its steps.
+    let mut of_job = None;
+    for value in tree::all(tree) {
+        if value.get("steps").is_some() {
+            of_job = condition(value);
+        }
+        if let Some(with) = value.get("with").filter(|_| uses(value)) {
+            let all = of_job.clone().into_iter().chain(condition(value));
+            steps.push((with, all.collect()));
+        }
+    }
+    steps
 }
 
 pub(super) fn read(tree: &Value, text: &str) -> Found {
@@ -43,7 +56,7 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
         );
         found.head.push(Said::Note(several));
     }
-    for with in steps {
+    for (with, conditions) in steps {
         let stranger = tree::strangers(Some(with), &[KNOWN]);
         let field = |key| with.get(key).and_then(tree::text);
         if let Some(policy) = field("egress-policy").filter(|policy| policy != "block") {
@@ -73,6 +86,11 @@ pub(super) fn read(tree: &Value, text: &str) -> Found {
                     let place = lines.value(endpoint);
                     let mut entry = Entry::new(endpoint, place, Stars::Below);
                     entry.refused.clone_from(&stranger);
+                    for condition in &conditions {
+                        let what = format!("the condition {}", quoted(condition));
+                        let why = "a host is allowed for everybody, at all times";
+                        entry.said.push(Said::lost(what, why));
+                    }
                     found.routes.push(Item::Allow(entry));
                 }
                 if let Some(comment) = comment {

@@ -11,6 +11,15 @@ const LONGEST: usize = 400;
 /// in twice as many characters in search of one.
 const MOST_AT_ONCE: usize = 128 * 1024;
 
+/// What is said of one line, in bytes, is written whole: as much as a reader still takes in.
+const MOST_BESIDE: usize = 96 * 1024;
+
+/// Whether all that is said of a line is written.
+pub(super) fn is_told(block: &Block) -> bool {
+    let bytes = block.above.iter().map(|comment| fit(comment).len() + 16);
+    bytes.sum::<usize>() <= MOST_BESIDE
+}
+
 /// The manifest of an agent of this name, as YAML has it.
 pub(super) fn manifest(slug: &str, plan: &Plan) -> String {
     let mut page = Page::default();
@@ -64,8 +73,14 @@ impl Page {
 
     fn blocks(&mut self, indent: &str, blocks: &[Block]) {
         for block in blocks {
+            // What is said of a value is never left out for what is said of others.
+            let is_kept = block.value.is_some() && is_told(block);
             for comment in &block.above {
-                self.comment(indent, comment);
+                if is_kept {
+                    self.text.push_str(&format!("{indent}# {}\n", fit(comment)));
+                } else {
+                    self.comment(indent, comment);
+                }
             }
             match (&block.value, &block.beside) {
                 (Some(value), Some(beside)) => {

@@ -107,9 +107,11 @@ fn is_loaded_at_an_address_nobody_can_foresee() {
 #[test]
 fn is_no_larger_than_its_budget() {
     let elf = Elf::shipped();
-    // 2 MiB. A fifth of it is libraries for what is read and made: YAML, JSON, X.509 and
-    // four curves; another, the commands that people use by hand, in the one file there is.
-    let limit = 2048 * 1024;
+    // 2 MiB and an eighth. A fifth of it is libraries for what is read and made: YAML, JSON,
+    // X.509 and four curves; another, the commands that people use by hand, in the one file
+    // there is. The eighth is what `import` takes to leave nothing out without a word, in nine
+    // formats; PID 1 never reads it.
+    let limit = 2176 * 1024;
     let size = elf.0.len();
     assert!(size <= limit, "{size} bytes, of {limit} allowed");
 }

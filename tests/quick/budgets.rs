@@ -170,7 +170,7 @@ fn starts_in_no_more_instructions_than_it_may() {
 /// to have the manifest read by a process of its own, and twenty to judge whether the daemon's
 /// user can enter every directory on the way to what it lives on. Waits come on top, as many as
 /// the machine's mood asks for: of some starts the calmest counts.
-const START_CALLS: u64 = 882;
+const START_CALLS: u64 = 895;
 /// For each orphan that ends by itself, after the one before was reaped: the poll, the
 /// signal's way (the handler's write, its return, two reads), the wait that finds it and the
 /// one that finds no other: seven. What else happens meanwhile, by the clock, comes to half a

@@ -149,6 +149,14 @@ fn is_ready(status: &Value) -> bool {
     status["state"] == "ready"
 }
 
+/// Whose certificates are trusted, beside the manifest.
+fn trust(scratch: &ScratchDir) {
+    certify(scratch.path(), &[INJECTED, OTHER]);
+    let trust = scratch.join("manifest/trust");
+    fs::create_dir(&trust).unwrap();
+    fs::copy(scratch.join("root.pem"), trust.join("root.pem")).unwrap();
+}
+
 fn wait_until_all_are_ready(running: &Running, scratch: &ScratchDir, began: Instant) {
     let status = wait_for_status(
         &scratch.join("export"),
@@ -242,13 +250,7 @@ fn clones_pushes_questions_and_a_token_get_through_a_machine_with_mitmproxy_and_
     for directory in ["manifest", "export"] {
         fs::create_dir(scratch.join(directory)).unwrap();
     }
-    certify(scratch.path(), &[INJECTED, OTHER]);
-    fs::create_dir(scratch.join("manifest/trust")).unwrap();
-    fs::copy(
-        scratch.join("root.pem"),
-        scratch.join("manifest/trust/root.pem"),
-    )
-    .unwrap();
+    trust(&scratch);
     write(&scratch, BOTTLE);
     write_token(&scratch.join("manifest"), TOKEN);
     let upstream = Upstream::start(Command::new("env"), "", scratch.path(), ("127.0.0.1", 0));

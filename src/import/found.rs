@@ -23,6 +23,8 @@ pub(super) struct Found {
     pub(super) unread: Vec<String>,
     /// Why nothing is allowed of any file that is imported with this one.
     pub(super) stops: Option<String>,
+    /// Whether it has lists, and another file may have what is made of them.
+    pub(super) has_no_rules: bool,
     /// Whether the model's host is scanned there.
     pub(super) scans_the_model: bool,
 }

@@ -240,7 +240,14 @@ pub fn import(sources: &[Source], from: Option<Kind>, slug: &str) -> Result<Impo
     if let Some(why) = &stops {
         plan.heading(format!("nothing is carried over, because {why}"));
     }
+    let rules = |(kind, found): &(Kind, Found)| *kind == Kind::Squid && !found.has_no_rules;
+    let has_rules = found.iter().any(rules);
     for (source, (kind, mut found)) in sources.iter().zip(found) {
+        if has_rules && found.has_no_rules {
+            let why =
+                "no http_access line of its own file allows it, and another file has such lines";
+            found.refuse(Some(why.to_owned()));
+        }
         found.refuse(stops.clone());
         let file = several.then(|| escaped(source.name));
         plan.heading(format!(

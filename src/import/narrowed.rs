@@ -417,6 +417,24 @@ fn what_turns_all_off_in_one_file_does_in_all_that_are_imported_with_it() {
 }
 
 #[test]
+fn what_one_file_of_squids_lists_and_another_rules_is_not_allowed_by_its_list_alone() {
+    let texts = [
+        "acl social dstdomain .x.y\nacl good dstdomain a.z\n",
+        "acl extra dstdomain b.z\nhttp_access deny social\nhttp_access allow extra\nhttp_access deny all\n",
+    ];
+    for order in [[0, 1], [1, 0]] {
+        let sources = order.map(|n| Source {
+            name: ["acls", "rules"][n],
+            bytes: texts[n].as_bytes(),
+        });
+        let made = import(&sources, None, "a").unwrap();
+        assert_eq!(made.allowed, 1, "{}", made.manifest);
+        let beside = "see that it is not this one\n      - host: b.z\n";
+        assert!(made.manifest.contains(beside), "{}", made.manifest);
+    }
+}
+
+#[test]
 fn what_is_said_of_a_host_stands_beside_it_or_the_host_does_not() {
     let denied: String = (0..5000)
         .map(|n| format!("!evil{n}.bad.example\n"))

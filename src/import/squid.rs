@@ -107,6 +107,7 @@ pub(super) fn read(text: &str) -> Found {
         }));
     }
     if accesses.is_empty() {
+        found.has_no_rules = true;
         found.head.push(Said::Note(
             "no http_access line is there: its lists are taken for what is allowed".to_owned(),
         ));

@@ -26,7 +26,7 @@ use cases::{Case, Opened};
 /// What is wanted of the speed of pipelock alone.
 const SPEED: f64 = 0.9;
 /// How often the two are compared before they count as as fast, and before they do not.
-const PAIRS: std::ops::RangeInclusive<usize> = 2..=16;
+const PAIRS: std::ops::RangeInclusive<usize> = 2..=32;
 
 /// One test after the other: they measure.
 fn turn() -> MutexGuard<'static, ()> {

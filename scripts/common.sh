@@ -154,7 +154,8 @@ install_rust() {
     fi
     if command -v rustup >/dev/null 2>&1; then
         rustup run "$channel" cargo --version >/dev/null 2>&1 ||
-            rustup toolchain install "$channel" --profile minimal --component clippy --component rustfmt >&2 ||
+            rustup toolchain install "$channel" --no-self-update --profile minimal \
+                --component clippy --component rustfmt >&2 ||
             fail "cannot install Rust $channel: rustup failed, see above"
         rustup target list --installed --toolchain "$channel" | grep -qx "$target" ||
             rustup target add --toolchain "$channel" "$target" >&2 ||
